@@ -1,0 +1,1 @@
+"""Generative Latent Optimization (GLO) on PyTorch Lightning."""

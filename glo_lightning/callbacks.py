@@ -1,0 +1,103 @@
+"""What happens around the training: the PCA start, pictures, speed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from glo_lightning.latents import pca_codes
+
+if TYPE_CHECKING:
+    from glo_lightning.module import GLO
+
+log = logging.getLogger(__name__)
+
+
+class PCAStart(Callback):
+    """Writes the projected PCA coordinates of its image into every row before a first fit.
+
+    The images come from the datamodule's ``ordered_dataloader``. Codes that have been trained are left alone.
+    """
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        if pl_module.started:
+            return
+        table = pl_module.latents.weight
+        if trainer.is_global_zero:
+            began = time.monotonic()
+            n_fit = min(pl_module.hparams.n_pca, len(table))
+            batches = (images for images, _ in trainer.datamodule.ordered_dataloader())  # type: ignore[attr-defined]
+            row = 0
+            for codes in pca_codes(batches, pl_module.hparams.latent_dim, n_fit):
+                table[row : row + len(codes)] = pl_module.project(codes.to(table))
+                row += len(codes)
+            seconds = time.monotonic() - began
+            log.info("PCA start: fitted on %d images, wrote %d codes, %.1f s", n_fit, row, seconds)
+        if trainer.world_size > 1:
+            torch.distributed.broadcast(table, src=0)
+
+
+class ReconstructionGrid(Callback):
+    """Shows the first images and, after each epoch, what the generator makes of their codes.
+
+    As PNG in the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and in TensorBoard
+    (``targets``, ``reconstructions``); the generator in eval mode, without gradients.
+
+    Args:
+        num_images: images in the grid, eight in a row.
+    """
+
+    def __init__(self, num_images: int = 64):
+        self.num_images = num_images
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
+            images, _ = dataset[list(range(min(self.num_images, len(dataset))))]
+            self._show(trainer, "targets", images.float() / 255, "targets.png")
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        if trainer.is_global_zero:
+            pl_module.eval()
+            images = pl_module(pl_module.latents.weight[: self.num_images])
+            pl_module.train()
+            name = f"reconstructions_epoch_{trainer.current_epoch:03d}.png"
+            self._show(trainer, "reconstructions", (images.float().cpu() + 1) / 2, name)
+
+    def _show(self, trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
+        """Writes images (B, 3, H, W) in [0, 1]."""
+        from torchvision.utils import make_grid, save_image  # a second of import that --help need not wait for
+
+        grid = make_grid(images, nrow=8)
+        folder = Path(trainer.default_root_dir) / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid, folder / name)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # the step of the last batch, as Lightning has it for what is logged at an epoch's end
+                logger.experiment.add_image(tag, grid, max(trainer.global_step - 1, 0))
+
+
+class Throughput(Callback):
+    """Logs ``train/images_per_second``, over all processes, since it was last logged; pauses between epochs are left out."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images, self.since = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        self.images += len(batch[1]) * trainer.world_size
+        if (trainer.global_step % trainer.log_every_n_steps) == 0 or trainer.is_last_batch:  # type: ignore[attr-defined]
+            now = time.monotonic()
+            pl_module.log("train/images_per_second", self.images / (now - self.since), prog_bar=True)
+            self.images, self.since = 0, now

@@ -1,0 +1,255 @@
+"""The command line of scripts/train.py: LightningCLI, the run folder, and errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import math
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from glo_lightning.callbacks import ReconstructionGrid, Throughput
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import InputError
+from glo_lightning.module import GLO
+from glo_lightning.run_folder import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    RunFolder,
+    RunLogger,
+    WriteConfig,
+    read_checkpoint,
+)
+
+log = logging.getLogger(__name__)
+
+# How the processes that DDP starts, which run the same command, learn the folder that the first one has claimed.
+FOLDER_VARIABLE = "GLO_LIGHTNING_RUN_FOLDER"
+
+
+class TrainCLI(LightningCLI):
+    """Parses the command line and makes data, model and trainer: ``trainer``, ``model``, ``datamodule``, ``folder``."""
+
+    folder: RunFolder
+    ckpt_path: Path | None = None
+    finished: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__(
+            GLO,
+            LSUNDataModule,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, help="the run folder (default: runs/<recipe>/version_<k>)")
+        parser.add_argument("--resume", type=str, help="a run folder: go on with the run in it")
+        parser.add_argument("--ckpt_path", type=str, help="a checkpoint file to go on from, in a run folder of its own")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        if config.data.root is not None:
+            config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
+        if config.resume is not None:
+            self.folder = RunFolder(config.resume)
+            if not self.folder.config.is_file():
+                raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
+            self.ckpt_path = self.folder.last if self.folder.last.exists() else None
+        elif FOLDER_VARIABLE in os.environ:
+            self.folder = RunFolder(os.environ[FOLDER_VARIABLE])
+        elif config.output is not None:
+            self.folder = RunFolder(config.output)
+            if self.folder.config.exists():
+                remedy = f"holds a run; go on with it by --resume {config.output}, or give another folder"
+                raise InputError("output", config.output, remedy)
+        else:
+            recipe = Path(str(config.config[-1])).stem
+            self.folder = RunFolder.next_version(Path(config.trainer.default_root_dir or ".") / "runs" / recipe)
+        if config.ckpt_path is not None:
+            self.ckpt_path = Path(config.ckpt_path)
+        self.global_step = 0
+        if self.ckpt_path is not None:
+            key = "resume" if config.ckpt_path is None else "ckpt_path"
+            checkpoint = read_checkpoint(self.ckpt_path, key)
+            self.global_step = checkpoint["global_step"]
+            self.finished = self._is_finished(checkpoint)
+
+    def _is_finished(self, checkpoint: dict[str, Any]) -> str | None:
+        """What to tell of a run that has nothing left to do."""
+        trainer = self.config.trainer
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        # Lightning's default: 1000 epochs, unless the number of steps is given
+        max_epochs = 1000 if trainer.max_epochs is None and trainer.max_steps == -1 else trainer.max_epochs
+        if max_epochs is not None and 0 <= max_epochs <= epochs:
+            return f"this run is finished: {epochs} of {max_epochs} epochs; go on with --max_epochs {2 * epochs}, say"
+        if 0 <= trainer.max_steps <= checkpoint["global_step"]:
+            return f"this run is finished: {checkpoint['global_step']} of {trainer.max_steps} steps; give --max_steps"
+        return None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self.config_init.trainer
+        batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
+        kwargs = {
+            "default_root_dir": self.folder.path,
+            "use_distributed_sampler": False,  # our sampler shares each batch among the processes
+            "log_every_n_steps": min(given.log_every_n_steps or 50, batches),
+        }
+        if not given.barebones:
+            callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), WriteConfig(self._resolved())]
+            if given.enable_checkpointing is not False:
+                callbacks.append(Checkpoints())
+            kwargs["callbacks"] = callbacks
+            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO()]
+            if given.logger in (None, True):
+                first_step = self.global_step if self.config.resume is not None else None
+                kwargs["logger"] = RunLogger(self.folder.path, first_step)
+        return super().instantiate_trainer(**kwargs)
+
+    def _resolved(self) -> str:
+        """The configuration as YAML, less what belongs to this one folder."""
+        config = Namespace(self.config.clone())
+        for key in ("config", "output", "resume", "ckpt_path"):
+            config.pop(key, None)
+        return self.parser.dump(config, skip_none=False)
+
+    def fit(self) -> None:
+        """Trains into the run folder; what fails before there is anything to keep leaves no folder behind.
+
+        Raises:
+            InputError: for input that turns out wrong only now.
+            OSError: when the folder cannot be written.
+        """
+        if rank_zero_only.rank == 0 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.folder.claim()
+            os.environ[FOLDER_VARIABLE] = str(self.folder.path)
+        log.info("run folder: %s", self.folder.path)
+        try:
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        except (InputError, OSError):
+            self.folder.abandon()
+            raise
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            _stop(f"stopped; go on with --resume {self.folder.path}", status=130)
+
+
+def main(default_config: Path) -> None:
+    """Runs the command line ``sys.argv``; without ``--config`` and ``--resume`` it takes ``default_config``."""
+    _set_up_logging()
+    sys.argv[1:] = expand_arguments(sys.argv[1:], default_config)
+    cli = None
+    try:
+        cli = TrainCLI()
+        if cli.finished:
+            log.info(cli.finished)
+        else:
+            cli.fit()
+    except ArgumentError as error:
+        _stop(_one_line(str(error)))
+    except InputError as error:
+        _stop(f"{_flag(error.key)} {error.value}: {error.remedy}")
+    except MisconfigurationException as error:
+        _stop(" ".join(str(error).split()))
+    except OSError as error:
+        _stop(f"{error.filename or (cli and cli.folder.path)}: {error.strerror or error}; make room, or give another --output", status=1)
+
+
+def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
+    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first."""
+    trainer_arguments = set(inspect.signature(Trainer).parameters)
+    expanded = []
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        is_trainers = argument.startswith("--") and name in trainer_arguments
+        expanded.append(f"--trainer.{name}{equals}{value}" if is_trainers else argument)
+    resumed = [
+        value or following
+        for argument, following in zip(expanded, [*expanded[1:], ""], strict=True)
+        for name, _, value in [argument.partition("=")]
+        if name == "--resume"
+    ]
+    if resumed:
+        config = RunFolder(resumed[-1]).config
+        return [f"--config={config}", *expanded] if config.is_file() else expanded
+    if any(argument.partition("=")[0] in ("-c", "--config") for argument in expanded):
+        return expanded
+    return [f"--config={default_config}", *expanded]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _flag(key: str) -> str:
+    """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
+    for group, owner in (("data", LSUNDataModule), ("model", GLO)):
+        if key in inspect.signature(owner).parameters:
+            return f"--{group}.{key}"
+    return f"--{key}" if key in ("output", "resume", "ckpt_path") else key
+
+
+def _all_flags() -> list[str]:
+    owners = (("data", LSUNDataModule), ("model", GLO), ("trainer", Trainer))
+    flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
+    return [*flags, "output", "resume", "ckpt_path", "config", "seed_everything", "help", "print_config"]
+
+
+def _one_line(message: str) -> str:
+    """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
+    unknown = re.search(r"unrecognized arguments: (\S+)|option '(\S+)'|Option '(\S+)' is not accepted", message)
+    if unknown:
+        given = next(filter(None, unknown.groups()))
+        name = given.lstrip("-").partition("=")[0]
+        flags = _all_flags()
+        by_last_part = {flag.rpartition(".")[2]: flag for flag in flags}
+        close = difflib.get_close_matches(name, flags, n=1) or [
+            by_last_part[part] for part in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+        ]
+        meant = f"did you mean --{close[0]}?" if close else "see --help"
+        return f"{given}: there is no such argument; {meant}"
+    wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
+    if not wrong:
+        return " ".join(message.split())
+    key, details = wrong.groups()
+    value = re.search(r"(?:Got value|Given value): (.*)", details)
+    expected = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\])", details)
+    if not value or not expected:
+        return f"--{key}: {' '.join(details.split())}"
+    kinds = " or ".join((kind or choices).replace("NoneType", "null") for kind, choices in expected)
+    return f"--{key} {value[1]}: give {kinds}"
+
+
+def _stop(line: str, status: int = 2) -> NoReturn:
+    sys.stderr.write(f"\n{line}\n" if status == 130 else f"{line}\n")
+    raise SystemExit(status)
+
+
+def _set_up_logging() -> None:
+    """Messages go to standard output, warnings to standard error; of Lightning's own only warnings are shown."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    ours = logging.getLogger("glo_lightning")
+    ours.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    ours.addHandler(logging.StreamHandler(sys.stdout))
+    # Decoding in the training process is a choice of the recipes; this machine's number of cores has no say in it.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # torch 2.15 deprecates a class that Lightning 2.6 still uses
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")

@@ -1,0 +1,61 @@
+"""The codes: where they start, and the set that they stay in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_ball(codes: Tensor) -> Tensor:
+    """Projects codes (..., D) into the unit ball: ``z / max(|z|, 1)``."""
+    return codes / torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp(min=1)
+
+
+def to_sphere(codes: Tensor) -> Tensor:
+    """Projects codes (..., D) onto the unit sphere: ``z / |z|`` (a code of zeros stays where it is)."""
+    tiny = torch.finfo(codes.dtype).tiny
+    return codes / torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp(min=tiny)
+
+
+def unconstrained(codes: Tensor) -> Tensor:
+    return codes
+
+
+PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"ball": to_ball, "sphere": to_sphere, "none": unconstrained}
+
+
+def random_codes(num_images: int, latent_dim: int) -> Tensor:
+    """Standard normal codes (N, D), drawn from torch's global generator."""
+    return torch.randn(num_images, latent_dim)
+
+
+def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int) -> Iterator[Tensor]:
+    """Yields the PCA coordinates of all images, (b, D) for each batch in turn, in one pass over the batches.
+
+    scikit-learn's PCA is fitted on the first ``n_fit`` images. Those alone are held in memory, so the peak does
+    not grow with the number of images.
+
+    Args:
+        batches: uint8 images (b, C, H, W) in row order.
+        latent_dim: D, at most ``min(n_fit, C * H * W)``.
+        n_fit: images to fit on; the batches hold at least so many.
+    """
+    from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
+
+    batches = iter(batches)
+    held: list[Tensor] = []
+    while sum(map(len, held)) < n_fit:
+        held.append(next(batches))
+    pca = PCA(latent_dim, copy=False, random_state=0).fit(_as_rows(torch.cat(held)[:n_fit]))
+    for images in held:
+        yield torch.from_numpy(pca.transform(_as_rows(images)))
+    for images in batches:
+        yield torch.from_numpy(pca.transform(_as_rows(images)))
+
+
+def _as_rows(images: Tensor) -> np.ndarray:
+    """uint8 images (b, C, H, W) -> float32 rows (b, C * H * W) in [-1, 1]."""
+    return images.flatten(1).float().div_(127.5).sub_(1).numpy()

@@ -1,0 +1,127 @@
+"""Reconstruction losses: the Laplacian pyramid L1 of the GLO paper, and L2 to compare with."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glo_lightning.errors import InputError, check_choice
+
+
+def gaussian_kernel(size: int = 5, sigma: float = 2.0) -> Tensor:
+    """The sampled one-dimensional Gaussian, (size,), summing to 1; its outer product is the 2-D Gaussian."""
+    offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    return kernel / kernel.sum()
+
+
+def blur_matrix(length: int, kernel: Tensor) -> Tensor:
+    """The matrix (length, length) that blurs a line of pixels with ``kernel``, its border pixels replicated.
+
+    As the Gaussian is separable, ``A @ x @ A.T`` blurs an image: two small matrix products, without padding.
+    """
+    reach = len(kernel) // 2
+    rows = torch.arange(length)[:, None].expand(-1, len(kernel))
+    columns = (rows + torch.arange(len(kernel)) - reach).clamp(0, length - 1)
+    matrix = torch.zeros(length, length, dtype=kernel.dtype)
+    return matrix.index_put_((rows, columns), kernel.expand_as(rows), accumulate=True)
+
+
+def laplacian_pyramid(images: Tensor, blurs: Sequence[Tensor]) -> list[Tensor]:
+    """Splits images (B, C, H, W) into bands of halving size and what is left.
+
+    Band j is the image at level j less its blur, (B, C, H / 2^j, W / 2^j); the next level is the 2x2 mean of the
+    blur; the last entry is the residual. The map is linear. After Burt and Adelson (1983), as Ling and Okada's
+    Lap1 and minimal_glo use it.
+
+    Args:
+        images: (B, C, H, W), square.
+        blurs: one ``blur_matrix`` a level, of the sizes H, H / 2, H / 4, ...
+    """
+    pyramid = []
+    for blur in blurs:
+        blurred = blur @ images @ blur.T
+        pyramid.append(images - blurred)
+        images = F.avg_pool2d(blurred, 2)
+    return [*pyramid, images]
+
+
+class LaplacianLoss(nn.Module):
+    """Weighted L1 distance of two Laplacian pyramids: ``sum_j w_j |L_j(fakes) - L_j(images)|_1``.
+
+    The pyramid is linear, so one pyramid of the difference does. GLO's equation (Bojanowski et al., 2018, after
+    Ling and Okada, 2006) weighs *summed* absolute values by 2^(2j), j growing towards coarser levels: that is the
+    default here, equal weights of per-level *means*, up to a constant.
+
+    Args:
+        levels: number of bands; the residual comes on top. 0 is plain L1.
+        level_weights: ``levels + 1`` weights, finest first, residual last; equal ones if not given.
+        image_size: H and W of the images; at least ``2 ** levels``.
+        reduction: ``mean`` over the elements of each level, or ``sum`` over them (still a mean over the batch).
+        kernel_size: pixels of the Gaussian, odd.
+        sigma: its standard deviation in pixels.
+
+    Raises:
+        InputError: for levels that the image size does not have, or weights that do not match the levels.
+    """
+
+    def __init__(
+        self,
+        levels: int = 3,
+        level_weights: Sequence[float] | None = None,
+        image_size: int = 64,
+        reduction: str = "mean",
+        kernel_size: int = 5,
+        sigma: float = 2.0,
+    ):
+        super().__init__()
+        most = int(math.log2(image_size))
+        if not 0 <= levels <= most:
+            raise InputError("levels", levels, f"images of {image_size} pixels have 0 to {most} levels")
+        weights = [1.0] * (levels + 1) if level_weights is None else list(level_weights)
+        if len(weights) != levels + 1 or not all(0 <= weight < math.inf for weight in weights):
+            remedy = f"give {levels + 1} weights of 0 or more, one for each of {levels} levels and one for the residual"
+            raise InputError("level_weights", weights, remedy)
+        check_choice("reduction", reduction, ("mean", "sum"))
+        self.level_weights, self.reduction = weights, reduction
+        kernel = gaussian_kernel(kernel_size, sigma)
+        for level in range(levels):
+            matrix = blur_matrix(image_size >> level, kernel).float()
+            self.register_buffer(f"blur_{level}", matrix, persistent=False)
+
+    def forward(self, fakes: Tensor, images: Tensor) -> Tensor:
+        # In float32 also under autocast: a band is a small difference of large numbers.
+        with torch.autocast(fakes.device.type, enabled=False):
+            blurs = [self.get_buffer(f"blur_{level}").float() for level in range(len(self.level_weights) - 1)]
+            bands = laplacian_pyramid(fakes.float() - images.float(), blurs)
+            reduce = torch.mean if self.reduction == "mean" else lambda band: band.sum() / len(band)
+            terms = [weight * reduce(band.abs()) for weight, band in zip(self.level_weights, bands, strict=True)]
+            return torch.stack(terms).sum()
+
+
+def make_loss(name: str, image_size: int, levels: int, level_weights: Sequence[float] | None) -> nn.Module:
+    """Builds the loss of that name, a module that maps (fakes, images) to a scalar.
+
+    Args:
+        name: ``lap_l1``, ``l2`` (mean squared error), or the path of a class that is made without arguments, such as
+            ``torch.nn.L1Loss``.
+        image_size: see LaplacianLoss; so ``levels`` and ``level_weights``, which the other losses do not use.
+
+    Raises:
+        InputError: for a name that is none of these.
+    """
+    if name == "lap_l1":
+        return LaplacianLoss(levels, level_weights, image_size)
+    if name == "l2":
+        return nn.MSELoss()
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        remedy = "give lap_l1, l2 or the path of a class made without arguments, such as torch.nn.L1Loss"
+        raise InputError("loss", name, remedy) from error

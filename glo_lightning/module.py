@@ -1,0 +1,203 @@
+"""Generative Latent Optimization (Bojanowski et al., ICML 2018) as a LightningModule."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from torch import Tensor, nn
+
+from glo_lightning.callbacks import PCAStart
+from glo_lightning.errors import InputError, check_at_least, check_choice
+from glo_lightning.generator import Generator
+from glo_lightning.latents import PROJECTIONS, random_codes
+from glo_lightning.losses import make_loss
+
+log = logging.getLogger(__name__)
+
+START_ROWS = 16_384  # rows whose start is kept, to tell how far the codes have moved
+
+
+class GLO(LightningModule):
+    """A generator and one latent vector per image, learned together by gradient descent on a reconstruction loss.
+
+    The algorithm, for a batch of images x_i and the rows z_i of the latent table:
+
+    1. generate: fakes = generator(z_i), in [-1, 1] as the images are;
+    2. compare: loss(fakes, x_i), the L1 distance of Laplacian pyramids;
+    3. step: SGD on the generator's weights, and on the rows of this batch alone;
+    4. project these rows back into the unit ball.
+
+    Args:
+        num_images: N, the number of rows; on the command line it is read from the data.
+        latent_dim: D.
+        image_size: H and W; 32, 64 or 128.
+        width: channels of the generator's last hidden layer.
+        init: where the codes start: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
+        n_pca: images that the PCA is fitted on, at most.
+        constraint: unit ``ball``, unit ``sphere`` or ``none``.
+        loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
+        levels: of the Laplacian pyramid, besides the residual.
+        level_weights: one for each level, finest first, and one for the residual; equal if not given.
+        generator_lr: learning rate of the generator, for the loss's mean over a batch.
+        latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
+            loss, whatever the batch size. The seed's rate 10 for a mean over 128 images is 10/128. 0 freezes them.
+        schedule: of both rates: ``constant``, or ``cosine`` to zero over the run.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        latent_dim: int = 128,
+        image_size: int = 64,
+        width: int = 64,
+        init: str = "pca",
+        n_pca: int = 24_576,
+        constraint: str = "ball",
+        loss: str = "lap_l1",
+        levels: int = 3,
+        level_weights: Sequence[float] | None = None,
+        generator_lr: float = 1.0,
+        latent_lr: float = 10 / 128,
+        schedule: str = "constant",
+    ):
+        super().__init__()
+        check_at_least("num_images", num_images, 1)
+        check_choice("init", init, ("pca", "random"))
+        check_choice("constraint", constraint, tuple(PROJECTIONS))
+        check_choice("schedule", schedule, ("constant", "cosine"))
+        check_at_least("generator_lr", generator_lr, 0)
+        check_at_least("latent_lr", latent_lr, 0)
+        self.generator = Generator(latent_dim, image_size, width)
+        self.loss = make_loss(loss, image_size, levels, level_weights)
+        if init == "pca":
+            check_at_least("n_pca", n_pca, 1)
+            most = min(num_images, n_pca, 3 * image_size**2)
+            if latent_dim > most:
+                remedy = f"a PCA start from {most} images has at most {most} dimensions; give fewer or init random"
+                raise InputError("latent_dim", latent_dim, remedy)
+        # Plain values alone go into the checkpoint: it is loaded without unpickling anything else.
+        num_images, latent_dim, image_size, width = int(num_images), int(latent_dim), int(image_size), int(width)
+        n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
+        level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
+        self.save_hyperparameters(logger=False)
+
+        self.project = PROJECTIONS[constraint]
+        codes = self.project(random_codes(num_images, latent_dim))
+        self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
+        self.latents.requires_grad_(latent_lr > 0)
+        self.start: Tensor
+        self.register_buffer("start", torch.full((min(num_images, START_ROWS), latent_dim), math.nan))
+        self.total_steps: float = math.nan
+        # The rows' gradients are sparse and each process has its own rows: see on_before_optimizer_step.
+        self._ddp_params_and_buffers_to_ignore = ["latents.weight", "start"]
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Generates images (B, 3, H, W) in [-1, 1] from codes (B, D)."""
+        return self.generator(codes)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, index = batch
+        codes = self.latents(index)
+        if codes.requires_grad:
+            # The loss is a mean over images; undo it for the codes, whose rate is per image.
+            images_per_step = len(index) * self.trainer.accumulate_grad_batches
+            codes.register_hook(lambda gradient: gradient * images_per_step)
+        loss = self.loss(self(codes), images)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(index), sync_dist=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        table = self.latents.weight
+        if table.grad is not None:
+            rows = table.grad._indices()[0]
+            with torch.no_grad():
+                table[rows] = self.project(table[rows])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # One SGD with two groups serves dense and sparse gradients alike, and one step counts as one.
+        optimizer = torch.optim.SGD(
+            [
+                {"params": list(self.generator.parameters()), "lr": self.hparams.generator_lr, "name": "generator"},
+                {"params": [self.latents.weight], "lr": self.hparams.latent_lr, "name": "latents"},
+            ]
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"}}
+
+    def rate_factor(self, step: int) -> float:
+        """What both learning rates are multiplied with at that step."""
+        if self.hparams.schedule == "constant" or step == 0:
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * min(step / self.total_steps, 1.0))
+
+    # ------------------------------------------------------------------------------ start, measures, several processes
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [PCAStart()] if self.hparams.init == "pca" else []
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes have been started, in this run or in the one whose checkpoint was loaded."""
+        return not bool(self.start[0, 0].isnan())
+
+    def on_train_start(self) -> None:
+        if not self.started:
+            self.start.copy_(self.latents.weight[: len(self.start)])
+        self._follow_schedule()
+
+    def _follow_schedule(self) -> None:
+        """Sets the rates of the coming step from this run's arguments and length, which a resume may have changed."""
+        saved_steps, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
+        if self.hparams.schedule == "cosine":
+            if math.isinf(self.total_steps):
+                raise InputError("schedule", "cosine", "an endless run has no schedule; give max_epochs or constant")
+            if not math.isnan(saved_steps) and saved_steps != self.total_steps:
+                message = "the cosine schedule follows the new length of %d batches (was %d) from batch %d on"
+                log.info(message, self.total_steps, saved_steps, self.global_step)
+        self.scheduler.base_lrs = [self.hparams.generator_lr, self.hparams.latent_lr]
+        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
+            group["lr"] = rate * self.rate_factor(self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        codes = self.latents.weight.detach()
+        moved = torch.linalg.vector_norm(codes[: len(self.start)] - self.start, dim=1).mean()
+        self.log("latents/norm_mean", torch.linalg.vector_norm(codes, dim=1).mean())
+        self.log("latents/moved", moved)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["total_steps"] = self.total_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the checkpoint of a model of another shape.
+
+        Raises:
+            InputError: naming the argument that differs.
+        """
+        for key in ("num_images", "latent_dim", "image_size", "width"):
+            saved, given = checkpoint["hyper_parameters"][key], self.hparams[key]
+            if saved != given:
+                raise InputError(key, given, f"the checkpoint was made with {saved}; give that, or begin a new run")
+        self.total_steps = checkpoint["total_steps"]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hands every process the rows of all: DDP would average them, and NCCL has no sparse all-reduce."""
+        table = self.latents.weight
+        if self.trainer.world_size == 1 or table.grad is None:
+            return
+        rows, values = table.grad._indices(), table.grad._values()
+        most = self.trainer.strategy.reduce(torch.tensor(len(values), device=self.device), reduce_op="max")
+        padding = int(most) - len(values)  # parts of a batch differ by at most one; a row of zeros moves nothing
+        rows = torch.cat([rows, rows[:, :1].expand(-1, padding)], dim=1)
+        values = torch.cat([values, values.new_zeros(padding, values.shape[1])])
+        rows, values = self.all_gather(rows).movedim(0, 1).flatten(1), self.all_gather(values).flatten(0, 1)
+        table.grad = torch.sparse_coo_tensor(rows, values, table.shape)

@@ -1,0 +1,101 @@
+"""Turns images into an LMDB of LSUN's format: python scripts/build_lmdb.py OUTPUT IMAGES... [--size 256] [--quality 90]
+
+IMAGES are image files, or folders that are searched for them. The keys are digests of the files' content, so that
+the first N records are a random subset. The output appears whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+from PIL import Image
+from tqdm import tqdm
+
+from glo_lightning.data import to_rgb
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(paths: list[Path]) -> Iterator[Path]:
+    """The files among ``paths``, and those in its folders that have an image's suffix, sorted."""
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        yield from inside
+
+
+def encode(content: bytes, size: int, quality: int) -> bytes:
+    """A file's content as WebP, its shorter side at most ``size`` pixels; quality 100 is lossless."""
+    with Image.open(io.BytesIO(content)) as opened:
+        image = to_rgb(opened)
+    if min(image.size) > size:
+        scale = size / min(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    record = io.BytesIO()
+    image.save(record, "WEBP", quality=quality, lossless=quality == 100)
+    return record.getvalue()
+
+
+def write_records(environment: lmdb.Environment, files: list[Path], size: int, quality: int) -> int:
+    """Writes one record a file; returns how many could not be read, each of them reported."""
+    unreadable = 0
+    for file in tqdm(files, unit=" images"):
+        try:
+            content = file.read_bytes()
+            record = encode(content, size, quality)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            unreadable += 1
+            tqdm.write(f"{file}: left out, not a readable image ({error})", file=sys.stderr)
+            continue
+        key = hashlib.sha1(content)
+        with environment.begin(write=True) as transaction:
+            while not transaction.put(key.hexdigest().encode(), record, overwrite=False):
+                key.update(content)  # a copy of an image that is there already keeps a record of its own
+    return unreadable
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="the LMDB folder to make")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the shorter side; smaller images stay as they are")
+    parser.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100; 100 is lossless")
+    arguments = parser.parse_args()
+
+    if arguments.output.exists():
+        sys.exit(f"{arguments.output}: exists already; give another output, or remove it")
+    if arguments.size < 1 or not 1 <= arguments.quality <= 100:
+        sys.exit(f"--size {arguments.size} --quality {arguments.quality}: give a size from 1, a quality from 1 to 100")
+    missing = [path for path in arguments.images if not path.exists()]
+    if missing:
+        sys.exit(f"{missing[0]}: does not exist; give image files or folders of them")
+    files = list(find_images(arguments.images))
+    half = arguments.output.with_name(f".{arguments.output.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        # a sparse file is as large as what is written; synced once, at the end
+        with lmdb.open(os.fspath(half), map_size=1 << 40, sync=False, writemap=False) as environment:
+            unreadable = write_records(environment, files, arguments.size, arguments.quality)
+            environment.sync(True)
+        if unreadable == len(files):
+            sys.exit(f"{', '.join(map(str, arguments.images))}: no readable image; give files or folders of images")
+        (half / "lock.mdb").unlink()
+        half.rename(arguments.output)
+    except lmdb.DiskError as error:
+        sys.exit(f"{arguments.output}: cannot be written ({error})")
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    print(f"{arguments.output}: {len(files) - unreadable} images, {unreadable} files left out")
+
+
+if __name__ == "__main__":
+    main()
