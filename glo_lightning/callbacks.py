@@ -33,10 +33,10 @@ class PCAStart(Callback):
         table = pl_module.latents.weight
         if trainer.is_global_zero:
             began = time.monotonic()
-            n_fit = min(pl_module.hparams.n_pca, len(table))
+            n_fit = min(pl_module.n_pca, len(table))
             batches = (images for images, _ in trainer.datamodule.ordered_dataloader())  # type: ignore[attr-defined]
             row = 0
-            for codes in pca_codes(batches, pl_module.hparams.latent_dim, n_fit):
+            for codes in pca_codes(batches, table.shape[1], n_fit):
                 table[row : row + len(codes)] = pl_module.project(codes.to(table))
                 row += len(codes)
             seconds = time.monotonic() - began
@@ -59,7 +59,7 @@ class ReconstructionGrid(Callback):
         self.num_images = num_images
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0 and trainer.is_global_zero:
+        if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
             dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
             images, _ = dataset[list(range(min(self.num_images, len(dataset))))]
             self._show(trainer, "targets", images.float() / 255, "targets.png")
@@ -88,7 +88,7 @@ class ReconstructionGrid(Callback):
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_second``, over all processes, since it was last logged; pauses between epochs are left out."""
+    """Logs ``train/images_per_second``, over all processes, since it was last logged, without pauses between epochs."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.since = 0, time.monotonic()

@@ -13,12 +13,13 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from glo_lightning.callbacks import ReconstructionGrid, Throughput
 from glo_lightning.data import LSUNDataModule
@@ -53,7 +54,8 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=0,
             save_config_callback=None,
-            parser_kwargs={"exit_on_error": False},
+            trainer_defaults={"max_epochs": 25, "enable_model_summary": False},  # 25: the seed's
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -73,7 +75,7 @@ class TrainCLI(LightningCLI):
             if not self.folder.config.is_file():
                 raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
             self.ckpt_path = self.folder.last if self.folder.last.exists() else None
-        elif FOLDER_VARIABLE in os.environ:
+        elif _rank() != 0:
             self.folder = RunFolder(os.environ[FOLDER_VARIABLE])
         elif config.output is not None:
             self.folder = RunFolder(config.output)
@@ -96,23 +98,19 @@ class TrainCLI(LightningCLI):
         """What to tell of a run that has nothing left to do."""
         trainer = self.config.trainer
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        # Lightning's default: 1000 epochs, unless the number of steps is given
-        max_epochs = 1000 if trainer.max_epochs is None and trainer.max_steps == -1 else trainer.max_epochs
-        if max_epochs is not None and 0 <= max_epochs <= epochs:
-            return f"this run is finished: {epochs} of {max_epochs} epochs; go on with --max_epochs {2 * epochs}, say"
+        if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+            return f"this run is finished after {epochs} epochs; go on with --max_epochs {2 * epochs}, say"
         if 0 <= trainer.max_steps <= checkpoint["global_step"]:
-            return f"this run is finished: {checkpoint['global_step']} of {trainer.max_steps} steps; give --max_steps"
+            return f"this run is finished after {trainer.max_steps} steps; go on with --max_steps or --max_epochs"
         return None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config_init.trainer
         batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
-        kwargs = {
-            "default_root_dir": self.folder.path,
-            "use_distributed_sampler": False,  # our sampler shares each batch among the processes
-            "log_every_n_steps": min(given.log_every_n_steps or 50, batches),
-        }
+        kwargs["default_root_dir"] = self.folder.path
+        kwargs["use_distributed_sampler"] = False  # our sampler shares each batch among the processes
         if not given.barebones:
+            kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), WriteConfig(self._resolved())]
             if given.enable_checkpointing is not False:
                 callbacks.append(Checkpoints())
@@ -121,7 +119,13 @@ class TrainCLI(LightningCLI):
             if given.logger in (None, True):
                 first_step = self.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.folder.path, first_step)
-        return super().instantiate_trainer(**kwargs)
+                callbacks.insert(0, LearningRateMonitor("step"))
+        if given.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.mps.is_available()):
+            raise InputError("accelerator", given.accelerator, "no GPU that torch can use is here; give cpu or auto")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
 
     def _resolved(self) -> str:
         """The configuration as YAML, less what belongs to this one folder."""
@@ -137,8 +141,8 @@ class TrainCLI(LightningCLI):
             InputError: for input that turns out wrong only now.
             OSError: when the folder cannot be written.
         """
-        if rank_zero_only.rank == 0 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.folder.claim()
+        if _rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.folder.claim(room=2 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
             os.environ[FOLDER_VARIABLE] = str(self.folder.path)
         log.info("run folder: %s", self.folder.path)
         try:
@@ -167,10 +171,9 @@ def main(default_config: Path) -> None:
         _stop(_one_line(str(error)))
     except InputError as error:
         _stop(f"{_flag(error.key)} {error.value}: {error.remedy}")
-    except MisconfigurationException as error:
-        _stop(" ".join(str(error).split()))
     except OSError as error:
-        _stop(f"{error.filename or (cli and cli.folder.path)}: {error.strerror or error}; make room, or give another --output", status=1)
+        where = error.filename or (cli and cli.folder.path) or "input"
+        _stop(f"{where}: {error.strerror or error}; make room and go on with --resume, or give another --output", 1)
 
 
 def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
@@ -195,6 +198,11 @@ def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
     return [f"--config={default_config}", *expanded]
 
 
+def _rank() -> int:
+    """0, or which of the processes that DDP has started this one is."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
@@ -204,7 +212,7 @@ def _flag(key: str) -> str:
     for group, owner in (("data", LSUNDataModule), ("model", GLO)):
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    return f"--{key}" if key in ("output", "resume", "ckpt_path") else key
+    return f"--{key}" if key in ("accelerator", "output", "resume", "ckpt_path") else key
 
 
 def _all_flags() -> list[str]:
@@ -226,6 +234,8 @@ def _one_line(message: str) -> str:
         ]
         meant = f"did you mean --{close[0]}?" if close else "see --help"
         return f"{given}: there is no such argument; {meant}"
+    if re.search("Problems parsing config|File does not exist", message):
+        return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
     wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
     if not wrong:
         return " ".join(message.split())
@@ -245,11 +255,14 @@ def _stop(line: str, status: int = 2) -> NoReturn:
 
 def _set_up_logging() -> None:
     """Messages go to standard output, warnings to standard error; of Lightning's own only warnings are shown."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
     ours = logging.getLogger("glo_lightning")
-    ours.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
-    ours.addHandler(logging.StreamHandler(sys.stdout))
+    ours.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    ours.handlers = [logging.StreamHandler(sys.stdout)]
     # Decoding in the training process is a choice of the recipes; this machine's number of cores has no say in it.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # torch 2.15 deprecates a class that Lightning 2.6 still uses
+    # torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

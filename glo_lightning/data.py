@@ -15,7 +15,7 @@ from typing import Any
 import lmdb
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -86,8 +86,8 @@ def read_keys(path: Path) -> np.ndarray:
     """
     environment = open_lmdb(path)
     stat = (path / "data.mdb").stat()
-    identity = (os.fspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    identity += (environment.info()["last_txnid"], environment.stat()["entries"])
+    times = (stat.st_mtime_ns, stat.st_ctime_ns, environment.info()["last_txnid"])
+    identity = (os.fspath(path), stat.st_ino, stat.st_size, *times, environment.stat()["entries"])
     file = cache_folder() / "keys" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.npy"
     if not file.exists():
         with environment.begin() as transaction:
@@ -181,12 +181,13 @@ class LMDBDataset(Dataset[tuple[Tensor, Any]]):
             raise IndexError(f"index {index} is not one of 0 to {len(self) - 1}")
         key = self.key(index)
         with open_lmdb(self.path).begin() as transaction:
-            record = transaction.get(key)
+            record = transaction.get(key, default=b"")
         try:
             return decode_image(record, self.image_size)
-        except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             name = key.decode(errors="backslashreplace")
-            raise InputError(f"key {name} of", self.path, f"is not an image ({error}); build the LMDB anew") from error
+            why = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise InputError(f"key {name} of", self.path, f"is not an image ({why}); build the LMDB anew") from error
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as a copy for each worker: send its file's name instead.

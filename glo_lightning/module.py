@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from glo_lightning.callbacks import PCAStart
@@ -89,6 +90,8 @@ class GLO(LightningModule):
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
         self.save_hyperparameters(logger=False)
 
+        self.init, self.n_pca, self.schedule = init, n_pca, schedule
+        self.generator_lr, self.latent_lr = generator_lr, latent_lr
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
@@ -123,27 +126,27 @@ class GLO(LightningModule):
             with torch.no_grad():
                 table[rows] = self.project(table[rows])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # One SGD with two groups serves dense and sparse gradients alike, and one step counts as one.
         optimizer = torch.optim.SGD(
             [
-                {"params": list(self.generator.parameters()), "lr": self.hparams.generator_lr, "name": "generator"},
-                {"params": [self.latents.weight], "lr": self.hparams.latent_lr, "name": "latents"},
+                {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"},
+                {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
             ]
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"}}
+        self.rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.rates, "interval": "step"}}
 
     def rate_factor(self, step: int) -> float:
         """What both learning rates are multiplied with at that step."""
-        if self.hparams.schedule == "constant" or step == 0:
+        if self.schedule == "constant" or step == 0:
             return 1.0
         return 0.5 + 0.5 * math.cos(math.pi * min(step / self.total_steps, 1.0))
 
     # ------------------------------------------------------------------------------ start, measures, several processes
 
     def configure_callbacks(self) -> list[Callback]:
-        return [PCAStart()] if self.hparams.init == "pca" else []
+        return [PCAStart()] if self.init == "pca" else []
 
     @property
     def started(self) -> bool:
@@ -152,20 +155,20 @@ class GLO(LightningModule):
 
     def on_train_start(self) -> None:
         if not self.started:
-            self.start.copy_(self.latents.weight[: len(self.start)])
+            self.start.copy_(self.latents.weight.detach()[: len(self.start)])
         self._follow_schedule()
 
     def _follow_schedule(self) -> None:
         """Sets the rates of the coming step from this run's arguments and length, which a resume may have changed."""
         saved_steps, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
-        if self.hparams.schedule == "cosine":
+        if self.schedule == "cosine":
             if math.isinf(self.total_steps):
                 raise InputError("schedule", "cosine", "an endless run has no schedule; give max_epochs or constant")
             if not math.isnan(saved_steps) and saved_steps != self.total_steps:
                 message = "the cosine schedule follows the new length of %d batches (was %d) from batch %d on"
                 log.info(message, self.total_steps, saved_steps, self.global_step)
-        self.scheduler.base_lrs = [self.hparams.generator_lr, self.hparams.latent_lr]
-        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
+        self.rates.base_lrs = [self.generator_lr, self.latent_lr]
+        for group, rate in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, strict=True):
             group["lr"] = rate * self.rate_factor(self.global_step)
 
     def on_train_epoch_end(self) -> None:
@@ -199,5 +202,5 @@ class GLO(LightningModule):
         padding = int(most) - len(values)  # parts of a batch differ by at most one; a row of zeros moves nothing
         rows = torch.cat([rows, rows[:, :1].expand(-1, padding)], dim=1)
         values = torch.cat([values, values.new_zeros(padding, values.shape[1])])
-        rows, values = self.all_gather(rows).movedim(0, 1).flatten(1), self.all_gather(values).flatten(0, 1)
-        table.grad = torch.sparse_coo_tensor(rows, values, table.shape)
+        all_rows, all_values = torch.as_tensor(self.all_gather(rows)), torch.as_tensor(self.all_gather(values))
+        table.grad = torch.sparse_coo_tensor(all_rows.movedim(0, 1).flatten(1), all_values.flatten(0, 1), table.shape)

@@ -39,8 +39,11 @@ class RunFolder:
             number += 1
         return cls(base / f"version_{number}")
 
-    def claim(self) -> None:
+    def claim(self, room: int) -> None:
         """Makes the folder, so that a place that cannot be written is found out before any work.
+
+        Args:
+            room: bytes that must be free there: a checkpoint is written beside the one that it replaces.
 
         Raises:
             InputError: when it cannot be made, or is full.
@@ -55,7 +58,14 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             self.abandon()
-            raise InputError("output", self.path, f"cannot be written ({error.strerror}); give another folder") from error
+            raise InputError(
+                "output", self.path, f"cannot be written ({error.strerror}); give another folder"
+            ) from error
+        free = shutil.disk_usage(self.path).free
+        if free < room:
+            self.abandon()
+            remedy = f"{free / 1e6:.0f} MB are free there and checkpoints need {room / 1e6:.0f}; make room"
+            raise InputError("output", self.path, remedy)
 
     def abandon(self) -> None:
         """Removes what ``claim`` made, unless a checkpoint lies in it."""
@@ -68,7 +78,7 @@ class RunFolder:
 
 
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: the old one or the new one, never half."""
+    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: old or new, never half."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -97,7 +107,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        return super().load_checkpoint(Path(path), map_location, weights_only=True)
 
 
 class Checkpoints(Checkpoint):
@@ -118,7 +128,7 @@ class Checkpoints(Checkpoint):
         self.best = min(loss, self.best)
         last = RunFolder(trainer.default_root_dir).last
         trainer.save_checkpoint(last)
-        if is_best and trainer.is_global_zero:
+        if trainer.is_global_zero and (is_best or not last.with_name("best.ckpt").exists()):
             link = last.with_name(".best.ckpt.tmp")
             link.unlink(missing_ok=True)
             try:
@@ -176,6 +186,6 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["global_step"], checkpoint["hyper_parameters"]["num_images"], checkpoint["loops"]
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        remedy = "this checkpoint is damaged or not of glo_lightning; give another by --ckpt_path, such as best.ckpt"
+        remedy = "is damaged, or no checkpoint of a GLO; give another by --ckpt_path, or remove it to begin anew"
         raise InputError(key, path, remedy) from error
     return checkpoint

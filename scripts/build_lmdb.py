@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the LMDB folder to make")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
-    parser.add_argument("--size", type=int, default=256, help="pixels of the shorter side; smaller images stay as they are")
+    parser.add_argument(
+        "--size", type=int, default=256, help="pixels of the shorter side; smaller images stay as they are"
+    )
     parser.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100; 100 is lossless")
     arguments = parser.parse_args()
 

@@ -1,0 +1,76 @@
+"""What the tests share: a cache of their own, small LMDBs, the command line in this process."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[1]
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The users' cache folder stays as it is."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def encode(pixels: np.ndarray, file_format: str = "PNG", **options) -> bytes:
+    record = io.BytesIO()
+    Image.fromarray(pixels).save(record, file_format, **options)
+    return record.getvalue()
+
+
+def write_lmdb(folder: Path, records: dict[bytes, bytes]) -> Path:
+    with lmdb.open(str(folder), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
+        for key, record in records.items():
+            transaction.put(key, record)
+    return folder
+
+
+def flat_image(value: int, size: int = 32) -> np.ndarray:
+    """An image of one colour that tells its row: value = 256 * green + red."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = value % 256, value // 256
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def flat_lmdb(tmp_path_factory) -> Path:
+    """300 images, each of the colour of its row."""
+    records = {b"%040x" % row: encode(flat_image(row)) for row in range(300)}
+    return write_lmdb(tmp_path_factory.mktemp("flat") / "lmdb", records)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path) -> Run:
+    """run("--flag", value, ...) -> (exit status, last line on stderr): scripts/train.py in this process."""
+    from glo_lightning.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        status = 0
+        try:
+            main(REPOSITORY / "configs" / "quickstart.yaml")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert status == 0 or len(lines) == 1, lines
+        return status, "".join(lines[-1:])
+
+    return run
+
+
+TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", "--model.width=4")
+TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=false")

@@ -1,0 +1,192 @@
+import io
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from conftest import encode, flat_image, write_lmdb
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from glo_lightning.data import EMOJI, BatchSampler, LMDBDataset, LSUNDataModule, decode_image
+from glo_lightning.errors import InputError
+
+
+def rows_of(images: torch.Tensor) -> torch.Tensor:
+    """The row that each flat image tells of."""
+    return images[:, 0, 0, 0].long() + 256 * images[:, 1, 0, 0].long()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_and_index_agree_under_shuffling(flat_lmdb, workers):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=32, num_workers=workers)
+    seen = []
+    for images, index in data.train_dataloader():
+        assert images.dtype == torch.uint8
+        assert torch.equal(rows_of(images), index)
+        seen += index.tolist()
+    assert seen != sorted(seen)
+    assert sorted(seen) == list(range(300))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
+    dataset = LMDBDataset(flat_lmdb, 32)
+    dataset[0]  # the environment is open in this process
+    sampler = BatchSampler(len(dataset), 32, seed=1)
+    loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
+    batches = list(loader)
+    assert all(torch.equal(rows_of(images), index) for images, index in batches)
+    assert sorted(torch.cat([index for _, index in batches]).tolist()) == list(range(300))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(1, 8), (8, 8), (33, 8), (65, 8), (63, 8), (300, 128), (5, 1)])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_row_once_in_batches_that_differ_by_at_most_one(num_images, batch_size, world_size):
+    ranks = [list(BatchSampler(num_images, batch_size, 0, rank, world_size)) for rank in range(world_size)]
+    batches = [[row for part in parts for row in part] for parts in zip(*ranks, strict=True)]
+    sizes = [len(batch) for batch in batches]
+    assert len(batches) == -(-num_images // batch_size)
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(row for batch in batches for row in batch) == list(range(num_images))
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = BatchSampler(100, 10, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+
+
+def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
+    whole, part = LMDBDataset(flat_lmdb, 32), LMDBDataset(flat_lmdb, 32, num_samples=7)
+    assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
+    assert all(torch.equal(part[row][0], whole[row][0]) for row in range(7))
+    with pytest.raises(IndexError):
+        part[7]
+    with pytest.raises(IndexError):
+        part[-1]
+
+
+def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
+    image = encode(flat_image(0))
+    short = LMDBDataset(write_lmdb(tmp_path / "a", {b"a": image, b"b\0": image}), 32)
+    longer = LMDBDataset(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}), 32, 2)
+    other = LMDBDataset(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}), 32)
+    assert [short.key(0), short.key(1)] == [b"a", b"b\0"]
+    assert short.digest() == longer.digest() != other.digest()
+
+
+def test_a_changed_database_is_listed_anew(tmp_path):
+    image = encode(flat_image(0))
+    folder = write_lmdb(tmp_path / "lmdb", {b"a": image, b"b": image})
+    assert len(LMDBDataset(folder)) == 2
+    before = (folder / "data.mdb").stat()
+    shutil.rmtree(folder)
+    write_lmdb(folder, {b"a": image, b"c": image})  # as many records, the same size, the same time
+    os.utime(folder / "data.mdb", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert LMDBDataset(folder).key(1) == b"c"
+
+
+def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
+    LMDBDataset(flat_lmdb)
+    monkeypatch.setattr(np, "save", lambda *_, **__: pytest.fail("listed again"))
+    assert len(LMDBDataset(flat_lmdb)) == 300
+
+
+def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
+    write_lmdb_folder = tmp_path / "bedroom_train_lmdb"
+    write_lmdb(write_lmdb_folder, {b"a": encode(flat_image(3))})
+    assert torch.equal(LMDBDataset(tmp_path)[0][0], LMDBDataset(write_lmdb_folder)[0][0])
+
+
+@pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG"])
+@pytest.mark.parametrize("shape", [(256, 341), (400, 256), (64, 64), (20, 50)])
+def test_decoding_is_torchvisions_resize_and_centre_crop(file_format, shape):
+    ramp = np.add.outer(np.linspace(0, 120, shape[0]), np.linspace(0, 120, shape[1]))
+    pixels = np.stack([ramp, 240 - ramp, ramp / 2], -1).astype(np.uint8)
+    record = encode(pixels, file_format)
+    expected = TF.pil_to_tensor(Image.open(io.BytesIO(record)).convert("RGB"))
+    expected = TF.center_crop(TF.resize(expected, 64, antialias=True), [64, 64])
+    decoded = decode_image(record, 64)
+    assert decoded.shape == (3, 64, 64)
+    # torchvision rounds the longer side and the crop to whole pixels: half a pixel, of ramps that rise by up to 6 each
+    difference = (decoded.int() - expected.int()).abs()
+    assert difference.max() <= 4
+    assert difference.float().mean() <= 1
+
+
+def test_downscaling_is_antialiased():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert (decode_image(encode(stripes), 64)[:, :, 1:-1].int() - 127).abs().max() <= 2
+
+
+def test_every_channel_mode_becomes_rgb():
+    white, red = (255, 255, 255), (255, 0, 0)
+
+    def middle(image: Image.Image, file_format="PNG", **options):
+        record = io.BytesIO()
+        image.save(record, file_format, **options)
+        return tuple(decode_image(record.getvalue(), 32)[:, 16, 16].tolist())
+
+    assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 0))) == white
+    assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 255))) == red
+    assert middle(Image.new("RGB", (32, 32), red).quantize()) == red
+    assert middle(Image.new("L", (32, 32), 77)) == (77, 77, 77)
+    assert middle(Image.new("LA", (32, 32), (77, 0))) == white
+    assert middle(Image.new("1", (32, 32), 1)) == white
+    assert middle(Image.fromarray(np.full((32, 32), 77 * 256, np.uint16))) == (77, 77, 77)
+    assert middle(Image.new("CMYK", (32, 32), (0, 0, 0, 0)), "JPEG") == white
+
+
+def test_exif_orientation_is_applied():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    assert decode_image(encode(pixels, "PNG", exif=exif), 32)[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("record", [b"", b"hello", encode(flat_image(0))[:60]])
+def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
+    dataset = LMDBDataset(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
+    with pytest.raises(InputError, match="the-key"):
+        dataset[1]
+
+
+def test_two_datasets_share_one_environment(flat_lmdb):
+    first, second = LMDBDataset(flat_lmdb), LMDBDataset(flat_lmdb, 32)
+    assert first[5][1] == second[5][1] == 5
+
+
+def test_images_on_the_device_are_in_the_unit_range(flat_lmdb):
+    batch = (torch.tensor([0, 255], dtype=torch.uint8), torch.tensor([0, 1]))
+    images, _ = LSUNDataModule(str(flat_lmdb)).on_after_batch_transfer(batch, 0)
+    assert images.tolist() == [-1, 1]
+
+
+def test_the_shipped_images_are_the_emoji():
+    dataset = LMDBDataset(None, 64)
+    assert len(dataset) == 1911
+    assert (EMOJI / "data.mdb").stat().st_size <= 6e6
+    assert sorted(file.name for file in EMOJI.iterdir()) == ["data.mdb"]
+    images, _ = dataset[list(range(64))]
+    assert (images[:, :, 0, 0] > 240).float().mean() > 0.9  # most corners are the white that they are laid on
+
+
+def test_a_read_only_database_is_read(flat_lmdb, tmp_path):
+    folder = tmp_path / "lmdb"
+    folder.mkdir()
+    shutil.copy(flat_lmdb / "data.mdb", folder)
+    folder.chmod(0o555)
+    assert len(LMDBDataset(folder)) == 300
+    assert [file.name for file in folder.iterdir()] == ["data.mdb"]
+    folder.chmod(0o755)

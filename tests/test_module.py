@@ -1,0 +1,156 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from sklearn.decomposition import PCA
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import InputError
+from glo_lightning.module import GLO
+
+SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
+
+
+def fit(model: GLO, data: LSUNDataModule, tmp_path, **options) -> Trainer:
+    options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False} | options
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    trainer = Trainer(default_root_dir=tmp_path, **quiet, **options)
+    trainer.fit(model, data)
+    return trainer
+
+
+@pytest.fixture
+def data():
+    """24 of the shipped images, in 3 batches."""
+    return LSUNDataModule(num_samples=24, image_size=32, batch_size=8)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+class TestTraining:
+    def test_pca_start_writes_every_row(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_lr=0)
+        before = model.latents.weight.detach().clone()
+        fit(model, data, tmp_path)
+        rows = data.dataset[list(range(24))][0].flatten(1).float().numpy() / 127.5 - 1
+        expected = PCA(6, random_state=0).fit(rows).transform(rows)
+        expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
+        codes = model.latents.weight.detach().numpy()
+        signs = np.sign((codes * expected).sum(0))
+        np.testing.assert_allclose(codes * signs, expected, atol=1e-3)
+        assert not (model.latents.weight == before).all(dim=1).any()
+
+    def test_pca_is_fitted_on_at_most_n_pca_images_and_writes_all_rows(self, data, tmp_path):
+        model = GLO(24, **SMALL, n_pca=10, latent_lr=0)
+        fit(model, data, tmp_path)
+        rows = data.dataset[list(range(24))][0].flatten(1).float().numpy() / 127.5 - 1
+        expected = PCA(6, random_state=0).fit(rows[:10]).transform(rows)
+        expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
+        codes = model.latents.weight.detach().numpy()
+        np.testing.assert_allclose(codes * np.sign((codes * expected).sum(0)), expected, atol=1e-3)
+
+    def test_trained_codes_are_not_started_again(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_lr=0)
+        fit(model, data, tmp_path)
+        model.latents.weight.data.mul_(0.5)
+        codes = model.latents.weight.detach().clone()
+        fit(model, data, tmp_path)
+        assert torch.equal(model.latents.weight, codes)
+
+    def test_rows_outside_the_batch_do_not_move(self, data, tmp_path):
+        model = GLO(24, **SMALL)
+        fit(model, data, tmp_path, max_steps=1)
+        in_batch = next(iter(data.train_dataloader()))[1]
+        moved = (model.latents.weight != model.start).any(dim=1)
+        assert sorted(moved.nonzero().flatten().tolist()) == sorted(in_batch.tolist())
+
+    def test_one_step_is_sgd_on_the_images_own_losses_then_the_projection(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_lr=3.0, generator_lr=0.5)
+        start = copy.deepcopy(model)
+        fit(model, data, tmp_path, max_steps=1)
+        images, index = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+
+        start.train()
+        codes = model.start[index].requires_grad_()
+        loss = start.loss(start.generator(codes), images)
+        loss.backward()
+        rows = codes.detach() - 3.0 * len(index) * codes.grad
+        rows /= rows.norm(dim=1, keepdim=True).clamp(min=1)
+        torch.testing.assert_close(model.latents.weight[index], rows)
+        for trained, weight in zip(model.generator.parameters(), start.generator.parameters(), strict=True):
+            torch.testing.assert_close(trained, weight - 0.5 * weight.grad)
+
+    def test_a_rows_step_does_not_depend_on_accumulation(self, data, tmp_path):
+        # a generator that stands still and no BatchNorm: then a row's step is its own image's alone
+        def codes_after(batch_size, accumulate):
+            torch.manual_seed(0)
+            model = GLO(24, **SMALL, generator_lr=0)
+            model.generator.layers = torch.nn.Sequential(
+                *[layer for layer in model.generator.layers if not isinstance(layer, torch.nn.BatchNorm2d)]
+            )
+            small = LSUNDataModule(num_samples=24, image_size=32, batch_size=batch_size)
+            fit(model, small, tmp_path, accumulate_grad_batches=accumulate)
+            return model.latents.weight.detach()
+
+        whole = codes_after(24, 1)
+        torch.testing.assert_close(codes_after(8, 1), whole)
+        torch.testing.assert_close(codes_after(8, 3), whole)
+
+    @pytest.mark.parametrize("constraint", ["ball", "sphere", "none"])
+    def test_every_code_is_in_its_set_after_training(self, data, tmp_path, constraint):
+        model = GLO(24, **SMALL, init="random", constraint=constraint, latent_lr=1.0)
+        fit(model, data, tmp_path)
+        norms = model.latents.weight.norm(dim=1)
+        if constraint == "ball":
+            assert norms.max() <= 1 + 1e-6
+        elif constraint == "sphere":
+            torch.testing.assert_close(norms, torch.ones(24))
+        else:
+            assert norms.max() > 1.5
+
+    def test_rate_zero_freezes_the_codes_to_the_bit(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_lr=0, constraint="sphere")
+        fit(model, data, tmp_path, max_epochs=2)
+        assert torch.equal(model.latents.weight, model.start)
+
+    def test_one_step_counts_as_one(self, data, tmp_path):
+        assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=2).global_step == 6
+        assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=9, max_steps=4).global_step == 4
+
+    def test_cosine_schedule_brings_both_rates_to_zero(self, data, tmp_path):
+        model = GLO(24, **SMALL, schedule="cosine", generator_lr=2.0, latent_lr=0.5)
+        fit(model, data, tmp_path, max_epochs=4)
+        assert model.rate_factor(6) == pytest.approx(0.5)
+        assert [group["lr"] for group in model.rates.optimizer.param_groups] == pytest.approx([0, 0])
+
+    def test_an_endless_run_has_no_schedule(self, data, tmp_path):
+        with pytest.raises(InputError, match="schedule"):
+            fit(GLO(24, **SMALL, schedule="cosine"), data, tmp_path, max_epochs=-1)
+
+    def test_bare_load_of_a_module_made_in_python(self, data, tmp_path):
+        model = GLO(
+            np.int64(24), latent_dim=np.int64(6), image_size=32, width=4, latent_lr=np.float64(0.1),
+            loss="lap_l1", levels=2, level_weights=np.array([1.0, 2.0, 3.0]),
+        )  # fmt: skip
+        fit(model, data, tmp_path, enable_checkpointing=False).save_checkpoint(tmp_path / "a.ckpt")
+        loaded = GLO.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+        assert loaded.loss.level_weights == [1.0, 2.0, 3.0]
+        assert torch.equal(loaded.latents.weight, model.latents.weight)
+        codes = model.latents.weight[:4]
+        assert torch.equal(loaded.eval()(codes), model.eval()(codes))
+
+
+def test_forward_generates():
+    assert GLO(5, **SMALL, init="random")(torch.zeros(2, 6)).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
+     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("loss", "l3"), ("levels", 6)],
+)  # fmt: skip
+def test_wrong_arguments_are_named(key, value):
+    with pytest.raises(InputError) as error:
+        GLO(**{"num_images": 24, **SMALL, key: value})
+    assert error.value.key == key
