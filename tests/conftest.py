@@ -31,6 +31,7 @@ def encode(pixels: np.ndarray, file_format: str = "PNG", **options) -> bytes:
 
 
 def write_lmdb(folder: Path, records: dict[bytes, bytes]) -> Path:
+    folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
         for key, record in records.items():
             transaction.put(key, record)
