@@ -223,7 +223,8 @@ def _all_flags() -> list[str]:
 
 def _one_line(message: str) -> str:
     """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
-    unknown = re.search(r"unrecognized arguments: (\S+)|option '(\S+)'|Option '(\S+)' is not accepted", message)
+    # the wordings of jsonargparse 4.39 to 4.53
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
     if unknown:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]

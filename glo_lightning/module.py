@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.callbacks import PCAStart
 from glo_lightning.errors import InputError, check_at_least, check_choice
@@ -125,6 +126,17 @@ class GLO(LightningModule):
             rows = table.grad._indices()[0]
             with torch.no_grad():
                 table[rows] = self.project(table[rows])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the generator's gradients; the steps of the codes are bounded by their constraint, and sparse."""
+        if gradient_clip_val is not None:
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip(self.generator.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # One SGD with two groups serves dense and sparse gradients alike, and one step counts as one.

@@ -234,6 +234,7 @@ def test_nothing_of_quickstart_leaks_into_another_config(run, tmp_path):
 
 HEARD = ["--fast_dev_run=true", "--barebones=true", "--logger=false", "--enable_checkpointing=false"]
 HEARD += ["--precision=bf16-mixed", "--limit_train_batches=2 --log_every_n_steps=1", "--gradient_clip_val=0.5"]
+HEARD += ["--gradient_clip_val=0.5 --gradient_clip_algorithm=value"]
 HEARD += ["--accumulate_grad_batches=3", "--max_steps=2"]
 
 
