@@ -109,7 +109,9 @@ class TrainCLI(LightningCLI):
         batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
         kwargs["default_root_dir"] = self.folder.path
         kwargs["use_distributed_sampler"] = False  # our sampler shares each batch among the processes
-        if not given.barebones:
+        if given.barebones:
+            kwargs["log_every_n_steps"] = None  # Lightning allows no interval there, and a recipe may have one
+        else:
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), WriteConfig(self._resolved())]
             if given.enable_checkpointing is not False:
@@ -142,7 +144,7 @@ class TrainCLI(LightningCLI):
             OSError: when the folder cannot be written.
         """
         if _rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.folder.claim(room=2 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
+            self.folder.claim(room=3 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
             os.environ[FOLDER_VARIABLE] = str(self.folder.path)
         log.info("run folder: %s", self.folder.path)
         try:

@@ -43,7 +43,7 @@ class RunFolder:
         """Makes the folder, so that a place that cannot be written is found out before any work.
 
         Args:
-            room: bytes that must be free there: a checkpoint is written beside the one that it replaces.
+            room: bytes that must be free there, for the newest checkpoint, the best, and one that is being written.
 
         Raises:
             InputError: when it cannot be made, or is full.
