@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,18 @@ class PCAStart(Callback):
         table = pl_module.latents.weight
         if trainer.is_global_zero:
             began = time.monotonic()
-            n_fit = min(pl_module.n_pca, len(table))
-            batches = (images for images, _ in trainer.datamodule.ordered_dataloader())  # type: ignore[attr-defined]
-            row = 0
-            for codes in pca_codes(batches, table.shape[1], n_fit):
-                table[row : row + len(codes)] = pl_module.project(codes.to(table))
-                row += len(codes)
+            loader = trainer.datamodule.ordered_dataloader()  # type: ignore[attr-defined]
+            rows: list[Tensor] = []
+
+            def images() -> Iterator[Tensor]:
+                for batch, index in loader:
+                    rows.append(index)
+                    yield batch
+
+            for number, codes in enumerate(pca_codes(images(), table.shape[1], min(pl_module.n_pca, len(table)))):
+                table[rows[number]] = pl_module.project(codes.to(table))
             seconds = time.monotonic() - began
-            log.info("PCA start: fitted on %d images, wrote %d codes, %.1f s", n_fit, row, seconds)
+            log.info("PCA start: wrote %d codes in %.1f s", sum(map(len, rows)), seconds)
         if trainer.world_size > 1:
             torch.distributed.broadcast(table, src=0)
 

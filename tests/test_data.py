@@ -1,6 +1,10 @@
 import io
 import os
+import re
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +14,10 @@ from conftest import encode, flat_image, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from glo_lightning.data import EMOJI, BatchSampler, LMDBDataset, LSUNDataModule, decode_image
+from glo_lightning.data import BatchSampler, LSUNDataModule
 from glo_lightning.errors import InputError
+from glo_lightning.lmdb_dataset import EMOJI, LMDBDataset, cache_folder, decode_image
+from glo_lightning.store import StoredImages
 
 
 def rows_of(images: torch.Tensor) -> torch.Tensor:
@@ -19,9 +25,9 @@ def rows_of(images: torch.Tensor) -> torch.Tensor:
     return images[:, 0, 0, 0].long() + 256 * images[:, 1, 0, 0].long()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_image_and_index_agree_under_shuffling(flat_lmdb, workers):
-    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=32, num_workers=workers)
+@pytest.mark.parametrize(("workers", "cached"), [(0, True), (0, False), (2, False)])
+def test_image_and_index_agree_under_shuffling(flat_lmdb, workers, cached):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=32, num_workers=workers, cache=cached)
     seen = []
     for images, index in data.train_dataloader():
         assert images.dtype == torch.uint8
@@ -190,3 +196,101 @@ def test_a_read_only_database_is_read(flat_lmdb, tmp_path):
     assert len(LMDBDataset(folder)) == 300
     assert [file.name for file in folder.iterdir()] == ["data.mdb"]
     folder.chmod(0o755)
+
+
+# ------------------------------------------------------------------------------------------------------------ the store
+
+
+@pytest.fixture
+def mixed_lmdb(tmp_path):
+    """30 images, of which rows 3 and 17 are none."""
+    records = {b"%040x" % row: encode(flat_image(row)) for row in range(30)}
+    return write_lmdb(tmp_path / "mixed", records | {b"%040x" % row: b"hello" for row in (3, 17)})
+
+
+def test_the_store_has_what_streaming_decodes(flat_lmdb):
+    records = LMDBDataset(flat_lmdb, 32)
+    stored, streamed = StoredImages(records)[list(range(300))], records[list(range(300))]
+    assert torch.equal(stored[0], streamed[0])
+    assert torch.equal(stored[1], streamed[1])
+    assert StoredImages(records)[7][1] == 7
+
+
+def test_every_image_is_decoded_once(flat_lmdb, monkeypatch):
+    StoredImages(LMDBDataset(flat_lmdb, 32, 100))
+    monkeypatch.setattr(LMDBDataset, "read", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(rows_of(StoredImages(LMDBDataset(flat_lmdb, 32, 100)).images), torch.arange(100))
+
+
+def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch):
+    records, read, decoded = LMDBDataset(flat_lmdb, 32, 200), LMDBDataset.read, []
+    monkeypatch.setattr("glo_lightning.store.CHUNK", 50)
+
+    def read_until_120(self, row):
+        if row == 120:
+            raise KeyboardInterrupt
+        return read(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LMDBDataset, "read", read_until_120)
+        with pytest.raises(KeyboardInterrupt):
+            StoredImages(records)
+    monkeypatch.setattr(LMDBDataset, "read", lambda self, row: decoded.append(row) or read(self, row))
+    assert torch.equal(rows_of(StoredImages(records).images), torch.arange(200))
+    assert sorted(decoded) == list(range(100, 200))
+
+
+def test_a_changed_database_has_another_store_and_the_old_one_goes(tmp_path):
+    folder = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(1))})
+    first = StoredImages(LMDBDataset(folder, 32))
+    shutil.rmtree(folder)
+    write_lmdb(folder, {b"a": encode(flat_image(2))})
+    second = StoredImages(LMDBDataset(folder, 32))
+    assert (rows_of(first.images).item(), rows_of(second.images).item()) == (1, 2)
+    assert not first.file.exists()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
+    data = LSUNDataModule(str(mixed_lmdb), image_size=32, batch_size=7, cache=cached, on_error="skip")
+    batches = list(data.train_dataloader())
+    assert all(torch.equal(rows_of(images), index) for images, index in batches)
+    assert sorted(torch.cat([index for _, index in batches]).tolist()) == sorted({*range(30)} - {3, 17})
+    assert data.num_images == 30
+    assert b"%040x" % 17 in caplog.text.encode()
+
+
+def test_a_store_that_skipped_is_refused_by_one_that_raises(mixed_lmdb):
+    records = LMDBDataset(mixed_lmdb, 32)
+    assert StoredImages(records, "skip").skipped.tolist() == [3, 17]
+    with pytest.raises(InputError, match="0003 of"):
+        StoredImages(records)
+
+
+def test_a_full_cache_is_found_out_before_the_decoding(flat_lmdb, monkeypatch):
+    usage = shutil.disk_usage(flat_lmdb)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    before = set((cache_folder() / "images").glob("*/"))
+    with pytest.raises(InputError, match=r"--data\.cache false"):
+        StoredImages(LMDBDataset(flat_lmdb, 32, 299))
+    assert set((cache_folder() / "images").glob("*/")) == before
+
+
+def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
+    program = "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
+    program += "from glo_lightning.store import StoredImages, LMDBDataset\n"
+    program += f"StoredImages(LMDBDataset({str(flat_lmdb)!r}, 64, 290))"
+    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [run.communicate(timeout=100)[0] for run in runs]
+    assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in said) == [0, 0, 290]
+
+
+def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    for batch in data.train_dataloader():
+        assert batch.dtype == torch.int64
+        images, index = data.on_after_batch_transfer(batch, 0)
+        assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)

@@ -1,0 +1,158 @@
+"""Every image decoded once: a file of uint8 pixels in the cache folder, mapped into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from glo_lightning.errors import InputError
+from glo_lightning.lmdb_dataset import LMDBDataset, cache_folder, identity
+
+log = logging.getLogger(__name__)
+
+TODO, DECODED, NO_IMAGE = 0, 1, 2  # the status of a row
+VERSION = 1  # of the decoding: another number, another store
+CHUNK = 1024  # images decoded between two syncs to the disk
+
+
+class StoredImages(Dataset[tuple[Tensor, Any]]):
+    """The images of an LMDBDataset, by the same index, out of a store that is filled when it is first asked for.
+
+    The store is keyed by everything that its content depends on. It is filled with all cores; a process that is
+    killed in the middle leaves what it has decoded to the next one, and of several that want the same store at
+    once one fills it while the others wait.
+
+    Attributes:
+        images: (N, 3, H, W), uint8, mapped from the file.
+        skipped: the rows, in order, whose records are no images; their pixels are black.
+
+    Args:
+        records: where the images come from.
+        on_error: ``raise`` or ``skip`` records that are no images.
+
+    Raises:
+        InputError: for a record that is no image, or a cache folder without room.
+    """
+
+    def __init__(self, records: LMDBDataset, on_error: str = "raise"):
+        shape = (len(records), 3, records.image_size, records.image_size)
+        folder = _folder(records)
+        with _locked(folder.with_suffix(".lock")):
+            status = _fill(folder, records, shape, on_error)
+        self.file, self.shape, self.skipped = folder / "pixels", shape, np.flatnonzero(status == NO_IMAGE)
+        self.images = self._map()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
+        if isinstance(index, Sequence):
+            rows = torch.tensor(index)
+            return self.images[rows], rows
+        return self.images[index], index
+
+    def _map(self) -> Tensor:
+        # private: a write to the tensor would not reach the file
+        size = int(np.prod(self.shape))
+        return torch.from_file(os.fspath(self.file), shared=False, size=size, dtype=torch.uint8).view(self.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "images"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.images = self._map()
+
+
+def _folder(records: LMDBDataset) -> Path:
+    """``<place>-<state>-<N>x<size>``: stores of the same place in another state can never be used again."""
+    place, *state = identity(records.path)
+    names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, VERSION))]
+    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(records)}x{records.image_size}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the system releases when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another run is decoding these images; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fill(folder: Path, records: LMDBDataset, shape: tuple[int, ...], on_error: str) -> np.ndarray:
+    """Decodes the rows that are still to do; returns the status of every row."""
+    _allocate(folder, int(np.prod(shape)), shape[0])
+    status = np.memmap(folder / "status", np.uint8, "r+")
+    todo = np.flatnonzero(status == TODO)
+    if len(todo):
+        log.info("decoding %d of %d images into %s", len(todo), len(records), folder)
+        pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
+
+        def decode(row: int) -> int:
+            try:
+                pixels[row] = records.read(row).numpy()
+            except InputError as error:
+                if on_error == "raise":
+                    raise
+                log.warning("%s", error)
+                return NO_IMAGE
+            return DECODED
+
+        with (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+            tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar,
+        ):
+            for rows in np.array_split(todo, -(-len(todo) // CHUNK)):
+                done = list(threads.map(decode, rows.tolist()))
+                pixels.flush()  # the pixels first: a row marked as decoded is on the disk
+                status[rows] = done
+                status.flush()
+                bar.update(len(rows))
+    missing = np.flatnonzero(status == NO_IMAGE)
+    if len(missing) and on_error == "raise":
+        records.read(int(missing[0]))  # an earlier run skipped it: raises with its key
+    log.info("decoded %d of %d images%s", len(todo), len(records), f", skipped {len(missing)}" if len(missing) else "")
+    return np.array(status)
+
+
+def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
+    """Makes the files of a new store at their full size, so that a full disk is found out before the decoding."""
+    if (folder / "status").exists() and (folder / "status").stat().st_size == num_rows:
+        return
+    place, state, _ = folder.name.split("-")
+    for other in folder.parent.glob(f"{place}-*"):
+        if other.is_dir() and not other.name.startswith(f"{place}-{state}-"):
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    try:
+        if free < num_bytes + num_rows:
+            raise OSError
+        for name, size in (("pixels", num_bytes), ("status", num_rows)):
+            with open(folder / name, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        shutil.rmtree(folder)
+        remedy = f"decoded images need {num_bytes / 1e6:.0f} MB there, {free / 1e6:.0f} are free; make room, set "
+        remedy += "XDG_CACHE_HOME to another place, or stream from the LMDB with --data.cache false"
+        raise InputError("cache", folder.parent, remedy) from error
