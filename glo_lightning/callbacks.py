@@ -42,7 +42,7 @@ class PCAStart(Callback):
                     rows.append(index)
                     yield batch
 
-            for number, codes in enumerate(pca_codes(images(), table.shape[1], min(pl_module.n_pca, len(table)))):
+            for number, codes in enumerate(pca_codes(images(), table.shape[1], pl_module.n_pca, pl_module.whiten)):
                 table[rows[number]] = pl_module.project(codes.to(table))
             seconds = time.monotonic() - began
             log.info("PCA start: wrote %d codes in %.1f s", sum(map(len, rows)), seconds)

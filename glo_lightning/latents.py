@@ -33,7 +33,7 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int) -> Iterator[Tensor]:
+def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int, whiten: bool = False) -> Iterator[Tensor]:
     """Yields the PCA coordinates of all images, (b, D) for each batch in turn, in one pass over the batches.
 
     scikit-learn's PCA is fitted on the first ``n_fit`` images. Those alone are held in memory, so the peak does
@@ -43,6 +43,7 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int) -> Iterato
         batches: uint8 images (b, C, H, W) in row order.
         latent_dim: D, at most ``min(n_fit, C * H * W)``.
         n_fit: images to fit on, or as many as there are.
+        whiten: scales the coordinates to equal variance.
     """
     from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
 
@@ -56,7 +57,7 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int) -> Iterato
     for row, image in zip(range(n_fit), itertools.chain.from_iterable(held), strict=False):
         sample[row] = _as_rows(image[None])
     # On many images two power iterations explain within 0.4 % of the variance that the default of seven explains.
-    pca = PCA(latent_dim, copy=False, iterated_power=2 if n_fit > 8192 else "auto", random_state=0)
+    pca = PCA(latent_dim, copy=False, iterated_power=2 if n_fit > 8192 else "auto", whiten=whiten, random_state=0)
     pca.fit(sample)
     del sample
     for images in itertools.chain(held, batches):

@@ -39,13 +39,14 @@ def test_random_codes_are_standard_normal():
 
 
 @pytest.mark.parametrize("n_fit", [60, 200])
-def test_pca_codes_are_scikit_learns(n_fit):
+@pytest.mark.parametrize("whiten", [False, True])
+def test_pca_codes_are_scikit_learns(n_fit, whiten):
     random = np.random.default_rng(0)
     smooth = random.normal(size=(200, 8)) * 2.0 ** -np.arange(8) @ random.normal(size=(8, 3 * 8 * 8))
     images = torch.from_numpy(np.clip(127 + 40 * smooth, 0, 255).astype(np.uint8)).view(200, 3, 8, 8)
-    codes = torch.cat(list(pca_codes(iter(images.split(33)), 4, n_fit))).numpy()
+    codes = torch.cat(list(pca_codes(iter(images.split(33)), 4, n_fit, whiten))).numpy()
 
     rows = images.flatten(1).double().numpy() / 127.5 - 1
-    expected = PCA(4, svd_solver="full").fit(rows[:n_fit]).transform(rows)
+    expected = PCA(4, svd_solver="full", whiten=whiten).fit(rows[:n_fit]).transform(rows)
     signs = np.sign((codes * expected).sum(0))
     np.testing.assert_allclose(codes * signs, expected, atol=1e-3 * expected.std())

@@ -114,6 +114,17 @@ class TestTraining:
         fit(model, data, tmp_path, max_epochs=2)
         assert torch.equal(model.latents.weight, model.start)
 
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    def test_compiled_training_is_the_same_but_for_rounding(self, data, tmp_path):
+        models = []
+        for compiled in (False, True):
+            torch.manual_seed(0)
+            models.append(GLO(24, **SMALL, compile=compiled))
+            fit(models[-1], data, tmp_path, max_steps=2)
+        assert models[0].state_dict().keys() == models[1].state_dict().keys()
+        for eager, compiled in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(eager, compiled, rtol=1e-3, atol=1e-4)
+
     def test_one_step_counts_as_one(self, data, tmp_path):
         assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=2).global_step == 6
         assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=9, max_steps=4).global_step == 4
