@@ -43,7 +43,7 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int, whiten: bo
         batches: uint8 images (b, C, H, W) in row order.
         latent_dim: D, at most ``min(n_fit, C * H * W)``.
         n_fit: images to fit on, or as many as there are.
-        whiten: scales the coordinates to equal variance.
+        whiten: scales the coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
     """
     from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
 
@@ -61,7 +61,8 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int, whiten: bo
     pca.fit(sample)
     del sample
     for images in itertools.chain(held, batches):
-        yield torch.from_numpy(pca.transform(_as_rows(images)))
+        codes = torch.from_numpy(pca.transform(_as_rows(images)))
+        yield codes / (1.5 * latent_dim**0.5) if whiten else codes
 
 
 def _as_rows(images: Tensor) -> np.ndarray:

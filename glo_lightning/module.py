@@ -41,8 +41,9 @@ class GLO(LightningModule):
         width: channels of the generator's last hidden layer.
         init: where the codes start: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
         n_pca: images that the PCA is fitted on, at most.
-        whiten: scales the PCA coordinates to equal variance before they are projected, so that the ball does not
-            leave the codes to the first few.
+        whiten: scales the PCA coordinates to equal variances, small enough for most codes to lie inside the ball. As
+            they come, nearly all lie far outside: then the projection keeps their direction alone, and that is the
+            first few coordinates'.
         constraint: unit ``ball``, unit ``sphere`` or ``none``.
         loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
         levels: of the Laplacian pyramid, besides the residual.

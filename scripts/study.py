@@ -1,0 +1,148 @@
+"""Compares recipes at equal seconds: python scripts/study.py [--seconds 45] [--seeds 3] [--root DIR] [--json FILE]
+
+Each recipe differs from the first in one thing. It trains for as many epochs as fit into the seconds on this machine,
+measured beforehand; then all images are reconstructed from their codes in eval mode. PSNR is that of the mean squared
+error over all images, SSIM the mean over images, both for images in [0, 1]; the table has mean and spread over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from torch import Tensor, nn
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+from glo_lightning.data import LSUNDataModule, to_unit_range
+from glo_lightning.module import GLO
+
+BASE = {"latent_dim": 100, "schedule": "cosine", "whiten": True, "batch_size": 32}
+
+
+def use_group_norm(model: GLO) -> None:
+    """Replaces every BatchNorm by a GroupNorm of 16 groups."""
+    layers = model.generator.layers
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[number] = nn.GroupNorm(min(16, layer.num_features), layer.num_features)
+
+
+def add_l2(model: GLO) -> None:
+    """Adds the mean squared error to the pyramid."""
+    pyramid = model.loss
+
+    class PyramidAndL2(nn.Module):
+        def forward(self, fakes: Tensor, images: Tensor) -> Tensor:
+            return pyramid(fakes, images) + nn.functional.mse_loss(fakes, images)
+
+    model.loss = PyramidAndL2()
+
+
+RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
+    "batch 32, cosine, whitened": ({}, None),
+    "the seed's: batch 128, constant, not whitened": (
+        {"batch_size": 128, "schedule": "constant", "whiten": False},
+        None,
+    ),
+    "batch 128": ({"batch_size": 128}, None),
+    "batch 16": ({"batch_size": 16}, None),
+    "constant rates": ({"schedule": "constant"}, None),
+    "not whitened": ({"whiten": False}, None),
+    "whitened, on the sphere": ({"constraint": "sphere"}, None),
+    "latent_lr / 10": ({"latent_lr": 1 / 128}, None),
+    "generator_lr 2": ({"generator_lr": 2.0}, None),
+    "generator_lr 0.5": ({"generator_lr": 0.5}, None),
+    "GroupNorm": ({}, use_group_norm),
+    "L1 (no pyramid)": ({"levels": 0}, None),
+    "pyramid and L2": ({}, add_l2),
+}
+
+
+class Seconds(Callback):
+    """Tells how long an epoch takes, its first batch left out."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 1:
+            self.began = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        steps = trainer.global_step - 1
+        self.epoch = (time.monotonic() - self.began) / steps * trainer.num_training_batches
+
+
+def train(name: str, root: str | None, seed: int, precision: str, **limits: Any) -> tuple[GLO, LSUNDataModule, Seconds]:
+    """Trains the recipe of that name."""
+    seed_everything(seed, workers=True, verbose=False)
+    changes, patch = RECIPES[name]
+    arguments = BASE | changes
+    data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
+    model = GLO(data.num_images, **arguments)
+    if patch:
+        patch(model)
+    seconds = Seconds()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(logger=False, callbacks=[seconds], precision=precision, **quiet, **limits)  # type: ignore[arg-type]
+    trainer.fit(model, data)
+    return model, data, seconds
+
+
+@torch.no_grad()
+def quality(model: GLO, data: LSUNDataModule) -> dict[str, float]:
+    """PSNR in dB and SSIM of all images, reconstructed from their codes in eval mode."""
+    model.eval()
+    squared_error, number = 0.0, 0
+    ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
+    for batch, index in data.ordered_dataloader():
+        images, fakes = to_unit_range(batch) / 2 + 0.5, model(model.latents(index)) / 2 + 0.5
+        squared_error += float((fakes - images).square().sum(dtype=torch.float64))
+        number += images.numel()
+        ssim.update(fakes, images)
+    return {"psnr": float(-10 * torch.log10(torch.tensor(squared_error / number))), "ssim": float(ssim.compute())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=45, help="of training, for each run")
+    parser.add_argument("--epochs", type=int, help="the same number for all, instead of the same seconds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", help="an LMDB; the shipped images if not given")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
+    parser.add_argument("--json", type=Path, help="writes the results of every run into this file")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    results: dict[str, list[dict[str, float]]] = {}
+    print("| recipe | epochs | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
+    for name in options.only:
+        if options.epochs:
+            epochs = options.epochs
+        else:
+            _, _, seconds = train(name, options.root, 0, options.precision, max_steps=25, max_epochs=1000)
+            epochs = max(1, round(options.seconds / seconds.epoch))
+        runs = []
+        for seed in range(options.seeds):
+            model, data, seconds = train(name, options.root, seed, options.precision, max_epochs=epochs)
+            runs.append(quality(model, data) | {"epochs": epochs, "seconds": seconds.epoch * epochs})
+        cells = [
+            f"{statistics.mean(run[key] for run in runs):.{digits}f}"
+            f" ± {statistics.pstdev([run[key] for run in runs]):.{digits}f}"
+            for key, digits in (("psnr", 2), ("ssim", 3))
+        ]
+        print(f"| {name} | {epochs} | {cells[0]} | {cells[1]} |", flush=True)
+        results[name] = runs
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
