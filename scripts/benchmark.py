@@ -70,12 +70,21 @@ def plain_pyramid(images: Tensor, levels: int = 3) -> list[Tensor]:
     return [*pyramid, images]
 
 
+def plain_generator() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels, following in ((LATENT_DIM, 512), (512, 256), (256, 128), (128, 64)):
+        stride, padding = (1, 0) if channels == LATENT_DIM else (2, 1)
+        layers += [nn.ConvTranspose2d(channels, following, 4, stride, padding, bias=False)]
+        layers += [nn.BatchNorm2d(following), nn.ReLU(True)]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
 class PlainLoop:
     """The seed's training loop."""
 
     def __init__(self, num_images: int, device: torch.device):
         self.device = device
-        self.generator = Generator(LATENT_DIM, IMAGE_SIZE).to(device)
+        self.generator = plain_generator().to(device)
         codes = np.random.default_rng(0).normal(size=(num_images, LATENT_DIM))
         self.codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1)
 
@@ -84,7 +93,7 @@ class PlainLoop:
         codes = torch.tensor(self.codes[index.numpy()], dtype=torch.float32, device=self.device, requires_grad=True)
         groups = [{"params": self.generator.parameters(), "lr": 1.0}, {"params": [codes], "lr": 10.0}]
         optimizer = torch.optim.SGD(groups)
-        fakes = self.generator(codes)
+        fakes = self.generator(codes[:, :, None, None])
         pairs = zip(plain_pyramid(fakes), plain_pyramid(images), strict=True)
         loss = sum(F.l1_loss(fake, image) for fake, image in pairs)
         self.generator.zero_grad()
@@ -254,11 +263,11 @@ def measure_pca(data: LSUNDataModule, num_rows: int = 24_576) -> dict[str, float
 
 def measure_floor(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """Images a second if the generator's products ran at the rate of a large matrix product, and nothing else did."""
-    flops, size = 0, 1
+    flops, pixels = 0, 1
     for layer in Generator(LATENT_DIM, IMAGE_SIZE).layers:
-        if isinstance(layer, nn.ConvTranspose2d):
-            flops += 3 * 2 * layer.weight.numel() * size**2  # one product forward, two backward
-            size = 4 if size == 1 else 2 * size
+        if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+            flops += 3 * 2 * layer.weight.numel() * pixels  # one product forward, two backward
+            pixels = 16 if pixels == 1 else 4 * pixels
     dtype = torch.bfloat16 if "16" in options.precision else torch.float32
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
