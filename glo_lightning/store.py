@@ -89,8 +89,15 @@ def _folder(records: LMDBDataset) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that the system releases when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        remedy = (
+            f"cannot be written ({error.strerror}); set XDG_CACHE_HOME to another place, or give --data.cache false"
+        )
+        raise InputError("cache", path.parent, remedy) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -119,7 +126,7 @@ def _fill(folder: Path, records: LMDBDataset, shape: tuple[int, ...], on_error: 
             return DECODED
 
         with (
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+            ThreadPoolExecutor(os.cpu_count()) as threads,
             tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar,
         ):
             for rows in np.array_split(todo, -(-len(todo) // CHUNK)):
@@ -137,7 +144,8 @@ def _fill(folder: Path, records: LMDBDataset, shape: tuple[int, ...], on_error: 
 
 def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
     """Makes the files of a new store at their full size, so that a full disk is found out before the decoding."""
-    if (folder / "status").exists() and (folder / "status").stat().st_size == num_rows:
+    sizes = {"pixels": num_bytes, "status": num_rows}
+    if all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()):
         return
     place, state, _ = folder.name.split("-")
     for other in folder.parent.glob(f"{place}-*"):
@@ -148,9 +156,11 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
     try:
         if free < num_bytes + num_rows:
             raise OSError
-        for name, size in (("pixels", num_bytes), ("status", num_rows)):
+        for name, size in sizes.items():
             with open(folder / name, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         shutil.rmtree(folder)
         remedy = f"decoded images need {num_bytes / 1e6:.0f} MB there, {free / 1e6:.0f} are free; make room, set "

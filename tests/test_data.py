@@ -276,6 +276,13 @@ def test_a_full_cache_is_found_out_before_the_decoding(flat_lmdb, monkeypatch):
     assert set((cache_folder() / "images").glob("*/")) == before
 
 
+def test_a_cache_that_cannot_be_written_is_named(flat_lmdb, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nobody")
+    with pytest.raises(InputError, match="XDG_CACHE_HOME"):
+        StoredImages(LMDBDataset(flat_lmdb, 32))
+    assert LSUNDataModule(str(flat_lmdb), image_size=32, cache=False).dataset[5][1] == 5
+
+
 def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
     program = "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
     program += "from glo_lightning.store import StoredImages, LMDBDataset\n"
