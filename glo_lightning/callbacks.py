@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from glo_lightning.errors import InputError
 from glo_lightning.latents import pca_codes
 
 if TYPE_CHECKING:
@@ -25,16 +26,24 @@ class PCAStart(Callback):
     """Writes the projected PCA coordinates of its image into every row before a first fit.
 
     The images come from the datamodule's ``ordered_dataloader``. Codes that have been trained are left alone.
+
+    Raises:
+        InputError: when there is no such datamodule.
     """
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if pl_module.started:
             return
+        data = getattr(trainer, "datamodule", None)
+        if data is None or not hasattr(data, "ordered_dataloader"):
+            raise InputError(
+                "init", "pca", "reads the images from an LSUNDataModule; fit with one, or give init random"
+            )
         table = pl_module.latents.weight
         if trainer.is_global_zero:
             began = time.monotonic()
-            loader = trainer.datamodule.ordered_dataloader()  # type: ignore[attr-defined]
+            loader = data.ordered_dataloader()
             rows: list[Tensor] = []
 
             def images() -> Iterator[Tensor]:

@@ -201,7 +201,9 @@ class LMDBDataset(Dataset[tuple[Tensor, Any]]):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             name = key.decode(errors="backslashreplace")
             why = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise InputError(f"key {name} of", self.path, f"is not an image ({why}); build the LMDB anew") from error
+            raise InputError(
+                f"key {name} of", self.path, f"is not an image ({why}); leave it out by --data.on_error skip"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as a copy for each worker: send its file's name instead.

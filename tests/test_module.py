@@ -58,6 +58,12 @@ class TestTraining:
         fit(model, data, tmp_path)
         assert torch.equal(model.latents.weight, codes)
 
+    def test_pca_start_without_a_datamodule_says_so(self, data, tmp_path):
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, **quiet)
+        with pytest.raises(InputError, match="LSUNDataModule"):
+            trainer.fit(GLO(24, **SMALL), data.train_dataloader())
+
     def test_rows_outside_the_batch_do_not_move(self, data, tmp_path):
         model = GLO(24, **SMALL)
         fit(model, data, tmp_path, max_steps=1)
