@@ -143,7 +143,7 @@ class TrainCLI(LightningCLI):
             InputError: for input that turns out wrong only now.
             OSError: when the folder cannot be written.
         """
-        if _rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if _rank() == 0 and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
             self.folder.claim(room=3 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
             os.environ[FOLDER_VARIABLE] = str(self.folder.path)
         log.info("run folder: %s", self.folder.path)
@@ -155,7 +155,10 @@ class TrainCLI(LightningCLI):
         except SystemExit:  # Lightning's answer to Ctrl-C
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
-            _stop(f"stopped; go on with --resume {self.folder.path}", status=130)
+            if self.folder.config.exists():
+                _stop(f"stopped; go on with --resume {self.folder.path}", status=130)
+            self.folder.abandon()
+            _stop("stopped before the first step; nothing was written", status=130)
 
 
 def main(default_config: Path) -> None:
@@ -169,6 +172,8 @@ def main(default_config: Path) -> None:
             log.info(cli.finished)
         else:
             cli.fit()
+    except KeyboardInterrupt:
+        _stop("stopped before the first step; nothing was written", status=130)
     except ArgumentError as error:
         _stop(_one_line(str(error)))
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
             main(REPOSITORY / "configs" / "quickstart.yaml")
         except SystemExit as stop:
             status = int(stop.code or 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first Ctrl-C on
         lines = capsys.readouterr().err.strip().splitlines()
         assert status == 0 or len(lines) == 1, lines
         return status, "".join(lines[-1:])

@@ -131,6 +131,16 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(run, tmp_path, monkeypa
     assert names[0] == names[1]
 
 
+def test_ctrl_c_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glo_lightning.callbacks.pca_codes", stop)
+    status, line = run(*TINY, "--output", tmp_path / "new" / "run")
+    assert (status, line.split(";")[0]) == (130, "stopped before the first step")
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_step_appears_twice_after_a_resume(run, tmp_path, monkeypatch):
     arguments = (*TINY, "--max_epochs=3", "--log_every_n_steps=1", "--output", tmp_path / "cut")
     with monkeypatch.context() as patch:
