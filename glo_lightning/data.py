@@ -94,7 +94,7 @@ class LSUNDataModule(LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         cache: bool = True,
-        device_resident: str = "auto",
+        device_resident: bool | str = "auto",
         on_error: str = "raise",
         seed: int = 0,
     ):
@@ -144,9 +144,10 @@ class LSUNDataModule(LightningDataModule):
         return self._loader(self.dataset, None)
 
     def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
-        stored = isinstance(self.dataset, StoredImages)
-        skipped = self.dataset.skipped if isinstance(self.dataset, StoredImages) else ()
-        workers = 0 if stored else self.num_workers  # out of the store a batch is one gather
+        skipped: Sequence[int] | np.ndarray = ()
+        workers = self.num_workers
+        if isinstance(self.dataset, StoredImages):
+            skipped, workers = self.dataset.skipped, 0  # out of the store a batch is one gather
         return DataLoader(
             dataset,
             sampler=BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),

@@ -94,9 +94,9 @@ def read_keys(path: Path) -> np.ndarray:
         array = np.array([(len(key), key) for key in keys], dtype)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
-                np.save(temporary, array, allow_pickle=False)
-            os.replace(temporary.name, file)
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # gone, also when the disk is full
+                np.save(Path(folder) / file.name, array, allow_pickle=False)
+                os.replace(Path(folder) / file.name, file)
         except OSError as error:
             log.warning("the list of keys cannot be kept in %s (%s): every start will make it anew", file.parent, error)
             return array

@@ -69,10 +69,11 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Removes what ``claim`` made, unless a checkpoint lies in it."""
-        if self.path in self._made and not self.last.exists():
-            shutil.rmtree(self.path)
-            for folder in reversed(self._made[:-1]):
-                if not any(folder.iterdir()):
+        if not self.last.exists():
+            for folder in reversed(self._made):
+                if folder == self.path:
+                    shutil.rmtree(folder)
+                elif not any(folder.iterdir()):
                     folder.rmdir()
         self._made = []
 

@@ -225,6 +225,15 @@ def test_trainer_arguments_work_with_and_without_prefix():
     assert expand_arguments(["--config", "a.yaml"], default) == ["--config", "a.yaml"]
 
 
+@pytest.mark.parametrize("value", ["auto", "true", "false"])
+def test_device_resident_is_heard_from_flags_and_files(run, tmp_path, value):
+    (tmp_path / "given.yaml").write_text(f"data: {{device_resident: {value}}}")
+    run("--config", tmp_path / "given.yaml", *TINY, "--max_epochs=1", "--output", tmp_path / "file")
+    run(*TINY, "--max_epochs=1", f"--data.device_resident={value}", "--model.schedule=constant",
+        "--model.whiten=false", "--output", tmp_path / "flag")  # fmt: skip
+    assert states_equal(tmp_path / "file", tmp_path / "flag")
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_every_config_trains(run, config, tmp_path):
     shorter = ("--data.num_samples=256", "--model.width=4", "--max_epochs=1", "--enable_progress_bar=false")
