@@ -15,6 +15,7 @@ from torch import Tensor
 
 from glo_lightning.errors import InputError
 from glo_lightning.latents import pca_codes
+from glo_lightning.priors import Gaussian, sample_codes
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -76,29 +77,55 @@ class ReconstructionGrid(Callback):
         if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
             dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
             images, _ = dataset[list(range(min(self.num_images, len(dataset))))]
-            self._show(trainer, "targets", images.float() / 255, "targets.png")
+            _show(trainer, "targets", images.float() / 255, "targets.png")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
-            pl_module.eval()
-            images = pl_module(pl_module.latents.weight[: self.num_images])
-            pl_module.train()
-            name = f"reconstructions_epoch_{trainer.current_epoch:03d}.png"
-            self._show(trainer, "reconstructions", (images.float().cpu() + 1) / 2, name)
+            _show_generated(trainer, pl_module, "reconstructions", pl_module.latents.weight[: self.num_images])
 
-    def _show(self, trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
-        """Writes images (B, 3, H, W) in [0, 1]."""
-        from torchvision.utils import make_grid, save_image  # a second of import that --help need not wait for
 
-        grid = make_grid(images, nrow=8)
-        folder = Path(trainer.default_root_dir) / "images"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, folder / name)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                # the step of the last batch, as Lightning has it for what is logged at an epoch's end
-                logger.experiment.add_image(tag, grid, max(trainer.global_step - 1, 0))
+class SampleGrid(Callback):
+    """Shows, after each epoch, what the generator makes of codes drawn from a Gaussian that is fitted to the codes.
+
+    As PNG in the run folder (``images/samples_epoch_000.png``) and in TensorBoard (``samples``). The noise is the same
+    in every epoch. The Gaussian is that of the first 16,384 codes; without more codes than dimensions, and of codes that
+    have diverged, there is no picture.
+
+    Args:
+        num_images: images in the grid, eight in a row.
+    """
+
+    def __init__(self, num_images: int = 64):
+        self.num_images = num_images
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        codes = pl_module.latents.weight[:16_384]
+        if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
+            drawn = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
+            _show_generated(trainer, pl_module, "samples", drawn)
+
+
+def _show_generated(trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> None:
+    model.eval()
+    images = model(codes)
+    model.train()
+    _show(trainer, tag, (images.float().cpu() + 1) / 2, f"{tag}_epoch_{trainer.current_epoch:03d}.png")
+
+
+def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
+    """Writes images (B, 3, H, W) in [0, 1]."""
+    from torchvision.utils import make_grid, save_image  # a second of import that --help need not wait for
+
+    grid = make_grid(images, nrow=8)
+    folder = Path(trainer.default_root_dir) / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image(grid, folder / name)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            # the step of the last batch, as Lightning has it for what is logged at an epoch's end
+            logger.experiment.add_image(tag, grid, max(trainer.global_step - 1, 0))
 
 
 class Throughput(Callback):

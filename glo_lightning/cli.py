@@ -21,7 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from glo_lightning.callbacks import ReconstructionGrid, Throughput
+from glo_lightning.callbacks import ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
@@ -113,7 +113,8 @@ class TrainCLI(LightningCLI):
             kwargs["log_every_n_steps"] = None  # Lightning allows no interval there, and a recipe may have one
         else:
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
-            callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), WriteConfig(self._resolved())]
+            callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), SampleGrid()]
+            callbacks.append(WriteConfig(self._resolved()))
             if given.enable_checkpointing is not False:
                 callbacks.append(Checkpoints())
             kwargs["callbacks"] = callbacks

@@ -47,7 +47,8 @@ def trained(run, tmp_path) -> Path:
 def test_a_run_folder_holds_what_the_design_says(trained):
     files = {str(file.relative_to(trained)) for file in trained.rglob("*") if file.is_file()}
     (event_file,) = [file for file in files if file.startswith("events.out.tfevents.")]
-    images = {f"images/{name}.png" for name in ("targets", "reconstructions_epoch_000", "reconstructions_epoch_001")}
+    grids = [f"{tag}_epoch_{epoch:03d}" for tag in ("reconstructions", "samples") for epoch in range(2)]
+    images = {f"images/{name}.png" for name in ("targets", *grids)}
     checkpoints = {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
     assert files == {event_file, "config.yaml"} | images | checkpoints
     config = yaml.safe_load((trained / "config.yaml").read_text())
@@ -61,9 +62,10 @@ def test_tensorboard_has_the_tags(trained):
     tags = accumulator.Tags()
     scalars = {"train/loss", "train/loss_epoch", "latents/norm_mean", "latents/moved", "train/images_per_second"}
     assert scalars | {"lr-SGD/generator", "lr-SGD/latents"} <= set(tags["scalars"])
-    assert set(tags["images"]) == {"targets", "reconstructions"}
+    assert set(tags["images"]) == {"targets", "reconstructions", "samples"}
     assert [event.step for event in accumulator.Scalars("train/loss_epoch")] == [2, 5]
-    assert [event.step for event in accumulator.Images("reconstructions")] == [2, 5]
+    for tag in ("reconstructions", "samples"):
+        assert [event.step for event in accumulator.Images(tag)] == [2, 5]
 
 
 def test_a_checkpoint_of_the_command_line_loads_bare(trained):

@@ -1,0 +1,181 @@
+"""Ways through the learned space, and pictures of them: interpolation, walks, arithmetic, nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from glo_lightning.errors import InputError, check_at_least
+
+Project = Callable[[Tensor], Tensor]
+
+
+def interpolate(start: Tensor, end: Tensor, steps: int, project: Project) -> Tensor:
+    """The codes (steps, D) on the straight line from ``start`` (D,) to ``end`` (D,), both included, projected.
+
+    Raises:
+        InputError: for fewer than two steps.
+    """
+    check_at_least("steps", steps, 2)
+    return project(torch.lerp(start, end, _fractions(steps, start)))
+
+
+def interpolate_spherically(start: Tensor, end: Tensor, steps: int, project: Project) -> Tensor:
+    """As ``interpolate``, on the great arc between the directions; the length goes evenly from one to the other.
+
+    After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes it is the straight line.
+
+    Raises:
+        InputError: for fewer than two steps.
+    """
+    check_at_least("steps", steps, 2)
+    fractions = _fractions(steps, start)
+    lengths = torch.linalg.vector_norm(torch.stack([start, end]), dim=1)
+    if lengths.min() == 0:
+        return interpolate(start, end, steps, project)
+    directions = start / lengths[0], end / lengths[1]
+    angle = torch.dot(*directions).clamp(-1, 1).acos()
+    if angle.sin() < 1e-6:
+        return interpolate(start, end, steps, project)
+    first, last = torch.sin((1 - fractions) * angle), torch.sin(fractions * angle)
+    arc = (first * directions[0] + last * directions[1]) / angle.sin()
+    return project(arc * torch.lerp(lengths[0], lengths[1], fractions))
+
+
+def principal_axes(codes: Tensor, num: int) -> Tensor:
+    """The first principal axes of the codes (N, D), each as long as the codes' standard deviation along it: (num, D).
+
+    The sign is chosen so that the largest coordinate of an axis is positive.
+
+    Raises:
+        InputError: for more axes than dimensions, or fewer than one.
+    """
+    if not 1 <= num <= codes.shape[1]:
+        raise InputError("axes", num, f"codes of {codes.shape[1]} dimensions have 1 to {codes.shape[1]} axes")
+    variances, axes = torch.linalg.eigh(codes.detach().cpu().double().T.cov())
+    axes = (axes * variances.clamp(min=0).sqrt()).T.flip(0)[:num]
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return (axes * largest.sign()).to(codes)
+
+
+def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Project) -> Tensor:
+    """The codes (steps, D) from ``origin - reach * axis`` to ``origin + reach * axis``, projected.
+
+    Raises:
+        InputError: for fewer than two steps, or a reach that is not positive.
+    """
+    check_at_least("steps", steps, 2)
+    if not 0 < reach < float("inf"):
+        raise InputError("reach", reach, "must be more than 0 standard deviations; 3 reaches nearly all codes")
+    return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
+
+
+def arithmetic(a: Tensor, b: Tensor, c: Tensor, project: Project) -> Tensor:
+    """The code (D,) of ``a - b + c``, projected; each is the mean of several codes (k, D)."""
+    return project(a.mean(0) - b.mean(0) + c.mean(0))
+
+
+def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The index of the nearest reference to each query by Euclidean distance, (Q,), int64 on the CPU.
+
+    Codes and pixels are compared alike: ``nearest(codes, [(table, torch.arange(len(table)))])`` and
+    ``nearest(images, data.ordered_dataloader())``.
+
+    Args:
+        queries: (Q, ...), any number of features.
+        references: batches of (references (b, ...), index (b,)), as many as do not fit into memory at once.
+    """
+    queries = queries.detach().flatten(1).float()
+    closest = torch.full((len(queries),), torch.inf)
+    found = torch.full((len(queries),), -1)
+    for batch, index in references:
+        rows = batch.detach().flatten(1).to(queries)
+        # the difference of squares that is faster loses small distances of large vectors
+        distances, positions = torch.cdist(queries, rows, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        closer = distances.cpu() < closest
+        closest[closer] = distances.cpu()[closer]
+        found[closer] = index.cpu()[positions.cpu()[closer]]
+    return found
+
+
+def gradient_magnitude(images: Tensor) -> Tensor:
+    """How sharp images (B, C, H, W) are: the mean length of the gradient of their pixels, (B,)."""
+    down, right = images.diff(dim=2)[..., :-1], images.diff(dim=3)[..., :-1, :]
+    return (down**2 + right**2).sqrt().flatten(1).mean(1)
+
+
+def picture(
+    rows: Sequence[Sequence[Tensor | str | None]],
+    title: str = "",
+    columns: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    size: int | None = None,
+) -> Image.Image:
+    """Lays images out in rows and labels them, black on white.
+
+    Args:
+        rows: of cells: an image (3, H, W), uint8 or float in [-1, 1]; a short text such as ``=``; or None for a gap.
+        title: a line above all.
+        columns: a text above each column.
+        captions: a text to the left of each row.
+        size: of an image in the picture, in pixels; smaller ones are enlarged to the next multiple of theirs.
+    """
+    font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
+    margin, gap = 8, 4
+
+    def width(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+        return max(int(face.getlength(line)) for line in text.split("\n"))
+
+    def height(texts: Sequence[str]) -> int:
+        return max((18 * len(text.split("\n")) + 6 for text in texts if text), default=0)
+
+    cells = [[_to_pillow(cell, size) if isinstance(cell, Tensor) else cell for cell in row] for row in rows]
+    num_columns = max(map(len, cells))
+    columns = [*columns, *[""] * (num_columns - len(columns))]
+    captions = [*captions, *[""] * (len(cells) - len(captions))]
+    widths = [width(text, small) for text in columns]
+    heights = [0] * len(cells)
+    for j, row in enumerate(cells):
+        for i, cell in enumerate(row):
+            if isinstance(cell, str):
+                widths[i] = max(widths[i], width(cell, font))
+            elif cell is not None:
+                widths[i], heights[j] = max(widths[i], cell.width), max(heights[j], cell.height)
+    left = margin + max(width(text, small) + 2 * gap if text else 0 for text in captions)
+    top = margin + height([title]) + height(columns)
+    total = left + sum(widths) + gap * (num_columns - 1) + margin
+    total = max(total, 2 * margin + width(title, font))
+    canvas = Image.new("RGB", (total, top + sum(heights) + gap * (len(cells) - 1) + margin), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((margin, margin), title, "black", font)
+    y = top
+    for row, caption, row_height in zip(cells, captions, heights, strict=True):
+        draw.text((margin, y + row_height / 2), caption, "black", small, anchor="lm")
+        x = left
+        for cell, column_width in zip(row, widths, strict=False):
+            if isinstance(cell, str):
+                draw.text((x + column_width / 2, y + row_height / 2), cell, "black", font, anchor="mm", align="center")
+            elif cell is not None:
+                canvas.paste(cell, (x + (column_width - cell.width) // 2, y))
+            x += column_width + gap
+        y += row_height + gap
+    x = left
+    for text, column_width in zip(columns, widths, strict=True):
+        draw.text((x + column_width / 2, top - 6), text, "black", small, anchor="md", align="center")
+        x += column_width + gap
+    return canvas
+
+
+def _to_pillow(image: Tensor, size: int | None) -> Image.Image:
+    if image.is_floating_point():
+        image = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
+    factor = max(1, -(-(size or 0) // image.shape[-1]))
+    image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def _fractions(steps: int, like: Tensor) -> Tensor:
+    return torch.linspace(0, 1, steps).to(like)[:, None]

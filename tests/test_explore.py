@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation, Slerp
+from sklearn.decomposition import PCA
+
+from glo_lightning.errors import InputError
+from glo_lightning.explore import (
+    arithmetic,
+    gradient_magnitude,
+    interpolate,
+    interpolate_spherically,
+    nearest,
+    picture,
+    principal_axes,
+    walk,
+)
+from glo_lightning.latents import to_ball, to_sphere, unconstrained
+
+
+@pytest.fixture
+def codes() -> torch.Tensor:
+    return to_ball(0.4 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("between", [interpolate, interpolate_spherically])
+def test_interpolations_run_from_end_to_end_inside_the_set(between, codes):
+    path = between(codes[0], codes[1], 7, to_ball)
+    torch.testing.assert_close(path[0], codes[0])
+    torch.testing.assert_close(path[-1], codes[1])
+    assert path.norm(dim=1).max() <= 1 + 1e-6
+    steps = path.diff(dim=0).norm(dim=1)
+    assert steps.max() < 2.5 * steps.min()
+
+
+def test_linear_steps_are_equal(codes):
+    path = interpolate(codes[0], codes[1], 5, unconstrained)
+    torch.testing.assert_close(path[2], (codes[0] + codes[1]) / 2)
+    torch.testing.assert_close(path[1], 0.75 * codes[0] + 0.25 * codes[1])
+
+
+def test_linear_interpolation_is_projected(codes):
+    ends = to_sphere(codes[:2])
+    torch.testing.assert_close(interpolate(*ends, 5, to_sphere).norm(dim=1), torch.ones(5))
+    assert interpolate(*ends, 5, to_ball)[2].norm() < 0.99
+
+
+def test_spherical_interpolation_is_scipys_rotation():
+    # a rotation about the third axis turns x into y: its slerp moves the image of x on the great arc
+    start, end = torch.tensor([1.0, 0, 0]), torch.tensor([math.cos(2.0), math.sin(2.0), 0])
+    rotations = Slerp([0, 1], Rotation.from_rotvec([[0, 0, 0], [0, 0, 2.0]]))(np.linspace(0, 1, 9))
+    path = interpolate_spherically(start, end, 9, unconstrained)
+    np.testing.assert_allclose(path, rotations.apply(start.numpy()), atol=1e-6)
+
+
+def test_spherical_interpolation_goes_evenly_from_length_to_length(codes):
+    path = interpolate_spherically(0.2 * to_sphere(codes[0]), to_sphere(codes[1]), 5, to_ball)
+    torch.testing.assert_close(path.norm(dim=1), torch.linspace(0.2, 1, 5))
+
+
+def test_spherical_interpolation_between_parallel_codes_is_linear(codes):
+    for end in (2 * codes[0], -codes[0], torch.zeros(6)):
+        path = interpolate_spherically(codes[0], end, 5, unconstrained)
+        torch.testing.assert_close(path, interpolate(codes[0], end, 5, unconstrained))
+
+
+def test_principal_axes_are_sklearns(codes):
+    axes = principal_axes(codes, 3)
+    pca = PCA(3).fit(codes.double().numpy())
+    np.testing.assert_allclose(axes.norm(dim=1), pca.explained_variance_**0.5, rtol=1e-4)
+    cosines = (axes.numpy() * pca.components_).sum(1) / axes.norm(dim=1).numpy()
+    np.testing.assert_allclose(abs(cosines), 1, rtol=1e-4)
+
+
+def test_a_walk_passes_its_origin_and_ends_at_its_reach(codes):
+    axis = principal_axes(codes, 1)[0]
+    path = walk(codes[3], axis, 5, 2.0, unconstrained)
+    torch.testing.assert_close(path[2], codes[3])
+    torch.testing.assert_close(path[-1], codes[3] + 2 * axis)
+    torch.testing.assert_close(path[0], codes[3] - 2 * axis)
+
+
+def test_arithmetic_is_done_on_means(codes):
+    result = arithmetic(codes[:3], codes[3:4], codes[4:6], unconstrained)
+    numpy = codes.numpy()
+    np.testing.assert_allclose(result, numpy[:3].mean(0) - numpy[3] + numpy[4:6].mean(0), atol=1e-6)
+    assert arithmetic(codes[:1], -5 * codes[:1], codes[:1], to_ball).norm() <= 1 + 1e-6
+
+
+def test_nearest_is_scipys_over_all_batches(codes):
+    queries = codes[:20] + 0.05 * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(2))
+    batches = [(codes[index], index) for index in order.split(7)]
+    _, expected = cKDTree(codes.numpy()).query(queries.numpy())
+    np.testing.assert_array_equal(nearest(queries, batches), expected)
+
+
+def test_nearest_pixels_of_an_image_is_the_image():
+    images = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert nearest(images[[4, 17]], [(images, torch.arange(30))]).tolist() == [4, 17]
+
+
+def test_gradient_magnitude_of_a_ramp_is_its_slope():
+    ramp = 0.5 * torch.arange(16.0).expand(1, 3, 16, 16)
+    torch.testing.assert_close(gradient_magnitude(torch.cat([ramp, ramp.mT, 0 * ramp])), torch.tensor([0.5, 0.5, 0]))
+
+
+def test_a_picture_holds_every_pixel_of_its_images():
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shown = picture([[images[0], "=", images[1]], [None, "+", images[2]]], "title", ["a", "", "c"], ["row", ""])
+    pixels = np.asarray(shown)
+    for image in images.permute(0, 2, 3, 1).numpy():
+        corners = np.argwhere((pixels == image[0, 0]).all(2))
+        assert any(np.array_equal(pixels[y : y + 8, x : x + 8], image) for y, x in corners)
+    larger = picture([[images[0]]], size=30)
+    assert isinstance(larger, Image.Image)
+    assert larger.width >= 32
+
+
+def test_generated_and_stored_images_look_alike_in_a_picture():
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert picture([[image]]).tobytes() == picture([[image.float() / 127.5 - 1]]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("steps", lambda codes: interpolate(codes[0], codes[1], 1, to_ball)),
+        ("steps", lambda codes: interpolate_spherically(codes[0], codes[1], 1, to_ball)),
+        ("steps", lambda codes: walk(codes[0], codes[1], 1, 3.0, to_ball)),
+        ("reach", lambda codes: walk(codes[0], codes[1], 3, 0.0, to_ball)),
+        ("axes", lambda codes: principal_axes(codes, 7)),
+        ("axes", lambda codes: principal_axes(codes, 0)),
+    ],
+)
+def test_wrong_arguments_are_named(key, wrong, codes):
+    with pytest.raises(InputError) as error:
+        wrong(codes)
+    assert error.value.key == key
