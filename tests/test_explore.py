@@ -15,11 +15,11 @@ from glo_lightning.explore import (
     interpolate,
     interpolate_spherically,
     nearest,
-    picture,
     principal_axes,
     walk,
 )
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
+from glo_lightning.pictures import picture
 
 
 @pytest.fixture
