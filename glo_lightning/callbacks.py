@@ -52,7 +52,9 @@ class PCAStart(Callback):
                     rows.append(index)
                     yield batch
 
-            for number, codes in enumerate(pca_codes(images(), table.shape[1], pl_module.n_pca, pl_module.whiten)):
+            sizes = (table.shape[1], pl_module.n_pca)
+            start = pca_codes(images(), *sizes, whiten=pl_module.whiten, device=table.device)
+            for number, codes in enumerate(start):
                 table[rows[number]] = pl_module.project(codes.to(table))
             seconds = time.monotonic() - began
             log.info("PCA start: wrote %d codes in %.1f s", sum(map(len, rows)), seconds)
