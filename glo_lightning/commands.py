@@ -6,20 +6,28 @@ import argparse
 import contextlib
 import functools
 import logging
+import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
+from torch import Tensor
 
-from glo_lightning.data import LSUNDataModule
+from glo_lightning.data import LSUNDataModule, to_unit_range
+from glo_lightning.encoding import encode, starting_codes
 from glo_lightning.errors import InputError
+from glo_lightning.image_files import read_images
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import RunFolder, read_checkpoint
+from glo_lightning.run_folder import RunFolder, read_checkpoint, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class TrainedRun:
@@ -28,6 +36,7 @@ class TrainedRun:
     Attributes:
         model: in eval mode, on the device, its weights without gradients.
         checkpoint: the file that it was loaded from.
+        global_step: of the checkpoint.
         folder: where the run's ``config.yaml`` lies; None for a checkpoint that has none beside it.
 
     Args:
@@ -44,6 +53,7 @@ class TrainedRun:
             raise InputError("run", path, "holds no run (no config.yaml); give the folder of a run or a checkpoint")
         self.checkpoint = RunFolder(path).last if path.is_dir() else path
         self._state = read_checkpoint(self.checkpoint, "run")
+        self.global_step: int = self._state["global_step"]
         folders = (path, path.parent, path.parent.parent)
         self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
         device = find_device(accelerator)
@@ -64,6 +74,47 @@ class TrainedRun:
         data = LSUNDataModule(**config["data"])
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
+
+    @torch.no_grad()
+    def generate(self, codes: Tensor) -> Tensor:
+        """Images (M, 3, H, W) in [-1, 1], on the CPU, from codes (M, D)."""
+        return torch.cat([self.model(some).float().cpu() for some in codes.to(self.model.device).split(256)])
+
+    def find(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The codes and the pixels of images given by the index of their row, or as a file, which is encoded.
+
+        Args:
+            names: an index such as ``17``, or the path of an image file, each.
+
+        Returns:
+            Codes (M, D) on the model's device, and uint8 images (M, 3, H, W).
+
+        Raises:
+            InputError: for an index out of range, or a file that is no image.
+        """
+        num_images, image_size = self.data.num_images, self.data.image_size
+        images: list[Tensor] = []
+        rows: dict[int, int] = {}
+        for position, name in enumerate(names):
+            if re.fullmatch(r"[+-]?\d+", name):
+                if not 0 <= int(name) < num_images:
+                    remedy = f"the run has {num_images} images; give an index from 0 to {num_images - 1}, or a file"
+                    raise InputError("image", name, remedy)
+                rows[position] = int(name)
+                images.append(self.data.dataset[int(name)][0])
+            else:
+                found, _ = read_images([Path(name)], image_size)
+                if len(found) > 1:
+                    raise InputError("image", name, f"holds {len(found)} images; give the file of one")
+                images.append(found[0])
+        files = [position for position in range(len(names)) if position not in rows]
+        codes = torch.empty(len(names), self.model.latents.embedding_dim, device=self.model.device)
+        if rows:
+            codes[list(rows)] = self.model.latents.weight[list(rows.values())]
+        if files:
+            targets = to_unit_range(torch.stack([images[position] for position in files]).to(codes.device))
+            codes[files] = encode(self.model, targets, starting_codes(self.model, self.data, targets))
+        return codes, torch.stack(images)
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -100,6 +151,11 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
+    def add_picture_arguments(self) -> None:
+        """Adds what the commands that write a picture have: --codes, --tensorboard."""
+        self.add_argument("--codes", type=Path, metavar="FILE.npy", help="writes the codes of the pictures as well")
+        self.add_argument("--tensorboard", action="store_true", help="shows the picture in the run's TensorBoard too")
+
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse does it.
 
@@ -111,6 +167,8 @@ class CommandParser(argparse.ArgumentParser):
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
         refuse_to_overwrite(options.output, "output", options.overwrite)
+        if getattr(options, "codes", None) is not None:
+            refuse_to_overwrite(options.codes, "codes", options.overwrite)
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -135,6 +193,38 @@ class CommandParser(argparse.ArgumentParser):
         except KeyboardInterrupt as stop:
             sys.stderr.write("\nstopped; nothing was written\n")
             raise SystemExit(130) from stop
+
+
+def write_picture(options: argparse.Namespace, trained: TrainedRun, tag: str, shown: Image.Image, codes: Tensor) -> None:
+    """Writes what a command has made where its options say, and says where.
+
+    Args:
+        options: with --output, --codes and --tensorboard.
+        tag: of the picture in TensorBoard.
+        shown: written as PNG.
+        codes: (M, D), written as float32.
+
+    Raises:
+        InputError: when a file cannot be written, or TensorBoard has no run folder to be in.
+    """
+    if options.tensorboard and trained.folder is None:
+        remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
+        raise InputError("run", trained.checkpoint, remedy)
+    writers = {"output": (options.output, lambda file: shown.save(file, "PNG"))}
+    if options.codes is not None:
+        writers["codes"] = (options.codes, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
+    for key, (path, write) in writers.items():
+        try:
+            write_atomically(path.absolute(), write)
+        except OSError as error:
+            raise InputError(key, path, f"cannot be written ({error.strerror}); give another place") from error
+        log.info("wrote %s", path)
+    if options.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter  # a second of import that --help need not wait for
+
+        with SummaryWriter(trained.folder) as writer:
+            writer.add_image(tag, np.asarray(shown), trained.global_step, dataformats="HWC")
+        log.info("added %s to the TensorBoard of %s", tag, trained.folder)
 
 
 def refuse_to_overwrite(path: Path, key: str, overwrite: bool) -> None:

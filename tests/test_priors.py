@@ -84,14 +84,16 @@ def test_kde_samples_have_its_variance_and_its_bandwidth_is_the_likeliest():
     assert likelihood(prior.bandwidth) > max(likelihood(prior.bandwidth / 2), likelihood(prior.bandwidth * 2))
 
 
-def test_imle_has_samples_near_every_cluster_and_none_between(two_clusters):
+def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_clusters):
     state = torch.get_rng_state()
-    prior = IMLE(width=64, rounds=40).fit(two_clusters)
-    samples = prior.sample(2_000, seed=0)
+    samples = IMLE(noise_dim=4, width=64, rounds=100).fit(two_clusters).sample(2_000, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert float((samples[:, 0] > 0).float().mean()) == pytest.approx(0.75, abs=0.1)
-    assert float((samples[:, 0].abs() < 0.25).float().mean()) < 0.1
-    assert torch.cdist(two_clusters, samples).min(1).values.mean() < 0.05
+    gaussian = Gaussian().fit(two_clusters).sample(2_000, seed=0)
+    distances, gaussians = (torch.cdist(two_clusters, drawn) for drawn in (samples, gaussian))
+    assert distances.min(1).values.mean() < 0.03
+    assert distances.min(0).values.mean() < 0.75 * gaussians.min(0).values.mean()
+    in_the_gap = [(drawn[:, 0].abs() < 0.25).float().mean() for drawn in (samples, gaussian)]
+    assert in_the_gap[0] < 0.75 * in_the_gap[1]
 
 
 @pytest.mark.parametrize("name", PRIORS)

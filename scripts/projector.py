@@ -1,0 +1,41 @@
+"""Puts the codes into TensorBoard's embedding projector, with their images: python scripts/projector.py RUN [--num 2000]
+
+The points are the codes of the first ``num`` training images. Choose "Projector" in TensorBoard's menu to see them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from torch.utils.tensorboard import SummaryWriter
+
+from glo_lightning.commands import CommandParser, TrainedRun, whole_folder
+from glo_lightning.errors import InputError
+
+SPRITE = 8192  # pixels: TensorBoard takes all images in one picture of this size at most
+
+log = logging.getLogger("glo_lightning")
+
+
+def main() -> None:
+    parser = CommandParser(__doc__, "projector", "the folder for TensorBoard")
+    parser.add_argument("--num", type=int, default=2000, help="of codes, at most")
+    parser.call(lambda: run(parser.parse_args()))
+
+
+def run(options: argparse.Namespace) -> None:
+    trained = TrainedRun(options.run, options.accelerator)
+    most = (SPRITE // trained.data.image_size) ** 2
+    if not 1 <= options.num <= most:
+        raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
+    rows = list(range(min(options.num, trained.data.num_images)))
+    images, index = trained.data.dataset[rows]
+    codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
+    with whole_folder(options.output) as folder, SummaryWriter(folder) as writer:
+        writer.add_embedding(codes, index.tolist(), images.float() / 255, trained.global_step, "codes")
+    log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Draws new images: python scripts/sample.py RUN [--prior gaussian] [--num 24] [--seed 0] [--temperature 1]
+
+A prior is fitted to the codes of the training images, and codes are drawn from it. Beside each image the picture has
+the training images nearest to it, by code and by pixels: whoever sees the same image twice sees that it was memorised.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from glo_lightning.commands import CommandParser, TrainedRun, write_picture
+from glo_lightning.explore import nearest
+from glo_lightning.pictures import picture
+from glo_lightning.priors import PRIORS, make_prior, sample_codes
+
+SHOWN = 64  # samples in the picture, at most; --codes has them all
+PER_ROW = 4
+
+
+def main() -> None:
+    parser = CommandParser(__doc__, "samples.png", "the picture")
+    parser.add_argument("--prior", default="gaussian", help=f"{', '.join(PRIORS)} or the path of a class")
+    parser.add_argument("--n_components", type=int, help="of the mixture (default: by BIC)")
+    parser.add_argument("--num", type=int, default=24, help=f"of samples; the picture shows {SHOWN} at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="less than 1: more typical, less different")
+    parser.add_picture_arguments()
+    parser.call(lambda: sample(parser.parse_args()))
+
+
+def sample(options: argparse.Namespace) -> None:
+    prior = make_prior(options.prior, options.n_components)
+    trained = TrainedRun(options.run, options.accelerator)
+    table = trained.model.latents.weight
+    prior.fit(table)
+    codes = sample_codes(prior, table, options.num, trained.model.project, options.seed, options.temperature)
+
+    images = trained.generate(codes[:SHOWN])
+    dataset = trained.data.dataset
+    by_code = nearest(codes[:SHOWN], [(table, torch.arange(len(table)))])
+    by_pixels = nearest((images + 1) * 127.5, trained.data.ordered_dataloader())
+    triples = [[image, dataset[i][0], dataset[j][0]] for image, i, j in zip(images, by_code.tolist(), by_pixels.tolist())]
+    rows = [sum(([*triple, ""] for triple in triples[k : k + PER_ROW]), [])[:-1] for k in range(0, len(triples), PER_ROW)]
+    headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * min(PER_ROW, len(triples))
+    title = f"New images, drawn at random from the prior {options.prior}, and the training images most like them"
+    write_picture(options, trained, "explore/samples", picture(rows, title, headings[:-1]), codes)
+
+
+if __name__ == "__main__":
+    main()

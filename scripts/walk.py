@@ -1,0 +1,43 @@
+"""Walks along the principal axes of the codes: python scripts/walk.py RUN [--image 17] [--axes 6] [--steps 9] [--reach 3]
+
+Each row changes the code along one axis, by up to ``reach`` standard deviations of the training codes to either side of
+an image's code, or of the codes' mean. The first axis is the direction in which the codes differ most.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from glo_lightning.commands import CommandParser, TrainedRun, write_picture
+from glo_lightning.explore import principal_axes, walk
+from glo_lightning.pictures import picture
+
+
+def main() -> None:
+    parser = CommandParser(__doc__, "walk.png", "the picture")
+    parser.add_argument("--image", help="where to start: the index of a training image, or a file (default: the mean)")
+    parser.add_argument("--axes", type=int, default=6, help="how many, the longest first")
+    parser.add_argument("--steps", type=int, default=9, help="images in a row; odd, to pass the start")
+    parser.add_argument("--reach", type=float, default=3.0, help="standard deviations to either side")
+    parser.add_picture_arguments()
+    parser.call(lambda: run(parser.parse_args()))
+
+
+def run(options: argparse.Namespace) -> None:
+    trained = TrainedRun(options.run, options.accelerator)
+    table = trained.model.latents.weight
+    axes = principal_axes(table, options.axes)
+    origin = table.mean(0) if options.image is None else trained.find([options.image])[0][0]
+    paths = [walk(origin, axis, options.steps, options.reach, trained.model.project) for axis in axes]
+    rows = trained.generate(torch.cat(paths)).split(options.steps)
+    columns = [f"{shift:+.3g}" for shift in torch.linspace(-options.reach, options.reach, options.steps).tolist()]
+    where = "the mean code" if options.image is None else f"the code of image {options.image}"
+    title = f"Walks: {where} is changed along one principal axis, by so many standard deviations"
+    captions = [f"axis {number + 1}" for number in range(len(axes))]
+    write_picture(options, trained, "explore/walk", picture(rows, title, columns, captions), torch.cat(paths))
+
+
+if __name__ == "__main__":
+    main()
