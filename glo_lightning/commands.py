@@ -9,12 +9,13 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
+from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -51,19 +52,32 @@ class TrainedRun:
         self.model: GLO = model.to(device).eval().requires_grad_(False)
 
     @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's whole configuration.
+
+        Raises:
+            InputError: when the run's folder is not there.
+        """
+        if self.folder is None:
+            remedy = "has no config.yaml beside it, which says where its images are; give the folder of its run"
+            raise InputError("run", self.checkpoint, remedy)
+        return yaml.safe_load((self.folder / "config.yaml").read_text())
+
+    @functools.cached_property
     def data(self) -> LSUNDataModule:
         """The run's datamodule, checked to hold the images that the codes belong to.
 
         Raises:
             InputError: when the run's folder is not there, or its images are others now.
         """
-        if self.folder is None:
-            remedy = "has no config.yaml beside it, which says where its images are; give the folder of its run"
-            raise InputError("run", self.checkpoint, remedy)
-        config = yaml.safe_load((self.folder / "config.yaml").read_text())
-        data = LSUNDataModule(**config["data"])
+        data = LSUNDataModule(**self.config["data"])
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
+
+    def images(self, rows: Iterable[int]) -> Tensor:
+        """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
+        data = self.data
+        return data.dataset[[row for row in rows if row < data.num_images]][0]
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -89,15 +103,16 @@ class CommandParser(argparse.ArgumentParser):
         description: the command's docstring.
         output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given.
         writes: what --output names, for --help.
+        flag: another name of ``--output``.
     """
 
-    def __init__(self, description: str | None, output: str, writes: str):
+    def __init__(self, description: str | None, output: str, writes: str, flag: str = "--output"):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
-        self.default_output = output
+        self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=["auto", "cpu", "gpu"])
-        self.add_argument("--output", type=Path, help=f"{writes} (default: {output} in the run folder)")
+        self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +125,7 @@ class CommandParser(argparse.ArgumentParser):
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
-        refuse_to_overwrite(options.output, "output", options.overwrite)
+        refuse_to_overwrite(options.output, self.flag.lstrip("-"), options.overwrite)
         return options
 
     def error(self, message: str) -> NoReturn:
