@@ -77,8 +77,8 @@ class ReconstructionGrid(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
-            dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
-            images, _ = dataset[list(range(min(self.num_images, len(dataset))))]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            images, _ = data.dataset[list(range(min(self.num_images, data.num_images)))]
             _show(trainer, "targets", images.float() / 255, "targets.png")
 
     @torch.no_grad()

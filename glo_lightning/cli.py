@@ -54,7 +54,8 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=0,
             save_config_callback=None,
-            trainer_defaults={"max_epochs": 25, "enable_model_summary": False},  # 25: the seed's
+            # 25 epochs are the seed's; the validation needs no try-out before the first
+            trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 

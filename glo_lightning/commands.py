@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,24 +61,32 @@ class TrainedRun:
         self.model: GLO = model.to(device).eval().requires_grad_(False)
 
     @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's whole configuration.
+
+        Raises:
+            InputError: when the run's folder is not there.
+        """
+        if self.folder is None:
+            remedy = "has no config.yaml beside it, which says where its images are; give the folder of its run"
+            raise InputError("run", self.checkpoint, remedy)
+        return yaml.safe_load((self.folder / "config.yaml").read_text())
+
+    @functools.cached_property
     def data(self) -> LSUNDataModule:
         """The run's datamodule, checked to hold the images that the codes belong to.
 
         Raises:
             InputError: when the run's folder is not there, or its images are others now.
         """
-        if self.folder is None:
-            remedy = "has no config.yaml beside it, which says where its images are; give the folder of its run"
-            raise InputError("run", self.checkpoint, remedy)
-        config = yaml.safe_load((self.folder / "config.yaml").read_text())
-        data = LSUNDataModule(**config["data"])
+        data = LSUNDataModule(**self.config["data"])
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
 
-    @torch.no_grad()
-    def generate(self, codes: Tensor) -> Tensor:
-        """Images (M, 3, H, W) in [-1, 1], on the CPU, from codes (M, D)."""
-        return torch.cat([self.model(some).float().cpu() for some in codes.to(self.model.device).split(256)])
+    def images(self, rows: Iterable[int]) -> Tensor:
+        """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
+        data = self.data
+        return data.dataset[[row for row in rows if row < data.num_images]][0]
 
     def find(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The codes and the pixels of images given by the index of their row, or as a file, which is encoded.
@@ -113,7 +121,8 @@ class TrainedRun:
             codes[list(rows)] = self.model.latents.weight[list(rows.values())]
         if files:
             targets = to_unit_range(torch.stack([images[position] for position in files]).to(codes.device))
-            codes[files] = encode(self.model, targets, starting_codes(self.model, self.data, targets))
+            training = self.images(range(self.model.n_pca))
+            codes[files] = encode(self.model, targets, starting_codes(self.model, training, targets))
         return codes, torch.stack(images)
 
 
@@ -140,15 +149,16 @@ class CommandParser(argparse.ArgumentParser):
         description: the command's docstring.
         output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given.
         writes: what --output names, for --help.
+        flag: another name of ``--output``.
     """
 
-    def __init__(self, description: str | None, output: str, writes: str):
+    def __init__(self, description: str | None, output: str, writes: str, flag: str = "--output"):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
-        self.default_output = output
+        self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=["auto", "cpu", "gpu"])
-        self.add_argument("--output", type=Path, help=f"{writes} (default: {output} in the run folder)")
+        self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
     def add_picture_arguments(self) -> None:
@@ -166,7 +176,7 @@ class CommandParser(argparse.ArgumentParser):
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
-        refuse_to_overwrite(options.output, "output", options.overwrite)
+        refuse_to_overwrite(options.output, self.flag.lstrip("-"), options.overwrite)
         if getattr(options, "codes", None) is not None:
             refuse_to_overwrite(options.codes, "codes", options.overwrite)
         return options
@@ -195,7 +205,9 @@ class CommandParser(argparse.ArgumentParser):
             raise SystemExit(130) from stop
 
 
-def write_picture(options: argparse.Namespace, trained: TrainedRun, tag: str, shown: Image.Image, codes: Tensor) -> None:
+def write_picture(
+    options: argparse.Namespace, trained: TrainedRun, tag: str, shown: Image.Image, codes: Tensor
+) -> None:
     """Writes what a command has made where its options say, and says where.
 
     Args:

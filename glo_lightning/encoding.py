@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.errors import check_choice
-from glo_lightning.latents import fit_pca, random_codes
+from glo_lightning.latents import as_rows, fit_pca, random_codes
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -70,42 +69,41 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """The best codes (m, D) on the way, and their losses (m,), for at most CHUNK images."""
     number = len(images)
-    fill = torch.arange(CHUNK, device=images.device) % number
-    images, codes = images[fill], model.project(codes[fill])
     mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
-    images = images * mask
-    best, lowest = codes.clone(), torch.full((CHUNK,), torch.inf, device=images.device)
-    patience = torch.full((CHUNK,), 3, device=images.device)
     with torch.inference_mode(False), torch.enable_grad():
-        images, codes = images.clone(), codes.detach().clone().requires_grad_()
+        fill = torch.arange(CHUNK, device=images.device) % number
+        images, codes = (images * mask)[fill].clone(), codes[fill].clone()
+        codes = model.project(codes).requires_grad_()
+        best, lowest = codes.detach().clone(), codes.new_full((CHUNK,), torch.inf)
+        patience = torch.full((CHUNK,), 3, device=images.device)
         optimizer = torch.optim.Adam([codes], lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps + 1):
             fakes = model(codes) * mask
             if step % CHECK == 0 or step == steps:
-                with torch.no_grad():
-                    losses = torch.stack(
-                        [model.loss(*pair) for pair in zip(fakes[:, None], images[:, None], strict=True)]
-                    )
-                    going = patience > 0
-                    patience = torch.where(losses < 0.999 * lowest, 3, patience - 1)
-                    better = going & (losses < lowest)
-                    best[better], lowest[better] = codes[better], losses[better]
-                    patience = torch.where(going, patience, 0)
+                losses = _losses(model, fakes.detach(), images)
+                better, falling = losses < lowest, losses < 0.999 * lowest
+                better &= patience > 0
+                best[better], lowest[better] = codes.detach()[better], losses[better]
+                patience = torch.where(patience > 0, torch.where(falling, 3, patience - 1), 0)
                 if step == steps or not bool((patience > 0).any()):
                     break
-            optimizer.zero_grad()
-            (model.loss(fakes, images) * CHUNK).backward()
+            (codes.grad,) = torch.autograd.grad(model.loss(fakes, images) * CHUNK, codes)
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 codes.copy_(model.project(codes))
-    return best[:number].detach(), lowest[:number]
+    return best[:number], lowest[:number]
+
+
+def _losses(model: GLO, fakes: Tensor, images: Tensor) -> Tensor:
+    """The loss of each image by itself, (B,)."""
+    return torch.stack([model.loss(*pair) for pair in zip(fakes[:, None], images[:, None], strict=True)])
 
 
 def starting_codes(
     model: GLO,
-    data: LSUNDataModule,
+    training: Tensor,
     images: Tensor,
     names: Sequence[str] = STARTS,
     mask: Tensor | None = None,
@@ -115,7 +113,7 @@ def starting_codes(
 
     Args:
         model: its table holds the training images' codes.
-        data: the training images, of which the first ``model.n_pca`` are looked at.
+        training: the training images in row order, (n, C, H, W), uint8; all, or the first ``model.n_pca`` of them.
         names: any of: ``pca``, the images' coordinates as the PCA start has them; ``nearest``, the code of the training
             image with the smallest squared error; ``mean``, of the training codes; ``random``, one normal vector.
         mask: (C or 1, H, W); missing pixels count as the training images' mean for ``pca``, and not at all for
@@ -129,7 +127,6 @@ def starting_codes(
     number, latent_dim = len(images), table.shape[1]
     known = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
     starts: list[Tensor] = []
-    training, _ = data.dataset[list(range(min(data.num_images, model.n_pca)))]
     for name in names:
         check_choice("starts", name, STARTS)
         if name == "mean":
@@ -147,11 +144,12 @@ def starting_codes(
 
 def _nearest(training: Tensor, images: Tensor, known: Tensor) -> Tensor:
     """The rows (M,) of the training images (uint8) that have the smallest squared error in the known pixels."""
-    wanted = (images * known).flatten(1)
+    known = known.expand_as(images[0]).flatten()
+    wanted = images.flatten(1) * known
     lowest = torch.full((len(images),), torch.inf, device=images.device)
     rows = torch.zeros(len(images), dtype=torch.long, device=images.device)
     for first in range(0, len(training), 1024):
-        some = (to_unit_range(training[first : first + 1024].to(images.device)) * known).flatten(1)
+        some = as_rows(training[first : first + 1024].to(images.device)) * known
         distance, row = (some.square().sum(dim=1) - 2 * wanted @ some.T).min(dim=1)
         rows[distance < lowest] = first + row[distance < lowest]
         lowest = torch.minimum(lowest, distance)
@@ -159,9 +157,7 @@ def _nearest(training: Tensor, images: Tensor, known: Tensor) -> Tensor:
 
 
 def _pca_coordinates(model: GLO, training: Tensor, images: Tensor, known: Tensor) -> Tensor:
-    coordinates = fit_pca(
-        to_unit_range(training.to(images.device)).flatten(1), model.latents.weight.shape[1], model.whiten
-    )
-    mean = coordinates.mean.view_as(training[0]).to(images)
-    filled = torch.where(known.bool(), images, mean).flatten(1)
-    return (filled - mean.flatten()) @ coordinates.axes.to(images)
+    sample = as_rows(training[: model.n_pca].to(images.device))
+    mean, axes = fit_pca(sample, model.latents.weight.shape[1], model.whiten)
+    filled = torch.where(known.expand_as(images).flatten(1) > 0, images.flatten(1), mean)
+    return (filled - mean) @ axes

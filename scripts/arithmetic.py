@@ -11,6 +11,7 @@ import argparse
 import torch
 
 from glo_lightning.commands import CommandParser, TrainedRun, write_picture
+from glo_lightning.evaluation import generate
 from glo_lightning.explore import arithmetic, nearest
 from glo_lightning.pictures import picture
 
@@ -27,13 +28,13 @@ def run(options: argparse.Namespace) -> None:
     trained = TrainedRun(options.run, options.accelerator)
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
-    codes, targets = trained.find(sum(names, []))
+    codes, targets = trained.find([*options.a, *options.b, *options.c])
     sizes = [len(some) for some in names]
     terms, given = codes.split(sizes), targets.split(sizes)
     result = arithmetic(*terms, trained.model.project)
     made = torch.stack([*[trained.model.project(term.mean(0)) for term in terms], result])
-    images = trained.generate(made)
-    closest = trained.data.dataset[int(nearest(result[None], [(table, torch.arange(len(table)))]))][0]
+    images = generate(trained.model, made).cpu()
+    (closest,) = trained.images(nearest(result[None], [(table, torch.arange(len(table)))]).tolist())
 
     def cells(row: int) -> list:
         a, b, c = (some[row] if row < len(some) else None for some in given)

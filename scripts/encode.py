@@ -54,7 +54,7 @@ def run(options) -> None:
     mask = read_mask(options.mask, image_size) if options.mask else None
     pixels, names = read_images(options.images, image_size)
     images = to_unit_range(pixels.to(model.device))
-    starts = starting_codes(model, trained.data, images, options.starts, mask)
+    starts = starting_codes(model, trained.images(range(model.n_pca)), images, options.starts, mask)
     codes = encode(model, images, starts, mask, options.steps, progress=True)
     with torch.no_grad():
         fakes = torch.cat([model(some) for some in codes.split(64)])

@@ -6,11 +6,14 @@ LMDB, and the table; what is there already is used as it is.
 
 No Inception network is needed: the features are the 128 of the classifier's last hidden layer, after its ReLU. The
 distance is to the 10,000 training digits; 10,000 images are compared, of the test set for the floor of real images.
+Precision is the fraction of the images that lie among the training digits, recall the fraction of those that lie among
+the images; see ``glo_lightning.evaluation.distances``.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import time
@@ -21,8 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.image.fid import FrechetInceptionDistance
 
+from glo_lightning.evaluation import distances, generate, load_features
 from glo_lightning.module import GLO
 from glo_lightning.priors import PRIORS, make_prior, sample_codes
 
@@ -44,8 +47,6 @@ def read_digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
 
 class Features(nn.Module):
     """uint8 images (B, 3, 32, 32) -> (B, 128), the last hidden layer of a small digit classifier."""
-
-    num_features = 128  # torchmetrics asks for it
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,11 +80,9 @@ def train_features(images: Tensor, labels: Tensor, epochs: int = 3) -> nn.Sequen
     return classifier.eval()
 
 
-@torch.no_grad()
-def generate(model: GLO, codes: Tensor) -> Tensor:
-    """uint8 images (N, 3, 32, 32) on the CPU."""
-    images = torch.cat([model(batch) for batch in codes.split(500)])
-    return images.add(1).mul(127.5).round().clamp(0, 255).byte().cpu()
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
 def main() -> None:
@@ -112,7 +111,7 @@ def main() -> None:
                 int((classifier(x).argmax(1) == y).sum())
                 for x, y in zip(held_out.split(500), held_out_labels.split(500), strict=True)
             )
-        print(f"the classifier is right about {right / len(held_out):.2%} of the test set")
+        print(f"the classifier is right about {right / len(held_out):.2%} of the test set", flush=True)
         torch.jit.script(classifier[0]).save(output / "features.pt")
     if not (output / "run").exists():
         train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32", "--model.width=32"]
@@ -122,34 +121,30 @@ def main() -> None:
 
     model = GLO.load_from_checkpoint(output / "run" / "checkpoints" / "last.ckpt", weights_only=True).eval()
     codes = model.latents.weight.detach()
-    # a scripted module has no attribute of the class: the metric asks for num_features
-    features = Features()
-    features.load_state_dict(torch.jit.load(output / "features.pt").state_dict())
-    metric = FrechetInceptionDistance(features, reset_real_features=False)
-    for batch in images[:num].split(500):
-        metric.update(batch.expand(-1, 3, -1, -1), real=True)
+    features = load_features(str(output / "features.pt"))
+    reals = images[:num].expand(-1, 3, -1, -1)
 
-    def distance(fakes: Tensor) -> float:
-        metric.reset()
-        for batch in fakes.split(500):
-            metric.update(batch.expand(-1, 3, -1, -1), real=False)
-        return float(metric.compute())
+    table = ["| images | Frechet distance | precision | recall | fit, s |", "|---|---|---|---|---|"]
 
-    table = ["| images | Frechet distance | fit, s |", "|---|---|---|"]
-
-    def row(name: str, distances: list[float], seconds: str = "") -> None:
-        spread = f" ± {np.std(distances, ddof=1):.2f}" if len(distances) > 1 else ""
-        table.append(f"| {name} | {np.mean(distances):.2f}{spread} | {seconds} |")
+    def add(name: str, parts: list[Tensor], seconds: str = "") -> None:
+        """Adds a row, with mean and spread where there are several parts."""
+        measured = [distances(part, reals, features) for part in parts]
+        cells = []
+        for key, digits in (("frechet", 1), ("precision", 2), ("recall", 2)):
+            values = [scores[key] for scores in measured]
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        table.append(f"| {' | '.join([name, *cells, seconds])} |")
         print(table[-1], flush=True)
 
-    row("held-out real images", [distance(held_out[:num])])
-    row("reconstructions", [distance(generate(model, codes))])
+    add("held-out real images", [held_out[:num].expand(-1, 3, -1, -1)])
+    add("reconstructions", [as_bytes(generate(model, codes))])
     for name in PRIORS:
         began = time.monotonic()
         prior = make_prior(name).fit(codes)
-        seconds = time.monotonic() - began
-        samples = [sample_codes(prior, codes, num, model.project, seed) for seed in range(arguments.seeds)]
-        row(name, [distance(generate(model, drawn)) for drawn in samples], f"{seconds:.0f}")
+        seconds = f"{time.monotonic() - began:.0f}"
+        drawn = [sample_codes(prior, codes, num, model.project, seed) for seed in range(arguments.seeds)]
+        add(name, [as_bytes(generate(model, some)) for some in drawn], seconds)
     (output / "frechet.md").write_text("\n".join(table) + "\n")
     print(f"wrote {output / 'frechet.md'}")
 

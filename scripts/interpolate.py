@@ -13,6 +13,7 @@ import torch
 
 from glo_lightning.commands import CommandParser, TrainedRun, write_picture
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.evaluation import generate
 from glo_lightning.explore import gradient_magnitude, interpolate, interpolate_spherically
 from glo_lightning.pictures import picture
 
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     project = trained.model.project
     ends, targets = trained.find(options.images)
     paths = [way(*pair, options.steps, project) for pair in ends.split(2) for way in WAYS.values()]
-    images = trained.generate(torch.cat(paths)).split(options.steps)
+    images = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     rows = [[targets[i // 2 * 2], "", *row, "", targets[i // 2 * 2 + 1]] for i, row in enumerate(images)]
     columns = ["from", "  ", "its code", *[""] * (options.steps - 2), "its code", "  ", "to"]
     title = "Interpolation: the code of one image turns into that of another, on a line and on an arc"
@@ -53,7 +54,7 @@ def measure(trained: TrainedRun, num: int) -> None:
     pairs = torch.stack([torch.randperm(len(table), generator=generator)[:2] for _ in range(num)])
     for name, way in WAYS.items():
         paths = torch.stack([way(*table[pair], 3, trained.model.project) for pair in pairs])
-        start, middle, end = (gradient_magnitude(trained.generate(codes)).mean() for codes in paths.unbind(1))
+        start, middle, end = (gradient_magnitude(generate(trained.model, codes)).mean() for codes in paths.unbind(1))
         print(f"{name}: half-way {num} pairs are {float(2 * middle / (start + end)):.2f} times as sharp as their ends")
 
 

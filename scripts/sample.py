@@ -7,10 +7,12 @@ the training images nearest to it, by code and by pixels: whoever sees the same 
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import torch
 
 from glo_lightning.commands import CommandParser, TrainedRun, write_picture
+from glo_lightning.evaluation import generate
 from glo_lightning.explore import nearest
 from glo_lightning.pictures import picture
 from glo_lightning.priors import PRIORS, make_prior, sample_codes
@@ -37,15 +39,14 @@ def sample(options: argparse.Namespace) -> None:
     prior.fit(table)
     codes = sample_codes(prior, table, options.num, trained.model.project, options.seed, options.temperature)
 
-    images = trained.generate(codes[:SHOWN])
-    dataset = trained.data.dataset
-    by_code = nearest(codes[:SHOWN], [(table, torch.arange(len(table)))])
-    by_pixels = nearest((images + 1) * 127.5, trained.data.ordered_dataloader())
-    triples = [[image, dataset[i][0], dataset[j][0]] for image, i, j in zip(images, by_code.tolist(), by_pixels.tolist())]
-    rows = [sum(([*triple, ""] for triple in triples[k : k + PER_ROW]), [])[:-1] for k in range(0, len(triples), PER_ROW)]
-    headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * min(PER_ROW, len(triples))
+    images = generate(trained.model, codes[:SHOWN]).cpu()
+    by_code = trained.images(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]).tolist())
+    by_pixels = trained.images(nearest((images + 1) * 127.5, trained.data.ordered_dataloader()).tolist())
+    triples = [[*triple, ""] for triple in zip(images, by_code, by_pixels, strict=True)]
+    rows = [list(itertools.chain(*triples[first : first + PER_ROW])) for first in range(0, len(triples), PER_ROW)]
+    headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * len(triples[:PER_ROW])
     title = f"New images, drawn at random from the prior {options.prior}, and the training images most like them"
-    write_picture(options, trained, "explore/samples", picture(rows, title, headings[:-1]), codes)
+    write_picture(options, trained, "explore/samples", picture(rows, title, headings), codes)
 
 
 if __name__ == "__main__":

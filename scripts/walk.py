@@ -1,4 +1,4 @@
-"""Walks along the principal axes of the codes: python scripts/walk.py RUN [--image 17] [--axes 6] [--steps 9] [--reach 3]
+"""Walks along the principal axes of the codes: python scripts/walk.py RUN [--image 17] [--axes 6] [--reach 3]
 
 Each row changes the code along one axis, by up to ``reach`` standard deviations of the training codes to either side of
 an image's code, or of the codes' mean. The first axis is the direction in which the codes differ most.
@@ -11,6 +11,7 @@ import argparse
 import torch
 
 from glo_lightning.commands import CommandParser, TrainedRun, write_picture
+from glo_lightning.evaluation import generate
 from glo_lightning.explore import principal_axes, walk
 from glo_lightning.pictures import picture
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     axes = principal_axes(table, options.axes)
     origin = table.mean(0) if options.image is None else trained.find([options.image])[0][0]
     paths = [walk(origin, axis, options.steps, options.reach, trained.model.project) for axis in axes]
-    rows = trained.generate(torch.cat(paths)).split(options.steps)
+    rows = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     columns = [f"{shift:+.3g}" for shift in torch.linspace(-options.reach, options.reach, options.steps).tolist()]
     where = "the mean code" if options.image is None else f"the code of image {options.image}"
     title = f"Walks: {where} is changed along one principal axis, by so many standard deviations"

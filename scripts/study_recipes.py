@@ -1,9 +1,9 @@
-"""Compares recipes at equal seconds: python scripts/study.py [--seconds 30] [--seeds 3] [--root DIR] [--json FILE]
+"""Compares recipes at equal seconds: python scripts/study_recipes.py [--seconds 30] [--seeds 3] [--root DIR] ...
 
 Each recipe differs from the first in one thing. It trains for as many epochs as fit into the seconds on this machine,
-for all recipes measured beforehand and in turn; then all images are reconstructed from their codes in eval mode. PSNR
-is that of the mean squared error over all images, SSIM the mean over images, both for images in [0, 1]; the table has
-mean and standard deviation over seeds.
+for all recipes measured beforehand and in turn; then the images, the first 4,096 at most, are reconstructed from their
+codes in eval mode. PSNR is that of the mean squared error over these, SSIM the mean over images, both for images in
+[0, 1]; the table has mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics.image import StructuralSimilarityIndexMeasure
 
+from glo_lightning.baselines import Make, epochs_within, train
 from glo_lightning.data import LSUNDataModule, to_unit_range
+from glo_lightning.evaluation import generate, quality
 from glo_lightning.module import GLO
 
 BASE = {"latent_dim": 100, "schedule": "cosine", "whiten": True, "batch_size": 32}
@@ -104,55 +102,19 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
 }
 
 
-class Seconds(Callback):
-    """Tells how long an epoch takes, its first batch left out."""
+def maker(name: str, root: str | None) -> Make:
+    """What ``glo_lightning.baselines`` trains for the recipe of that name."""
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 1:
-            self.began = time.monotonic()
+    def make(seed: int) -> tuple[GLO, LSUNDataModule]:
+        changes, patch = RECIPES[name]
+        arguments = BASE | changes
+        data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
+        model = GLO(data.num_images, **arguments)
+        if patch:
+            patch(model)
+        return model, data
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        steps = trainer.global_step - 1
-        self.epoch = (time.monotonic() - self.began) / steps * trainer.num_training_batches
-
-
-def train(name: str, root: str | None, seed: int, precision: str, **limits: Any) -> tuple[GLO, LSUNDataModule, Seconds]:
-    """Trains the recipe of that name."""
-    seed_everything(seed, workers=True, verbose=False)
-    changes, patch = RECIPES[name]
-    arguments = BASE | changes
-    data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
-    model = GLO(data.num_images, **arguments)
-    if patch:
-        patch(model)
-    seconds = Seconds()
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(logger=False, callbacks=[seconds], precision=precision, **quiet, **limits)  # type: ignore[arg-type]
-    trainer.fit(model, data)
-    return model, data, seconds
-
-
-@torch.no_grad()
-def quality(model: GLO, data: LSUNDataModule) -> dict[str, float]:
-    """PSNR in dB and SSIM of all images, reconstructed from their codes in eval mode."""
-    model.eval()
-    squared_error, number = 0.0, 0
-    ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
-    for batch, index in data.ordered_dataloader():
-        images, fakes = to_unit_range(batch) / 2 + 0.5, model(model.latents(index)) / 2 + 0.5
-        squared_error += float((fakes - images).square().sum(dtype=torch.float64))
-        number += images.numel()
-        ssim.update(fakes, images)
-    return {"psnr": float(-10 * torch.log10(torch.tensor(squared_error / number))), "ssim": float(ssim.compute())}
-
-
-def epochs_in(options: argparse.Namespace) -> dict[str, int]:
-    """Epochs of each recipe that fit into the seconds: the faster of two trials, in which the recipes take turns."""
-    fastest = dict.fromkeys(options.only, math.inf)
-    for name in [*options.only, *options.only]:
-        _, _, seconds = train(name, options.root, 0, options.precision, max_steps=25, max_epochs=1000)
-        fastest[name] = min(fastest[name], seconds.epoch)
-    return {name: max(1, round(options.seconds / seconds)) for name, seconds in fastest.items()}
+    return make
 
 
 def main() -> None:
@@ -168,20 +130,26 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     results: dict[str, list[dict[str, float]]] = {}
-    lengths = dict.fromkeys(options.only, options.epochs) if options.epochs else epochs_in(options)
+    makes = {name: maker(name, options.root) for name in options.only}
+    if options.epochs:
+        lengths = dict.fromkeys(makes, options.epochs)
+    else:
+        lengths = epochs_within(options.seconds, makes, options.precision)
     print("| recipe | epochs | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
-    for name in options.only:
-        epochs = lengths[name]
+    for name, make in makes.items():
         runs = []
         for seed in range(options.seeds):
-            model, data, seconds = train(name, options.root, seed, options.precision, max_epochs=epochs)
-            runs.append(quality(model, data) | {"epochs": epochs, "seconds": seconds.epoch * epochs})
+            model, data, seconds = train(make, seed, options.precision, max_epochs=lengths[name])
+            images, _ = data.dataset[list(range(min(data.num_images, 4096)))]
+            codes = model.latents.weight[: len(images)]
+            measured = quality(generate(model, codes), to_unit_range(images), model.loss)
+            runs.append(measured | {"epochs": lengths[name], "seconds": seconds * lengths[name]})
         cells = [
             f"{statistics.mean(run[key] for run in runs):.{digits}f}"
             f" ± {statistics.pstdev([run[key] for run in runs]):.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 3))
         ]
-        print(f"| {name} | {epochs} | {cells[0]} | {cells[1]} |", flush=True)
+        print(f"| {name} | {lengths[name]} | {cells[0]} | {cells[1]} |", flush=True)
         results[name] = runs
         if options.json:
             options.json.write_text(json.dumps(results, indent=1))
