@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from glo_lightning.errors import InputError, check_at_least
 
 
+@runtime_checkable
 class Prior(Protocol):
     """What a prior has to offer; a class of one's own needs no base class.
 
@@ -219,7 +220,8 @@ def make_prior(name: str, n_components: int | None = None) -> Prior:
     module, _, attribute = str(name).rpartition(".")
     try:
         prior = getattr(importlib.import_module(module), attribute)()
-        prior.fit, prior.sample
+        if not isinstance(prior, Prior):
+            raise TypeError("it has no fit and sample")
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         remedy = f"give {', '.join(PRIORS)} or the path of a class with fit(codes) and sample(num, seed)"
         raise InputError("prior", name, remedy) from error

@@ -1,4 +1,4 @@
-"""Puts the codes into TensorBoard's embedding projector, with their images: python scripts/projector.py RUN [--num 2000]
+"""Puts codes and their images into TensorBoard's embedding projector: python scripts/projector.py RUN [--num 2000]
 
 The points are the codes of the first ``num`` training images. Choose "Projector" in TensorBoard's menu to see them.
 """

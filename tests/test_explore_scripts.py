@@ -1,0 +1,199 @@
+"""scripts/sample.py, interpolate.py, walk.py, arithmetic.py and projector.py on a tiny run."""
+
+import runpy
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from glo_lightning.cli import main as train
+from glo_lightning.latents import to_ball
+from glo_lightning.module import GLO
+
+RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random")}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, flat_lmdb):
+    """Run folders by name: ``tiny``, of 24 codes of 6 dimensions, and ``few``, of 24 codes of 30."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, arguments in RUNS.items():
+        output = ("--output", str(folder / name), "--max_epochs=1", "--data.root", str(flat_lmdb))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train.py", *TINY, *arguments, *output])
+            train(REPOSITORY / "configs" / "quickstart.yaml")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder
+
+
+@pytest.fixture
+def script(monkeypatch, capsys, tmp_path, trained):
+    """script("sample", ...) -> (exit status, lines on stdout, lines on stderr), on the tiny run if none is given."""
+    monkeypatch.chdir(tmp_path)
+
+    def script(name: str, *arguments: object, run=trained / "tiny") -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", str(run), "--accelerator=cpu", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return script
+
+
+def model_of(folder):
+    return GLO.load_from_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=True).eval()
+
+
+COMMANDS = {
+    "sample": (("--num=5",), 5),
+    "interpolate": ((0, 1, "photo.png", 2, "--steps=3"), 12),
+    "walk": (("--axes=2", "--steps=3", "--image=4"), 6),
+    "arithmetic": (("--a", 0, 1, "--b", 2, "--c", "photo.png"), 4),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_writes_a_picture_and_codes_and_shows_them_in_tensorboard(name, script, trained, tmp_path):
+    arguments, number = COMMANDS[name]
+    (tmp_path / "photo.png").write_bytes(encode(flat_image(77, size=50)))
+    run = shutil.copytree(trained / "tiny", tmp_path / "run")
+    outputs = ("--output", "made.png", "--codes", "made.npy", "--tensorboard")
+    status, said, errors = script(name, *arguments, *outputs, run=run)
+    assert (status, errors) == (0, [])
+    assert [line for line in said if line.startswith("wrote")] == ["wrote made.png", "wrote made.npy"]
+    with Image.open("made.png") as picture:
+        assert picture.format == "PNG"
+        shown = np.asarray(picture)
+    codes = np.load("made.npy")
+    assert codes.shape == (number, 6)
+    assert np.linalg.norm(codes, axis=1).max() <= 1 + 1e-6
+    # every generated image stands in the picture, pixel by pixel; arithmetic's are enlarged, a sample by itself
+    images = model_of(run)(torch.from_numpy(codes)).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    factor = 2 if name == "arithmetic" else 1
+    for image in images.repeat(factor, 1).repeat(factor, 2):
+        windows = np.lib.stride_tricks.sliding_window_view(shown[..., 0], image.shape[:2])
+        near = np.abs(windows[:, :, ::8, ::8].astype(int) - image[::8, ::8, 0]).max((2, 3)) <= 1
+        assert near.any()
+    accumulator = EventAccumulator(str(run), size_guidance={"images": 0})
+    accumulator.Reload()
+    assert [tag for tag in accumulator.Tags()["images"] if tag.startswith("explore/")]
+
+    before = (tmp_path / "made.png").read_bytes()
+    status, _, errors = script(name, *arguments, "--output", "made.png", run=run)
+    assert status == 2
+    assert errors == ["--output made.png: is there already; give --overwrite to replace it, or another name"]
+    assert script(name, *arguments, "--output", "other.png", "--codes", "made.npy", run=run)[0] == 2
+    assert not (tmp_path / "other.png").exists()
+    assert (tmp_path / "made.png").read_bytes() == before
+    assert script(name, *arguments, "--output", "made.png", "--overwrite", run=run)[0] == 0
+
+
+def test_interpolations_start_at_the_rows_given(script, trained):
+    script("interpolate", 3, 9, "--steps=4", "--output=made.png", "--codes=made.npy")
+    codes = np.load("made.npy").reshape(2, 4, 6)
+    table = model_of(trained / "tiny").latents.weight.detach()
+    for path in codes:
+        np.testing.assert_allclose(path[[0, -1]], table[[3, 9]], atol=1e-6)
+
+
+def test_interpolation_tells_how_sharp_it_is_half_way(script):
+    _, said, _ = script("interpolate", 3, 9, "--output=made.png", "--sharpness=4")
+    assert sum("half-way 4 pairs" in line for line in said) == 2
+
+
+def test_arithmetic_is_on_the_mean_codes_of_the_rows(script, trained):
+    script("arithmetic", "--a", 0, 1, "--b", 2, "--c", 3, "--output=made.png", "--codes=made.npy")
+    table = model_of(trained / "tiny").latents.weight.detach()
+    expected = table[:2].mean(0) - table[2] + table[3]
+    np.testing.assert_allclose(np.load("made.npy")[-1], to_ball(expected), atol=1e-6)
+
+
+def test_seed_prior_and_temperature_tell_the_samples(script):
+    def codes(*arguments):
+        assert script("sample", "--num=3", "--output=made.png", "--codes=made.npy", "--overwrite", *arguments)[0] == 0
+        return np.load("made.npy")
+
+    assert np.array_equal(codes(), codes("--prior=gaussian", "--seed=0", "--temperature=1"))
+    different = [codes("--seed=1"), codes("--temperature=0.5"), codes("--prior=mixture", "--n_components=2")]
+    assert not any(np.array_equal(codes(), other) for other in different)
+
+
+def test_projector_shows_the_first_codes_with_their_images(script, trained, tmp_path):
+    status, _, errors = script("projector", "--num=20", "--output=projector")
+    assert (status, errors) == (0, [])
+    (vectors,), (sprite,) = ((tmp_path / "projector").rglob(name) for name in ("tensors.tsv", "sprite.png"))
+    table = model_of(trained / "tiny").latents.weight.detach()
+    np.testing.assert_allclose(np.loadtxt(vectors), table[:20], rtol=1e-5)
+    with Image.open(sprite) as picture:
+        red = np.asarray(picture)[::32, ::32, 0].flatten()[:20]
+    np.testing.assert_allclose(red, np.arange(20), atol=1)
+    assert (tmp_path / "projector" / "projector_config.pbtxt").exists()
+    assert script("projector", "--num=20", "--output=projector")[0] == 2
+
+
+def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained):
+    assert (trained / "tiny" / "images" / "samples_epoch_000.png").exists()
+    assert not (trained / "few" / "images" / "samples_epoch_000.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("interpolate 0 24", "image 24: the run has 24 images; give an index from 0 to 23, or a file"),
+        ("interpolate 0 -1", "image -1: the run has 24 images; give an index from 0 to 23, or a file"),
+        ("interpolate 0 1 2", "START END 0 1 2: give an even number of images, two for each row"),
+        ("interpolate 0 1 --steps 1", "--steps 1: must be 2 or more"),
+        ("interpolate 0 text.txt", "images text.txt: no image was found there"),
+        ("interpolate 0 nothing.png", "images nothing.png: there is no such file or folder"),
+        ("interpolate 0 folder", "image folder: holds 2 images; give the file of one"),
+        ("arithmetic --a 0 --b 1 --c 99", "image 99: the run has 24 images; give an index from 0 to 23, or a file"),
+        ("walk --axes 7", "--axes 7: codes of 6 dimensions have 1 to 6 axes"),
+        ("walk --reach 0", "--reach 0.0: must be more than 0 standard deviations; 3 reaches nearly all codes"),
+        ("sample --temperature 0", "--temperature 0.0: must be more than 0; 1 samples the prior as it is"),
+        ("sample --temperature -1", "--temperature -1.0: must be more than 0; 1 samples the prior as it is"),
+        ("sample --num 0", "--num 0: must be 1 or more"),
+        ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes; give fewer"),
+        ("sample --prior flow", "--prior flow: give gaussian, diagonal, mixture, kde, imle or the path of a class"),
+        ("projector --num 0", "--num 0: TensorBoard shows 1 to 65536 images of this size"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(command, line, script, tmp_path):
+    (tmp_path / "text.txt").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    for value in range(2):
+        (tmp_path / "folder" / f"{value}.png").write_bytes(encode(flat_image(value)))
+    name, *arguments = command.split()
+    before = set(tmp_path.iterdir())
+    status, _, errors = script(name, *arguments, "--output=made")
+    assert status == 2
+    assert len(errors) == 1
+    assert errors[0].startswith(line)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_too_few_codes_for_a_full_covariance_are_named(script, trained):
+    status, _, errors = script("sample", "--output=made.png", run=trained / "few")
+    assert status == 2
+    remedy = "24 codes are too few for a full covariance of 30 dimensions; give diagonal"
+    assert errors == [f"--prior gaussian: {remedy}"]
+    assert script("sample", "--prior=diagonal", "--output=made.png", run=trained / "few")[0] == 0
+
+
+def test_a_checkpoint_alone_says_what_it_lacks(script, trained, tmp_path):
+    shutil.copy(trained / "tiny" / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+    assert script("walk", "--output=made.png", run=tmp_path / "alone.ckpt")[0] == 0
+    status, _, errors = script("walk", "--output=b.png", "--tensorboard", run=tmp_path / "alone.ckpt")
+    assert status == 2
+    assert len(errors) == 1
+    assert not (tmp_path / "b.png").exists()
