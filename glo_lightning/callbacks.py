@@ -91,8 +91,8 @@ class SampleGrid(Callback):
     """Shows, after each epoch, what the generator makes of codes drawn from a Gaussian that is fitted to the codes.
 
     As PNG in the run folder (``images/samples_epoch_000.png``) and in TensorBoard (``samples``). The noise is the same
-    in every epoch. The Gaussian is that of the first 16,384 codes. There is no picture of no more codes than dimensions,
-    or of codes that have diverged.
+    in every epoch. The Gaussian is that of the first 16,384 codes. There is no picture of codes that are no more than
+    dimensions, or that have diverged.
 
     Args:
         num_images: images in the grid, eight in a row.

@@ -222,7 +222,7 @@ def write_picture(
     if options.tensorboard and trained.folder is None:
         remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
         raise InputError("run", trained.checkpoint, remedy)
-    writers = {"output": (options.output, lambda file: shown.save(file, "PNG"))}
+    writers = {"output": (options.output, lambda file: shown.save(file, "PNG", optimize=True))}
     if options.codes is not None:
         writers["codes"] = (options.codes, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
     for key, (path, write) in writers.items():

@@ -45,7 +45,7 @@ def sample(options: argparse.Namespace) -> None:
     triples = [[*triple, ""] for triple in zip(images, by_code, by_pixels, strict=True)]
     rows = [list(itertools.chain(*triples[first : first + PER_ROW])) for first in range(0, len(triples), PER_ROW)]
     headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * len(triples[:PER_ROW])
-    title = f"New images, drawn at random from the prior {options.prior}, and the training images most like them"
+    title = f"New images, drawn from the {options.prior} prior, and the training images most like them"
     write_picture(options, trained, "explore/samples", picture(rows, title, headings), codes)
 
 

@@ -33,7 +33,10 @@ def run(options: argparse.Namespace) -> None:
     origin = table.mean(0) if options.image is None else trained.find([options.image])[0][0]
     paths = [walk(origin, axis, options.steps, options.reach, trained.model.project) for axis in axes]
     rows = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
-    columns = [f"{shift:+.3g}" for shift in torch.linspace(-options.reach, options.reach, options.steps).tolist()]
+    columns = [
+        f"{shift:+.3g}" if shift else "0"
+        for shift in torch.linspace(-options.reach, options.reach, options.steps).tolist()
+    ]
     where = "the mean code" if options.image is None else f"the code of image {options.image}"
     title = f"Walks: {where} is changed along one principal axis, by so many standard deviations"
     captions = [f"axis {number + 1}" for number in range(len(axes))]
