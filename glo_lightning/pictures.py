@@ -13,7 +13,7 @@ def picture(
     title: str = "",
     columns: Sequence[str] = (),
     captions: Sequence[str] = (),
-    size: int | None = None,
+    size: int = 64,
 ) -> Image.Image:
     """Lays images out in rows and labels them, black on white.
 
@@ -22,7 +22,7 @@ def picture(
         title: a line above all.
         columns: a text above each column.
         captions: a text to the left of each row.
-        size: of an image in the picture, in pixels; smaller ones are enlarged to the next multiple of theirs.
+        size: of an image in the picture, in pixels; smaller ones are enlarged to the next multiple of their size.
     """
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
     margin, gap = 8, 4
@@ -70,9 +70,9 @@ def picture(
     return canvas
 
 
-def _to_pillow(image: Tensor, size: int | None) -> Image.Image:
+def _to_pillow(image: Tensor, size: int) -> Image.Image:
     if image.is_floating_point():
         image = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
-    factor = max(1, -(-(size or 0) // image.shape[-1]))
+    factor = -(-size // image.shape[-1])
     image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -65,7 +65,7 @@ class Diagonal:
 
 
 class Mixture:
-    """scikit-learn's mixture of Gaussians, on codes scaled to unit variances.
+    """scikit-learn's mixture of Gaussians, fitted to at most 20,000 of the codes, scaled to unit variances.
 
     The covariances are full where every component has at least ``2 * D`` codes on average, else diagonal.
 
@@ -85,15 +85,15 @@ class Mixture:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
-        num_codes, latent_dim = codes.shape
+        self.mean, self.std = _moments(codes)
+        scaled = _some(_scaled(codes, self.mean, self.std), 20_000).double().numpy()
+        num_codes, latent_dim = scaled.shape
         candidates = [2**power for power in range(7) if 2**power <= num_codes]
         if self.n_components is not None:
             check_at_least("n_components", self.n_components, 1)
             if self.n_components > num_codes:
-                raise InputError("n_components", self.n_components, f"there are {num_codes} codes; give fewer")
+                raise InputError("n_components", self.n_components, f"there are {num_codes} codes to fit; give fewer")
             candidates = [self.n_components]
-        self.mean, self.std = _moments(codes)
-        scaled = _scaled(codes, self.mean, self.std).double().numpy()
         fitted = []
         for components in candidates:
             covariance = "full" if num_codes >= 2 * latent_dim * components else "diag"
@@ -101,7 +101,7 @@ class Mixture:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # its likelihood is compared all the same
                 fitted.append(mixture.fit(scaled))
-        self.mixture = min(fitted, key=lambda mixture: mixture.bic(scaled)) if len(fitted) > 1 else fitted[0]
+        self.mixture = min(fitted, key=lambda mixture: mixture.bic(scaled))
         return self
 
     def sample(self, num: int, seed: int = 0) -> Tensor:
@@ -131,9 +131,8 @@ class KDE:
             raise InputError("prior", "kde", f"{len(codes)} codes are too few for its cross-validation; give diagonal")
         self.mean, self.std = _moments(codes)
         scaled = _scaled(codes, self.mean, self.std).double()
-        some = torch.randperm(len(scaled), generator=torch.Generator().manual_seed(0))[:2_000]
         search = GridSearchCV(KernelDensity(), {"bandwidth": torch.logspace(-1, 0, 11).tolist()})
-        self.bandwidth = search.fit(scaled[some].numpy()).best_params_["bandwidth"]
+        self.bandwidth = search.fit(_some(scaled, 2_000).numpy()).best_params_["bandwidth"]
         self.density = KernelDensity(bandwidth=self.bandwidth).fit(scaled.numpy())
         return self
 
@@ -274,3 +273,8 @@ def _moments(codes: Tensor) -> tuple[Tensor, Tensor]:
 def _scaled(codes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """The codes' coordinates with mean 0 and standard deviation 1; a constant one stays 0."""
     return (codes.detach().cpu() - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
+
+
+def _some(codes: Tensor, most: int) -> Tensor:
+    """At most so many of the codes, the same ones at each call, in no order."""
+    return codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:most]]

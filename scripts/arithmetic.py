@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     columns = ["a", " -  ", "b", " + ", "c", " = ", "a - b + c", "  ", "nearest\ntraining image"]
     captions = ["images", *[""] * (max(sizes) - 1), "their codes\n(mean)" if max(sizes) > 1 else "their codes"]
     title = "Arithmetic: the codes of a, less those of b, plus those of c, make a new image"
-    write_picture(options, trained, "explore/arithmetic", picture(rows, title, columns, captions, size=64), made)
+    write_picture(options, trained, "explore/arithmetic", picture(rows, title, columns, captions), made)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,11 @@ def main() -> None:
     parser.add_argument("--latent_dim", type=int, default=32)
     parser.add_argument("--max_epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3, help="of the sampling; the table shows mean and spread")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 1.3])
     arguments = parser.parse_args()
     output, num = arguments.output, arguments.num_images
+    if not (arguments.mnist / "train-images-idx3-ubyte").is_file():
+        sys.exit(f"{arguments.mnist}: holds no train-images-idx3-ubyte; give the folder of MNIST's four IDX files")
     images, labels = read_digits(arguments.mnist, "train")
     held_out, held_out_labels = read_digits(arguments.mnist, "t10k")
 
@@ -124,9 +127,9 @@ def main() -> None:
     features = load_features(str(output / "features.pt"))
     reals = images[:num].expand(-1, 3, -1, -1)
 
-    table = ["| images | Frechet distance | precision | recall | fit, s |", "|---|---|---|---|---|"]
+    table = ["| images | temperature | Frechet distance | precision | recall | fit, s |", "|---|---|---|---|---|---|"]
 
-    def add(name: str, parts: list[Tensor], seconds: str = "") -> None:
+    def add(name: str, parts: list[Tensor], temperature: float | str = "", seconds: str = "") -> None:
         """Adds a row, with mean and spread where there are several parts."""
         measured = [distances(part, reals, features) for part in parts]
         cells = []
@@ -134,7 +137,7 @@ def main() -> None:
             values = [scores[key] for scores in measured]
             spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
-        table.append(f"| {' | '.join([name, *cells, seconds])} |")
+        table.append(f"| {' | '.join([name, str(temperature), *cells, seconds])} |")
         print(table[-1], flush=True)
 
     add("held-out real images", [held_out[:num].expand(-1, 3, -1, -1)])
@@ -143,8 +146,12 @@ def main() -> None:
         began = time.monotonic()
         prior = make_prior(name).fit(codes)
         seconds = f"{time.monotonic() - began:.0f}"
-        drawn = [sample_codes(prior, codes, num, model.project, seed) for seed in range(arguments.seeds)]
-        add(name, [as_bytes(generate(model, some)) for some in drawn], seconds)
+        for temperature in arguments.temperatures:
+            parts = [
+                as_bytes(generate(model, sample_codes(prior, codes, num, model.project, seed, temperature)))
+                for seed in range(arguments.seeds)
+            ]
+            add(name, parts, temperature, seconds)
     (output / "frechet.md").write_text("\n".join(table) + "\n")
     print(f"wrote {output / 'frechet.md'}")
 
