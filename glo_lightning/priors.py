@@ -147,7 +147,7 @@ class IMLE:
     In each round noise is mapped to 4,096 samples, each of 512 codes looks for the nearest of them, and the network is
     trained to move that sample to the code: every code has a sample near it, so that no mode is dropped. After Li and
     Malik, *Implicit Maximum Likelihood Estimation* (arXiv 1809.09087); on GLO's codes it is GLANN (Hoshen, Li and
-    Malik, CVPR 2019). The samples spread less than the codes; a temperature of 1.1 or 1.2 can make up for it.
+    Malik, CVPR 2019). The samples spread less than the codes; a temperature above 1 makes up for it.
 
     Args:
         noise_dim: dimensions of the noise.
