@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ class BatchSampler(Sampler[list[int]]):
     """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
     The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch.
+
+    Attributes:
+        first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
 
     Args:
         num_images: N.
@@ -42,7 +46,7 @@ class BatchSampler(Sampler[list[int]]):
     ):
         self.rows = np.delete(np.arange(num_images), np.asarray(skipped, dtype=int))
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it before each epoch."""
@@ -55,8 +59,55 @@ class BatchSampler(Sampler[list[int]]):
         rows = self.rows
         if self.seed is not None:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-        for batch in np.array_split(rows, len(self)):
+        for batch in np.array_split(rows, len(self))[self.first :]:
             yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader whose epoch can be gone on with in its middle: its state is the number of batches it has yielded.
+
+    Workers fetch ahead; what they have fetched and nobody has trained on does not count. Lightning saves and loads
+    the state.
+    """
+
+    yielded = resume_at = 0
+
+    def __init__(self, dataset: Dataset, sampler: BatchSampler, **options: Any):
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)  # the sampler makes the batches
+        self.order = sampler
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
+        self.yielded = self.order.first = self.resume_at
+        self.resume_at = 0
+        for batch in super().__iter__():
+            self.yielded += 1
+            yield batch
+
+    def _made_by(self) -> dict[str, Any]:
+        order = self.order
+        return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"yielded": self.yielded, **self._made_by()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begins the next iteration where the saved one was.
+
+        Raises:
+            InputError: when that is in the middle of an order that this loader does not have.
+        """
+        self.resume_at = state_dict["yielded"]
+        for key, given in self._made_by().items():
+            if self.resume_at and state_dict[key] != given:
+                remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
+                raise InputError(key, given, remedy)
+
+
+def _ignore_signals(_: int) -> None:
+    """In a worker: a signal to the whole process group is the training process's, which ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Rows(Dataset[Tensor]):
@@ -132,27 +183,27 @@ class LSUNDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         _ = self.dataset
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size < world_size:
             raise InputError("batch_size", self.batch_size, f"must be at least the number of devices, {world_size}")
         resident = self._resident_images() is not None
         return self._loader(_Rows() if resident else self.dataset, self.seed, rank, world_size)
 
-    def ordered_dataloader(self) -> DataLoader:
+    def ordered_dataloader(self) -> ResumableLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
         return self._loader(self.dataset, None)
 
-    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         skipped: Sequence[int] | np.ndarray = ()
         workers = self.num_workers
         if isinstance(self.dataset, StoredImages):
             skipped, workers = self.dataset.skipped, 0  # out of the store a batch is one gather
-        return DataLoader(
+        return ResumableLoader(
             dataset,
-            sampler=BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
-            batch_size=None,  # the sampler makes the batches
+            BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
             num_workers=workers,
+            worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
         )
