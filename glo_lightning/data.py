@@ -97,7 +97,7 @@ class ResumableLoader(DataLoader):
         Raises:
             InputError: when that is in the middle of an order that this loader does not have.
         """
-        self.resume_at = state_dict["yielded"]
+        self.yielded = self.resume_at = state_dict["yielded"]
         for key, given in self._made_by().items():
             if self.resume_at and state_dict[key] != given:
                 remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import REPOSITORY, TINY, assert_same_run, load
 
 from glo_lightning.checkpoints import is_whole
 from glo_lightning.errors import InputError
@@ -24,31 +23,6 @@ from glo_lightning.run_folder import write_atomically
 FIXTURE = Path(__file__).parent / "fixtures" / "format_1.ckpt"
 # ten batches an epoch, two epochs
 RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
-TAGS = ("train/loss", "train/loss_epoch", "latents/norm_mean", "latents/moved", "lr-SGD/generator")
-
-
-def load(folder: Path, name: str = "last") -> dict:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    # TensorBoard reads the files by name, which holds the second: these runs are quicker than that
-    files = sorted(folder.glob("events.*"), key=lambda file: file.stat().st_mtime_ns)
-    for number, file in enumerate(files):
-        file.rename(folder / f"events.out.tfevents.{number:010d}")
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in TAGS}
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    """Weights, codes, start, optimizer, progress and curves are equal, bit for bit."""
-    a, b = load(first), load(second)
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
-    for key in ("global_step", "epoch", "epoch_loss", "optimizer_states", "lr_schedulers", "callbacks"):
-        assert a[key] == b[key], key
-    assert curves(first) == curves(second)
 
 
 @pytest.fixture
