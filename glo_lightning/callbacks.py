@@ -51,7 +51,9 @@ class PCAStart(Callback):
                     rows.append(index)
                     yield batch
 
-            for number, codes in enumerate(pca_codes(images(), table.shape[1], pl_module.n_pca, pl_module.whiten)):
+            sizes = (table.shape[1], pl_module.n_pca)
+            start = pca_codes(images(), *sizes, whiten=pl_module.whiten, device=table.device)
+            for number, codes in enumerate(start):
                 table[rows[number]] = pl_module.project(codes.to(table))
             seconds = time.monotonic() - began
             log.info("PCA start: wrote %d codes in %.1f s", sum(map(len, rows)), seconds)
@@ -74,8 +76,8 @@ class ReconstructionGrid(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
-            dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
-            images, _ = dataset[list(range(min(self.num_images, len(dataset))))]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            images, _ = data.dataset[list(range(min(self.num_images, data.num_images)))]
             self._show(trainer, "targets", images.float() / 255, "targets.png")
 
     @torch.no_grad()

@@ -95,6 +95,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step, self.saved_at = trainer.global_step, time.monotonic()
+        epoch_loop = trainer.fit_loop.epoch_loop
+        if epoch_loop.batch_progress.current.ready == 0:
+            epoch_loop.restarting = False  # with max_steps Lightning takes a run for one cut off in its epoch, always
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._note)  # Lightning puts the old ones back at the end

@@ -52,7 +52,8 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=0,
             save_config_callback=None,
-            trainer_defaults={"max_epochs": 25, "enable_model_summary": False},  # 25: the seed's
+            # 25 epochs are the seed's; the validation needs no try-out before the first
+            trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 
@@ -306,6 +307,8 @@ def _set_up_logging() -> None:
     ours.handlers = [logging.StreamHandler(sys.stdout)]
     # Decoding in the training process is a choice of the recipes; this machine's number of cores has no say in it.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Nothing is held out unless it is asked for.
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import signal
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ class BatchSampler(Sampler[list[int]]):
     Args:
         num_images: N.
         batch_size: B, over all processes.
-        skipped: rows that are in no batch; N is less by their number.
+        skipped: rows that are in no batch.
         seed: None keeps the rows in order.
         rank, world_size: this process among all.
     """
@@ -44,7 +45,7 @@ class BatchSampler(Sampler[list[int]]):
         world_size: int = 1,
         skipped: Sequence[int] | np.ndarray = (),
     ):
-        self.rows = np.delete(np.arange(num_images), np.asarray(skipped, dtype=int))
+        self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.epoch = self.first = 0
 
@@ -123,6 +124,8 @@ class LSUNDataModule(LightningDataModule):
     Args:
         root: the LSUN folder that holds ``bedroom_train_lmdb``, or an LMDB folder; the shipped emoji if not given.
         num_samples: takes the first so many images in key order; all if not given.
+        holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
+            are encoded after each epoch for ``val/psnr``.
         image_size: H and W to resize and crop to; 32, 64 or 128.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
@@ -141,6 +144,7 @@ class LSUNDataModule(LightningDataModule):
         self,
         root: str | None = None,
         num_samples: int | None = None,
+        holdout: int = 0,
         image_size: int = 64,
         batch_size: int = 128,
         num_workers: int = 0,
@@ -152,6 +156,7 @@ class LSUNDataModule(LightningDataModule):
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
         check_at_least("num_workers", num_workers, 0)
+        check_at_least("holdout", holdout, 0)
         check_at_least("seed", seed, 0)
         check_image_size(image_size)
         self.device_resident = str(device_resident).lower()  # YAML reads true and false as booleans
@@ -161,7 +166,8 @@ class LSUNDataModule(LightningDataModule):
                 "device_resident", "true", "images that are not cached cannot be kept; give --data.cache true"
             )
         check_choice("on_error", on_error, ("raise", "skip"))
-        self.root, self.num_samples, self.image_size, self.on_error = root, num_samples, image_size, on_error
+        self.root, self.num_samples, self.holdout = root, num_samples, holdout
+        self.image_size, self.on_error = image_size, on_error
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
         self._resident: Tensor | None = None
 
@@ -177,8 +183,15 @@ class LSUNDataModule(LightningDataModule):
 
     @property
     def num_images(self) -> int:
-        """N, the number of rows that the latent table needs."""
-        return len(self.records)
+        """N, the number of rows that the latent table needs.
+
+        Raises:
+            InputError: when no image is left besides those held out.
+        """
+        number = len(self.records) - self.holdout
+        if number < 1:
+            raise InputError("holdout", self.holdout, f"leaves none of {len(self.records)} images; give a smaller one")
+        return number
 
     def prepare_data(self) -> None:
         _ = self.dataset
@@ -190,9 +203,24 @@ class LSUNDataModule(LightningDataModule):
         resident = self._resident_images() is not None
         return self._loader(_Rows() if resident else self.dataset, self.seed, rank, world_size)
 
+    def predict_dataloader(self) -> ResumableLoader:
+        return self.ordered_dataloader()
+
     def ordered_dataloader(self) -> ResumableLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
         return self._loader(self.dataset, None)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """One batch of held-out images, the first 16; nothing without a holdout."""
+        rows = self.holdout_rows(16)
+        loader = DataLoader(self.dataset, batch_size=None, sampler=[rows])
+        return loader if rows else []
+
+    def holdout_rows(self, most: int) -> list[int]:
+        """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
+        skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
+        rows = (row for row in range(self.num_images, len(self.records)) if row not in skipped)
+        return list(itertools.islice(rows, most))
 
     def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         skipped: Sequence[int] | np.ndarray = ()
@@ -224,7 +252,7 @@ class LSUNDataModule(LightningDataModule):
         return to_unit_range(images), index
 
     def state_dict(self) -> dict[str, Any]:
-        return {"keys_digest": self.records.digest()}
+        return {"keys_digest": self.records.digest(self.num_images)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images.
@@ -232,7 +260,7 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when the digests of the keys differ.
         """
-        if state_dict["keys_digest"] != self.records.digest():
+        if state_dict["keys_digest"] != self.records.digest(self.num_images):
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
             raise InputError("root", self.records.path, remedy)
 

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from glo_lightning.checkpoints import read_checkpoint
+from glo_lightning.commands import TrainedRun
 from glo_lightning.errors import InputError
-from glo_lightning.lmdb_dataset import LMDBDataset
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import RunFolder
 
 EXPORT_VERSION = 1
 PREPROCESSING = {
@@ -29,58 +26,47 @@ PREPROCESSING = {
 }
 
 
-def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], checkpoint: str = "last") -> None:
+def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
     """Writes the folder ``output``, whole or not at all:
 
     - ``generator.safetensors``: the state of ``generator.Generator``;
     - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
       zeros, and ``key_lengths`` (N,);
-    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, progress, digest of the keys.
+    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys.
 
     Args:
-        run: the run folder. Its data are needed for the keys.
+        run: a run folder, whose newest checkpoint is taken, or a checkpoint in it. Its data are needed for the keys.
         output: a folder that does not exist.
-        checkpoint: ``last``, ``previous`` or ``best``.
 
     Raises:
-        InputError: for a folder without a run or with other data, an output that exists, or without safetensors.
+        InputError: when there is no such run or its images are others now, for an output that exists, or without
+            safetensors.
     """
     save_file = _safetensors().save_file
-    folder, output = RunFolder(run), Path(output)
+    output = Path(output).absolute()
     if output.exists():
         raise InputError("output", output, "exists already; give another folder")
-    if not folder.config.is_file():
-        raise InputError("run", run, "holds no run (no config.yaml); give the folder of a run")
-    saved = read_checkpoint(folder.last.with_name(f"{checkpoint}.ckpt"), "checkpoint")
-    data = yaml.safe_load(folder.config.read_text())["data"]
-    records = LMDBDataset(data["root"], data["image_size"], data["num_samples"])
-    if records.digest() != saved["LSUNDataModule"]["keys_digest"]:
-        raise InputError("root", records.path, "the checkpoint's rows belong to other images; put back its data")
-    state = saved["state_dict"]
-    generator = {
-        name.removeprefix("generator."): tensor.contiguous()
-        for name, tensor in state.items()
-        if name.startswith("generator.")
+    trained = TrainedRun(Path(run), accelerator="cpu")
+    model, data = trained.model, trained.data
+    keys = data.records.keys[: data.num_images]
+    codes = {
+        "codes": model.latents.weight.detach(),
+        "keys": torch.from_numpy(np.array(keys["key"]).view(np.uint8).reshape(len(keys), -1)),
+        "key_lengths": torch.from_numpy(keys["length"].astype(np.int32)),
     }
-    keys = np.ascontiguousarray(records.keys["key"]).view(np.uint8).reshape(len(records), -1)
     arguments = inspect.signature(GLO).parameters
     about = {
         "format_version": EXPORT_VERSION,
-        "hyper_parameters": {key: value for key, value in saved["hyper_parameters"].items() if key in arguments},
+        "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
         "preprocessing": PREPROCESSING,
-        "global_step": saved["global_step"],
-        "keys_sha256": records.digest(),
+        **data.state_dict(),
     }
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent) as temporary:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         whole = Path(temporary) / "export"
         whole.mkdir()
+        generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
         save_file(generator, whole / "generator.safetensors")
-        codes = {
-            "codes": state["latents.weight"].contiguous(),
-            "keys": torch.from_numpy(keys.copy()),
-            "key_lengths": torch.from_numpy(records.keys["length"].astype(np.int32)),
-        }
         save_file(codes, whole / "codes.safetensors")
         (whole / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
         os.replace(whole, output)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from sklearn.decomposition import PCA
 
 
 def to_ball(codes: Tensor) -> Tensor:
@@ -37,7 +33,78 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int, whiten: bool = False) -> Iterator[Tensor]:
+class SGDWithRowAdam(torch.optim.SGD):
+    """SGD for dense gradients, and for sparse ones Adam on the rows that have one, each with its own step count.
+
+    ``torch.optim.SparseAdam`` corrects its averages for the number of steps of the whole table, which is wrong for rows
+    that are in one batch of an epoch: their first steps would be too small and later ones too large.
+
+    Args:
+        params: as for SGD; the rows with a gradient are distinct.
+        betas: of Adam (Kingma and Ba, 2015).
+        eps: of Adam.
+    """
+
+    def __init__(self, params: Any, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        super().__init__(params)
+        self.betas, self.eps = betas, eps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        tables = [
+            (parameter, parameter.grad, group["lr"])
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.grad.is_sparse
+        ]
+        for table, gradient, rate in tables:
+            self._step_rows(table, gradient._indices()[0], gradient._values(), rate)
+            table.grad = None
+        super().step()
+        for table, gradient, _ in tables:
+            table.grad = gradient
+        return loss
+
+    def _step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        state = self.state[table]
+        if not state:
+            state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
+            state["count"] = table.new_zeros(len(table), 1)
+        state["count"][rows] += 1
+        corrected = []
+        for name, beta, value in zip(("mean", "square"), self.betas, (gradient, gradient.square()), strict=True):
+            state[name][rows] = average = beta * state[name][rows] + (1 - beta) * value
+            corrected.append(average / (1 - beta ** state["count"][rows]))
+        table[rows] -= rate * corrected[0] / (corrected[1].sqrt() + self.eps)
+
+
+class PCACoordinates(NamedTuple):
+    """The map from images to codes that a PCA start makes: ``(x - mean) @ axes``.
+
+    Attributes:
+        mean: (C * H * W,), of pixels in [-1, 1].
+        axes: (C * H * W, D).
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    def of(self, images: Tensor) -> Tensor:
+        """Codes (b, D) of uint8 images (b, C, H, W)."""
+        return (as_rows(images.to(self.mean.device)) - self.mean) @ self.axes
+
+
+def pca_codes(
+    batches: Iterable[Tensor],
+    latent_dim: int,
+    n_fit: int,
+    whiten: bool = False,
+    device: torch.device | str = "cpu",
+) -> Iterator[Tensor]:
     """Yields the PCA coordinates of all images, (b, D) for each batch in turn, in one pass over the batches.
 
     The PCA is fitted on the first ``n_fit`` images. Those alone are held in memory, so the peak does not grow with
@@ -48,34 +115,52 @@ def pca_codes(batches: Iterable[Tensor], latent_dim: int, n_fit: int, whiten: bo
         latent_dim: D, at most ``min(n_fit, C * H * W)``.
         n_fit: images to fit on, or as many as there are.
         whiten: scales the coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
+        device: where to fit.
     """
     batches, held = iter(batches), []
     for images in batches:
         held.append(images)
         if sum(map(len, held)) >= n_fit:
             break
-    sample = np.empty((min(n_fit, sum(map(len, held))), held[0][0].numel()), np.float32)
+    sample = torch.empty(min(n_fit, sum(map(len, held))), held[0][0].numel(), device=device)
     for row, image in zip(range(len(sample)), itertools.chain.from_iterable(held), strict=False):
-        sample[row] = _as_rows(image[None])
-    pca = fit_pca(sample, latent_dim, whiten)
+        sample[row] = as_rows(image[None])[0]
+    coordinates = fit_pca(sample, latent_dim, whiten)
     del sample
     for images in itertools.chain(held, batches):
-        codes = torch.from_numpy(pca.transform(_as_rows(images)))
-        yield codes / (1.5 * latent_dim**0.5) if whiten else codes
+        yield coordinates.of(images)
 
 
-def fit_pca(sample: np.ndarray, latent_dim: int, whiten: bool = False) -> PCA:
-    """Fits scikit-learn's PCA on rows (n, features), which it overwrites.
+def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordinates:
+    """Fits a PCA on rows (n, features), which it overwrites, on the device where they are.
 
-    On many rows it makes two power iterations: they explain within 0.4 % of the variance that the default of seven
-    explains, in a third of the time.
+    On the CPU scikit-learn does it. On many rows it makes two power iterations: they explain within 0.4 % of the
+    variance that its default of seven explains, in a third of the time. scikit-learn has no way to an accelerator
+    without experimental settings; there torch's own randomized PCA makes the same two iterations.
     """
-    from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
+    if sample.device.type == "cpu":
+        from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
 
-    power = 2 if len(sample) > 8192 else "auto"
-    return PCA(latent_dim, copy=False, iterated_power=power, whiten=whiten, random_state=0).fit(sample)
+        power = 2 if len(sample) > 8192 else "auto"
+        pca = PCA(latent_dim, copy=False, iterated_power=power, random_state=0).fit(sample.numpy())
+        fitted = (pca.mean_, pca.components_.T, pca.explained_variance_)
+        mean, axes, variances = (torch.from_numpy(part) for part in fitted)
+    else:
+        mean, axes, variances = _lowrank_pca(sample, latent_dim)
+    if whiten:
+        axes = axes / (1.5 * latent_dim**0.5 * variances.clamp(min=torch.finfo(variances.dtype).eps).sqrt())
+    return PCACoordinates(mean, axes.contiguous())
 
 
-def _as_rows(images: Tensor) -> np.ndarray:
+def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, axes (features, D) and variances (D,) of rows, by torch.pca_lowrank; overwrites the rows."""
+    mean = sample.mean(dim=0)
+    sample -= mean
+    width = min(latent_dim + 10, *sample.shape)
+    _, singular, axes = torch.pca_lowrank(sample, width, center=False, niter=2)
+    return mean, axes[:, :latent_dim], singular[:latent_dim].square() / max(len(sample) - 1, 1)
+
+
+def as_rows(images: Tensor) -> Tensor:
     """uint8 images (b, C, H, W) -> float32 rows (b, C * H * W) in [-1, 1]."""
-    return images.flatten(1).float().div_(127.5).sub_(1).numpy()
+    return images.flatten(1).float().div_(127.5).sub_(1)

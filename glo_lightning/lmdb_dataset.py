@@ -203,9 +203,9 @@ class LMDBDataset(Dataset[tuple[Tensor, Any]]):
         length, key = self.keys[index]
         return key.tobytes()[:length]
 
-    def digest(self) -> str:
-        """SHA-256 of the keys of all rows, which ties a latent table to its images."""
-        lengths, keys = self.keys["length"], self.keys["key"]
+    def digest(self, num_rows: int | None = None) -> str:
+        """SHA-256 of the keys of the first rows, or of all: it ties a latent table to its images."""
+        lengths, keys = self.keys["length"][:num_rows], self.keys["key"][:num_rows]
         width = int(lengths.max())  # of these rows alone: a prefix has one digest, whatever follows it
         return hashlib.sha256(lengths.tobytes() + keys.astype(f"V{width}").tobytes()).hexdigest()
 

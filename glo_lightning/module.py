@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.callbacks import PCAStart
+from glo_lightning.encoding import encode
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import Generator
-from glo_lightning.latents import PROJECTIONS, random_codes
+from glo_lightning.latents import PROJECTIONS, SGDWithRowAdam, random_codes
 from glo_lightning.losses import make_loss
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ class GLO(LightningModule):
         generator_lr: learning rate of the generator, for the loss's mean over a batch.
         latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
             loss, whatever the batch size. The seed's rate 10 for a mean over 128 images is 10/128. 0 freezes them.
-        schedule: of both rates: ``constant``, or ``cosine`` to zero over the run.
+        latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
+            about how far each coordinate moves in a step.
+        latent_from: fraction of the run after which the codes learn; until then they stay where they started.
+        schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
         start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
             none, and then ``latents/moved`` is not logged.
         compile: compiles generator and loss with torch.compile for the training: a minute at the start, and faster
@@ -76,6 +80,8 @@ class GLO(LightningModule):
         level_weights: Sequence[float] | None = None,
         generator_lr: float = 1.0,
         latent_lr: float = 10 / 128,
+        latent_optimizer: str = "sgd",
+        latent_from: float = 0.0,
         schedule: str = "constant",
         start_rows: int = 16_384,
         compile: bool = False,
@@ -88,6 +94,9 @@ class GLO(LightningModule):
         check_at_least("generator_lr", generator_lr, 0)
         check_at_least("latent_lr", latent_lr, 0)
         check_at_least("start_rows", start_rows, 0)
+        check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
+        if not 0 <= latent_from < 1:
+            raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
         generator = Generator(latent_dim, image_size, width)
         self.generator = generator.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(loss, image_size, levels, level_weights)
@@ -101,11 +110,13 @@ class GLO(LightningModule):
         num_images, latent_dim, image_size, width = int(num_images), int(latent_dim), int(image_size), int(width)
         start_rows = int(start_rows)
         n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
+        latent_from = float(latent_from)
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
         self.save_hyperparameters(logger=False)
 
         self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
         self.generator_lr, self.latent_lr = generator_lr, latent_lr
+        self.latent_optimizer, self.latent_from = latent_optimizer, latent_from
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
@@ -146,6 +157,19 @@ class GLO(LightningModule):
         self.epoch_loss += torch.where(loss.detach().isfinite(), total, torch.zeros_like(total))
         return loss
 
+    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
+        """Encodes held-out images from the mean code, with the generator as it is, and logs their PSNR in dB."""
+        images, _ = batch
+        mean = self.latents.weight.mean(dim=0).expand(len(images), 1, -1)
+        codes = encode(self, images, mean, steps=60)
+        error = (self(codes) - images).square().mean() / 4  # of images in [0, 1]
+        self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Reconstructs images (B, 3, H, W) in [-1, 1] from their codes."""
+        _, index = batch
+        return self(self.latents(index))
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         table = self.latents.weight
@@ -167,20 +191,27 @@ class GLO(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # One SGD with two groups serves dense and sparse gradients alike, and one step counts as one.
-        optimizer = torch.optim.SGD(
-            [
-                {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"},
-                {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
-            ]
-        )
-        self.rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step))
+        groups = [
+            {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"},
+            {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
+        ]
+        optimizer = torch.optim.SGD(groups) if self.latent_optimizer == "sgd" else SGDWithRowAdam(groups)
+        factors = [lambda step: self.rate_factor(step), lambda step: self.rate_factor(step, self.latent_from)]
+        self.rates = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.rates, "interval": "step"}}
 
-    def rate_factor(self, step: int) -> float:
-        """What both learning rates are multiplied with at that step."""
-        if self.schedule == "constant" or step == 0:
+    def rate_factor(self, step: int, begin: float = 0.0) -> float:
+        """What a learning rate is multiplied with at that step, if it begins at that fraction of the run."""
+        if math.isnan(self.total_steps):  # asked for before the run's length is known; on_train_start asks again
             return 1.0
-        return 0.5 + 0.5 * math.cos(math.pi * min(step / self.total_steps, 1.0))
+        done = step / self.total_steps
+        if done < begin:
+            return 0.0
+        return (
+            1.0
+            if self.schedule == "constant"
+            else 0.5 + 0.5 * math.cos(math.pi * min((done - begin) / (1 - begin), 1.0))
+        )
 
     # ------------------------------------------------------------------------------ start, measures, several processes
 
@@ -196,15 +227,17 @@ class GLO(LightningModule):
     def _follow_schedule(self) -> None:
         """Sets the rates of the coming step from this run's arguments and length, which a resume may have changed."""
         saved_steps, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
-        if self.schedule == "cosine":
+        if self.schedule == "cosine" or self.latent_from > 0:
             if math.isinf(self.total_steps):
-                raise InputError("schedule", "cosine", "an endless run has no schedule; give max_epochs or constant")
+                key, value = ("schedule", "cosine") if self.schedule == "cosine" else ("latent_from", self.latent_from)
+                raise InputError(key, value, "an endless run has no schedule; give max_epochs")
             if not math.isnan(saved_steps) and saved_steps != self.total_steps:
-                message = "the cosine schedule follows the new length of %d batches (was %d) from batch %d on"
+                message = "the schedule follows the new length of %d batches (was %d) from batch %d on"
                 log.info(message, self.total_steps, saved_steps, self.global_step)
         self.rates.base_lrs = [self.generator_lr, self.latent_lr]
-        for group, rate in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, strict=True):
-            group["lr"] = rate * self.rate_factor(self.global_step)
+        factors = (self.rate_factor(self.global_step), self.rate_factor(self.global_step, self.latent_from))
+        for group, rate, factor in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, factors, strict=True):
+            group["lr"] = rate * factor
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss.zero_()

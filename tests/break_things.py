@@ -9,7 +9,6 @@ what the user saw. Ends with an error where a resumed run is not the uninterrupt
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import multiprocessing
@@ -135,9 +134,7 @@ class Runs:
 
     def reached(self, run: Path) -> int:
         """The steps that were logged, so taken, before the end."""
-        with contextlib.suppress(KeyError):
-            return max((step + 1 for step, _ in curves(run, ("train/loss",))["train/loss"]), default=0)
-        return 0
+        return max((step + 1 for step, _ in curves(run).get("train/loss", [])), default=0) if run.exists() else 0
 
 
 class Started(NamedTuple):
@@ -251,6 +248,15 @@ def disk(runs: Runs, fault: str) -> Row:
     return Row(f"{fault} while a checkpoint is written", 1, f"{lost} steps", seen)
 
 
+def not_finite(runs: Runs) -> Row:
+    """The loss of the fifth batch is not a number."""
+    run = runs.new()
+    status = runs.start(run, "--model.loss=test_checkpoints.NaNInCall5", "--log_every_n_steps=10").join_or_fail()
+    seen = runs.said(run)
+    assert (status, runs.step(run)) == (1, EVERY), (status, seen)
+    return Row("a loss that is not a number", 1, "2 steps, one of them the bad one", f"exit status 1: `{seen}`")
+
+
 def break_things(kills: int, seed: int, folder: Path) -> Iterable[Row]:
     runs = Runs(folder, seed)
     streaming = kills * 2 // 5
@@ -264,6 +270,7 @@ def break_things(kills: int, seed: int, folder: Path) -> Iterable[Row]:
         yield damaged(runs, how)
     for fault in ("ENOSPC", "EIO", "file size limit", "crash between write and rename"):
         yield disk(runs, fault)
+    yield not_finite(runs)
 
 
 def main() -> None:

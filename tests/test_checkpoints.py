@@ -76,10 +76,12 @@ def whole(run, tmp_path_factory, whole_runs):
         (("--data.cache=false",), ()),
         (("--data.cache=false", "--data.num_workers=2"), ()),
         ((), ("--model.schedule=constant", "--max_epochs=-1", "--max_steps=20")),
+        ((), ("--data.holdout=8", "--max_epochs=-1", "--max_steps=18", "--model.schedule=constant")),
+        ((), ("--model.latent_optimizer=adam", "--model.latent_from=0.3")),
         ((), ("--accumulate_grad_batches=3",)),
         ((), ("--limit_train_batches=7",)),
     ],
-    ids=["store", "streaming", "workers", "max_steps", "accumulate", "limit"],
+    ids=["store", "streaming", "workers", "max_steps", "holdout", "adam", "accumulate", "limit"],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tmp_path, at_step, data, flags):
@@ -139,7 +141,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("glo_lightning.callbacks.pca_codes", lambda *_: send(signal.SIGTERM)())
+    monkeypatch.setattr("glo_lightning.callbacks.pca_codes", lambda *_, **__: send(signal.SIGTERM)())
     assert run(*RUN, "--output", tmp_path / "run")[0] == 143
     assert not (tmp_path / "run").exists()
 

@@ -133,7 +133,7 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(run, tmp_path, monkeypa
 
 
 def test_ctrl_c_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("glo_lightning.callbacks.pca_codes", stop)

@@ -48,7 +48,7 @@ def test_wrong_input_is_named(export, tmp_path, capsys):
     for arguments, word in (
         ((tmp_path / "run", export), "exists already"),
         ((tmp_path, tmp_path / "b"), "holds no run"),
-        ((tmp_path / "run", tmp_path / "b", "--checkpoint", "previous"), "no such checkpoint"),
+        ((tmp_path / "run" / "none.ckpt", tmp_path / "b"), "no such checkpoint"),
     ):
         sys.argv[1:] = map(str, arguments)
         with pytest.raises(SystemExit):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from glo_lightning.latents import PROJECTIONS, pca_codes, random_codes
+from glo_lightning.latents import PROJECTIONS, _lowrank_pca, pca_codes, random_codes
 
 
 @pytest.fixture
@@ -51,3 +51,14 @@ def test_pca_codes_are_scikit_learns(n_fit, whiten):
     expected = expected / (1.5 * 4**0.5) if whiten else expected
     signs = np.sign((codes * expected).sum(0))
     np.testing.assert_allclose(codes * signs, expected, atol=1e-3 * expected.std())
+
+
+def test_the_accelerators_pca_is_scikit_learns():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(500, 30)) * 2.0 ** -np.arange(30) + 5
+    torch.manual_seed(0)
+    mean, axes, variances = _lowrank_pca(torch.from_numpy(rows.astype(np.float32)), 4)
+    expected = PCA(4, svd_solver="full").fit(rows)
+    np.testing.assert_allclose(mean, expected.mean_, atol=1e-5)
+    np.testing.assert_allclose(variances, expected.explained_variance_, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(axes.numpy().T @ expected.components_.T), np.eye(4), atol=1e-3)

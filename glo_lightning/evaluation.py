@@ -1,0 +1,120 @@
+"""What was learned: the quality of reconstructions, how the codes moved, the distance of samples to real images."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from glo_lightning.errors import InputError
+from glo_lightning.latents import as_rows, fit_pca
+from glo_lightning.module import GLO
+
+
+@torch.no_grad()
+def quality(fakes: Tensor, images: Tensor, loss: nn.Module) -> dict[str, float]:
+    """PSNR in dB of the mean squared error over all pixels, mean SSIM, and the mean loss, all on the CPU.
+
+    Args:
+        fakes: (B, C, H, W) in [-1, 1].
+        images: the same shape and range.
+        loss: maps (fakes, images) to a mean over the batch.
+    """
+    psnr, ssim = PeakSignalNoiseRatio(data_range=1.0), StructuralSimilarityIndexMeasure(data_range=1.0)
+    total = 0.0
+    for some, wanted in zip(fakes.split(128), images.split(128), strict=True):
+        total += float(loss(some, wanted)) * len(some)
+        some, wanted = some.cpu().float() / 2 + 0.5, wanted.cpu().float() / 2 + 0.5
+        psnr.update(some, wanted)
+        ssim.update(some, wanted)
+    similarity = torch.as_tensor(ssim.compute())
+    return {"psnr": float(psnr.compute()), "ssim": float(similarity), "loss": total / len(fakes)}
+
+
+@torch.no_grad()
+def generate(model: GLO, codes: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] of codes (B, D), 128 at a time."""
+    return torch.cat([model(some) for some in codes.split(128)])
+
+
+def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
+    """uint8 images (B, C, H, W), in [-1, 1], from their first D principal components of the training images (uint8)."""
+    mean, axes = fit_pca(as_rows(training), latent_dim)
+    fakes = mean + (as_rows(images) - mean) @ axes @ axes.T
+    return fakes.clamp(-1, 1).view(images.shape)
+
+
+def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
+    """The fraction of each code's nearest neighbours (N, D) before that are among its nearest ones after."""
+    from sklearn.neighbors import NearestNeighbors
+
+    number = min(number, len(before) - 1)
+    near = [NearestNeighbors(n_neighbors=number).fit(codes).kneighbors()[1] for codes in (before, after)]
+    return float(np.mean([len(np.intersect1d(*rows)) / number for rows in zip(*near, strict=True)]))
+
+
+def load_features(name: str) -> nn.Module:
+    """The network whose features samples and images are compared by; maps uint8 images (B, 3, H, W) to (B, F).
+
+    Args:
+        name: ``inception``, as torchmetrics has it; a TorchScript file; or the path of a class made without arguments.
+
+    Raises:
+        InputError: when it cannot be had.
+    """
+    if name == "inception":
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            return NoTrainInceptionV3("inception-v3-compat", ["2048"])
+        except (ImportError, ModuleNotFoundError, OSError) as error:
+            remedy = "needs torch-fidelity and its weights, which could not be had here"
+            remedy = f"{remedy} ({error}); give a TorchScript file or the path of a class"
+            raise InputError("features", name, " ".join(remedy.split())) from error
+    if Path(name).is_file():
+        try:
+            return torch.jit.load(name, map_location="cpu").eval()
+        except RuntimeError as error:
+            raise InputError("features", name, "is no TorchScript file; make it with torch.jit.save") from error
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)().eval()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        remedy = "give inception, a TorchScript file, or the path of a class made without arguments"
+        raise InputError("features", name, remedy) from error
+
+
+@torch.no_grad()
+def distances(fakes: Tensor, images: Tensor, features: nn.Module) -> dict[str, float]:
+    """How far the fakes are from images in the features: Frechet and kernel distance, precision and recall.
+
+    Frechet distance after Heusel et al. (2017), kernel distance after Binkowski et al. (2018), both by torchmetrics;
+    precision and recall after Kynkaanniemi et al. (2019) with 3 neighbours.
+
+    Args:
+        fakes, images: uint8 (B, 3, H, W), at least 4 of each.
+        features: see ``load_features``.
+    """
+    as_features = [torch.cat([features(some).float().cpu() for some in part.split(128)]) for part in (fakes, images)]
+    known = nn.Identity()
+    known.num_features = as_features[0].shape[1]  # type: ignore[assignment]
+    frechet = FrechetInceptionDistance(feature=known).set_dtype(torch.float64)
+    kernel = KernelInceptionDistance(feature=known, subset_size=min(1000, *map(len, as_features)))
+    for part, real in zip(as_features, (False, True), strict=True):
+        frechet.update(part, real=real)
+        kernel.update(part, real=real)
+    precision, recall = _covered(as_features[0], by=as_features[1]), _covered(as_features[1], by=as_features[0])
+    scores = {"frechet": float(frechet.compute()), "kernel": float(kernel.compute()[0])}
+    return scores | {"precision": precision, "recall": recall}
+
+
+def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
+    """The fraction of ``points`` that lie in a ball around one of ``by`` that reaches to its third neighbour."""
+    radii = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # the first is itself
+    return float((torch.cdist(points, by) <= radii).any(dim=1).float().mean())

@@ -1,0 +1,67 @@
+"""Images that a user names: files, folders, or an LMDB."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glo_lightning.errors import InputError
+from glo_lightning.lmdb_dataset import LMDBDataset, decode_image
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files among ``paths``, and those in its folders that have an image's suffix, sorted."""
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        yield from inside
+
+
+def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[str]]:
+    """Reads images, resized and cropped as for training.
+
+    Files that are no images are left out with a warning each, and counted.
+
+    Args:
+        paths: files, folders that are searched for images, or LMDB folders.
+        image_size: H and W.
+
+    Returns:
+        uint8 images (M, 3, H, W), and the name of each, a file's path or an LMDB's key.
+
+    Raises:
+        InputError: for a path that is not there, or when no image is left.
+    """
+    images: list[Tensor] = []
+    names: list[str] = []
+    unreadable = 0
+    for path in paths:
+        if not path.exists():
+            raise InputError("images", path, "there is no such file or folder")
+        if (path / "data.mdb").is_file():
+            records = LMDBDataset(path, image_size, on_error="skip")
+            read, rows = records[list(range(len(records)))]
+            images += read
+            names += [records.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
+            unreadable += len(records) - len(rows)
+            continue
+        for file in find_images([path]):
+            try:
+                images.append(decode_image(file.read_bytes(), image_size))
+                names.append(str(file))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                log.warning("left out %s: not an image (%s)", file, " ".join(str(error).split()))
+                unreadable += 1
+    if not images:
+        raise InputError("images", " ".join(map(str, paths)), "no image was found there")
+    if unreadable:
+        log.warning("left out %d of %d files that are no images", unreadable, unreadable + len(images))
+    return torch.stack(images), names

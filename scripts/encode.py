@@ -1,0 +1,82 @@
+"""Finds codes for images that the run has not seen: python scripts/encode.py RUN IMAGES... [--mask FILE] [--output DIR]
+
+IMAGES are files, folders or LMDBs. The generator stays as it is; each image's code is sought by gradient descent from
+several starts. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json; with a
+mask, whose black pixels are missing, filled.png as well: the images with these pixels taken from the reconstructions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.utils import make_grid, save_image
+
+from glo_lightning.commands import CommandParser, TrainedRun, whole_folder
+from glo_lightning.data import to_unit_range
+from glo_lightning.encoding import STARTS, encode, starting_codes
+from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.image_files import read_images
+
+
+def read_mask(path: Path, image_size: int) -> torch.Tensor:
+    """A mask (1, H, W): 1 where its pixels are brighter than half, 0 where they are missing."""
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("L"))
+    except OSError as error:
+        raise InputError("mask", path, f"is no image ({error.strerror or 'of no known format'})") from error
+    if pixels.shape != (image_size, image_size):
+        width, height = pixels.shape[::-1]
+        raise InputError("mask", path, f"is of {width}x{height} pixels; give one of {image_size}x{image_size}")
+    mask = torch.from_numpy(pixels > 127).float()[None]
+    if not mask.any():
+        raise InputError("mask", path, "leaves no pixel (all of it is black); white pixels are the known ones")
+    return mask
+
+
+def main() -> None:
+    parser = CommandParser(__doc__, "encoded", "the folder that it writes")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
+    parser.add_argument("--mask", type=Path, help="an image of the run's size; black pixels are missing")
+    parser.add_argument("--steps", type=int, default=150, help="of the best start, at most")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
+    parser.call(lambda: run(parser.parse_args()))
+
+
+def run(options) -> None:
+    check_at_least("steps", options.steps, 1)
+    trained = TrainedRun(options.run, options.accelerator)
+    model, image_size = trained.model, trained.model.hparams["image_size"]
+    mask = read_mask(options.mask, image_size) if options.mask else None
+    pixels, names = read_images(options.images, image_size)
+    images = to_unit_range(pixels.to(model.device))
+    starts = starting_codes(model, trained.images(range(model.n_pca)), images, options.starts, mask)
+    codes = encode(model, images, starts, mask, options.steps, progress=True)
+    with torch.no_grad():
+        fakes = torch.cat([model(some) for some in codes.split(64)])
+
+    known = torch.ones_like(images[:1, :1]) if mask is None else mask.to(images)
+    errors = ((fakes - images) / 2 * known).square().sum(dim=(1, 2, 3)) / (3 * known.sum())
+    psnr = (-10 * torch.log10(errors)).tolist()
+    mean = float(-10 * torch.log10(errors.mean()))
+    for name, value in zip(names, psnr, strict=True):
+        print(f"{name}: PSNR {value:.2f} dB")
+    print(f"all {len(names)} images: PSNR {mean:.2f} dB")
+    pictures = {"targets": images * known + (1 - known), "reconstructions": fakes}
+    if mask is not None:
+        pictures["filled"] = images * known + fakes * (1 - known)
+    metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
+    with whole_folder(options.output) as folder:
+        for name, shown in pictures.items():
+            save_image(make_grid(shown.cpu() / 2 + 0.5), folder / f"{name}.png")
+        np.save(folder / "codes.npy", codes.cpu().numpy())
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

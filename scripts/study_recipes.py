@@ -1,0 +1,159 @@
+"""Compares recipes at equal seconds: python scripts/study_recipes.py [--seconds 30] [--seeds 3] [--root DIR] ...
+
+Each recipe differs from the first in one thing. It trains for as many epochs as fit into the seconds on this machine,
+for all recipes measured beforehand and in turn; then the images, the first 4,096 at most, are reconstructed from their
+codes in eval mode. PSNR is that of the mean squared error over these, SSIM the mean over images, both for images in
+[0, 1]; the table has mean and standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from glo_lightning.baselines import Make, epochs_within, train
+from glo_lightning.data import LSUNDataModule, to_unit_range
+from glo_lightning.evaluation import generate, quality
+from glo_lightning.module import GLO
+
+BASE = {"latent_dim": 100, "schedule": "cosine", "whiten": True, "batch_size": 32}
+
+
+def use_group_norm(model: GLO) -> None:
+    """Replaces every BatchNorm by a GroupNorm of 16 groups."""
+    layers = model.generator.layers
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[number] = nn.GroupNorm(min(16, layer.num_features), layer.num_features)
+
+
+def add_l2(model: GLO) -> None:
+    """Adds the mean squared error to the pyramid."""
+    pyramid = model.loss
+
+    class PyramidAndL2(nn.Module):
+        def forward(self, fakes: Tensor, images: Tensor) -> Tensor:
+            return pyramid(fakes, images) + nn.functional.mse_loss(fakes, images)
+
+    model.loss = PyramidAndL2()
+
+
+def keep_latent_rate(model: GLO) -> None:
+    """Lets the schedule move the generator's rate alone."""
+    configure = model.configure_optimizers
+
+    def configure_optimizers() -> OptimizerLRSchedulerConfig:
+        configuration = configure()
+        model.rates.lr_lambdas[1] = lambda step: 1.0
+        return configuration
+
+    model.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
+
+
+def average_weights(model: GLO) -> None:
+    """Ends with the exponential average of the generator's weights over about the last 100 steps."""
+
+    class Average(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            self.average = AveragedModel(model.generator, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            self.average.update_parameters(model.generator)
+
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            model.generator.load_state_dict(self.average.module.state_dict())
+
+    configured = model.configure_callbacks()
+    model.configure_callbacks = lambda: [*configured, Average()]  # type: ignore[method-assign]
+
+
+RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
+    "batch 32, cosine, whitened": ({}, None),
+    "the seed's: batch 128, constant, not whitened": (
+        {"batch_size": 128, "schedule": "constant", "whiten": False},
+        None,
+    ),
+    "batch 128": ({"batch_size": 128}, None),
+    "batch 64": ({"batch_size": 64}, None),
+    "batch 16": ({"batch_size": 16}, None),
+    "constant rates": ({"schedule": "constant"}, None),
+    "constant rates, averaged weights": ({"schedule": "constant"}, average_weights),
+    "averaged weights": ({}, average_weights),
+    "constant rate of the codes": ({}, keep_latent_rate),
+    "not whitened": ({"whiten": False}, None),
+    "whitened, on the sphere": ({"constraint": "sphere"}, None),
+    "latent_lr / 10": ({"latent_lr": 1 / 128}, None),
+    "generator_lr 2": ({"generator_lr": 2.0}, None),
+    "generator_lr 0.5": ({"generator_lr": 0.5}, None),
+    "GroupNorm": ({}, use_group_norm),
+    "L1 (no pyramid)": ({"levels": 0}, None),
+    "pyramid and L2": ({}, add_l2),
+}
+
+
+def maker(name: str, root: str | None) -> Make:
+    """What ``glo_lightning.baselines`` trains for the recipe of that name."""
+
+    def make(seed: int) -> tuple[GLO, LSUNDataModule]:
+        changes, patch = RECIPES[name]
+        arguments = BASE | changes
+        data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
+        model = GLO(data.num_images, **arguments)
+        if patch:
+            patch(model)
+        return model, data
+
+    return make
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30, help="of training, for each run")
+    parser.add_argument("--epochs", type=int, help="the same number for all, instead of the same seconds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", help="an LMDB; the shipped images if not given")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
+    parser.add_argument("--json", type=Path, help="writes the results of every run into this file")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    results: dict[str, list[dict[str, float]]] = {}
+    makes = {name: maker(name, options.root) for name in options.only}
+    if options.epochs:
+        lengths = dict.fromkeys(makes, options.epochs)
+    else:
+        lengths = epochs_within(options.seconds, makes, options.precision)
+    print("| recipe | epochs | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
+    for name, make in makes.items():
+        runs = []
+        for seed in range(options.seeds):
+            model, data, seconds = train(make, seed, options.precision, max_epochs=lengths[name])
+            images, _ = data.dataset[list(range(min(data.num_images, 4096)))]
+            codes = model.latents.weight[: len(images)]
+            measured = quality(generate(model, codes), to_unit_range(images), model.loss)
+            runs.append(measured | {"epochs": lengths[name], "seconds": seconds * lengths[name]})
+        cells = [
+            f"{statistics.mean(run[key] for run in runs):.{digits}f}"
+            f" ± {statistics.pstdev([run[key] for run in runs]):.{digits}f}"
+            for key, digits in (("psnr", 2), ("ssim", 3))
+        ]
+        print(f"| {name} | {lengths[name]} | {cells[0]} | {cells[1]} |", flush=True)
+        results[name] = runs
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
