@@ -307,7 +307,7 @@ def _set_up_logging() -> None:
     ours.handlers = [logging.StreamHandler(sys.stdout)]
     # Decoding in the training process is a choice of the recipes; this machine's number of cores has no say in it.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Nothing is held out unless it is asked for.
+    # Without a holdout there is nothing to validate.
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses
     warnings.filterwarnings("ignore", ".*LeafSpec.*")

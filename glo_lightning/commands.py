@@ -139,7 +139,12 @@ class CommandParser(argparse.ArgumentParser):
     def call(self, command: Callable[[], None]) -> None:
         """Runs the command; input that is wrong ends it with one line on standard error."""
         # Decoding in this process is meant; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
-        for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*isinstance.treespec.*"):
+        for message in (
+            ".*does not have many workers.*",
+            ".*LeafSpec.*",
+            ".*isinstance.treespec.*",
+            ".*no `validation_step`.*",
+        ):
             warnings.filterwarnings("ignore", message)
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         ours = logging.getLogger("glo_lightning")

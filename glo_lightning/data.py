@@ -213,8 +213,7 @@ class LSUNDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """One batch of held-out images, the first 16; nothing without a holdout."""
         rows = self.holdout_rows(16)
-        loader = DataLoader(self.dataset, batch_size=None, sampler=[rows])
-        return loader if rows else []
+        return DataLoader(self.dataset, batch_size=None, sampler=[rows]) if rows else []
 
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""

@@ -69,8 +69,8 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """The best codes (m, D) on the way, and their losses (m,), for at most CHUNK images."""
     number = len(images)
-    mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
     with torch.inference_mode(False), torch.enable_grad():
+        mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images, copy=True)
         fill = torch.arange(CHUNK, device=images.device) % number
         images, codes = (images * mask)[fill].clone(), codes[fill].clone()
         codes = model.project(codes).requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,9 @@ def load_features(name: str) -> nn.Module:
             raise InputError("features", name, " ".join(remedy.split())) from error
     if Path(name).is_file():
         try:
-            return torch.jit.load(name, map_location="cpu").eval()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*torch.jit.load.*")  # torch 2.15 would have torch.export
+                return torch.jit.load(name, map_location="cpu").eval()
         except RuntimeError as error:
             raise InputError("features", name, "is no TorchScript file; make it with torch.jit.save") from error
     module, _, attribute = name.rpartition(".")
@@ -105,7 +108,9 @@ def distances(fakes: Tensor, images: Tensor, features: nn.Module) -> dict[str, f
     known = nn.Identity()
     known.num_features = as_features[0].shape[1]  # type: ignore[assignment]
     frechet = FrechetInceptionDistance(feature=known).set_dtype(torch.float64)
-    kernel = KernelInceptionDistance(feature=known, subset_size=min(1000, *map(len, as_features)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*save all extracted features.*")  # some thousands are meant to be
+        kernel = KernelInceptionDistance(feature=known, subset_size=min(1000, *map(len, as_features)))
     for part, real in zip(as_features, (False, True), strict=True):
         frechet.update(part, real=real)
         kernel.update(part, real=real)

@@ -147,6 +147,8 @@ class GLO(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch
         codes = self.latents(index)
+        if self.rates.optimizer.param_groups[1]["lr"] == 0:
+            codes = codes.detach()  # not yet: see latent_from
         if codes.requires_grad:
             # The loss is a mean over images; undo it for the codes, whose rate is per image.
             images_per_step = len(index) * self.trainer.accumulate_grad_batches

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 from typing import Any
 
@@ -131,13 +132,15 @@ def measure_baselines(trained: TrainedRun, options: argparse.Namespace) -> dict[
     cache = (trained.folder or options.run.parent) / f"baselines_{options.seconds:g}s.json"
     results: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
     makes = makers(model, data, trained.config["data"])
+    precision = options.precision or trained.config["trainer"]["precision"] or "32-true"
+    logging.getLogger("glo_lightning").setLevel(logging.WARNING)  # not how each of them starts
     if any(len(results.get(name, {}).get("runs", [])) < options.seeds for name in makes):
         accelerator = model.device.type if model.device.type == "cpu" else "gpu"
-        lengths = epochs_within(options.seconds, makes, options.precision, accelerator)
+        lengths = epochs_within(options.seconds, makes, precision, accelerator)
         for name, make in makes.items():
             entry = results.setdefault(name, {"epochs": lengths[name], "runs": []})
             for seed in range(len(entry["runs"]), options.seeds):
-                other, _, _ = train(make, seed, options.precision, accelerator, max_epochs=entry["epochs"])
+                other, _, _ = train(make, seed, precision, accelerator, max_epochs=entry["epochs"])
                 entry["runs"].append(measure_baseline(other.to(model.device), data, model.loss, options))
                 cache.write_text(json.dumps(results, indent=1))
     return results
@@ -204,7 +207,7 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="trains and compares them")
     parser.add_argument("--seconds", type=float, default=60, help="of training, for each baseline and seed")
     parser.add_argument("--seeds", type=int, default=3, help="of each baseline")
-    parser.add_argument("--precision", default="32-true", help="of the baselines' training")
+    parser.add_argument("--precision", help="of the baselines' training; the run's if not given")
     parser.call(lambda: run(parser.parse_args()))
 
 

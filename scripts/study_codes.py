@@ -1,4 +1,4 @@
-"""Does learning the codes pay? python scripts/study_codes.py --json FILE [--root DIR] [--num_samples N] [--epochs 12]
+"""Does learning the codes pay? python scripts/study_codes.py --json FILE [--root DIR] [--num_samples N] [--epochs 10]
 
 Trains small GLOs (width 32, batch 32, cosine, whitened PCA start) for every way of learning the codes, start and number
 of dimensions, each with several seeds, and prints the PSNR of all training images as trained, and of held-out images
@@ -35,8 +35,8 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "random": {
         "frozen": {"latent_lr": 0},
         "learned from the start": {"latent_lr": 4.0},
-        "learned late": {"latent_lr": 3e-2, "latent_optimizer": "adam", "latent_from": 0.6},
-        "row-wise Adam": {"latent_lr": 3e-2, "latent_optimizer": "adam"},
+        "learned late": {"latent_lr": 0.1, "latent_optimizer": "adam", "latent_from": 0.6},
+        "row-wise Adam": {"latent_lr": 0.1, "latent_optimizer": "adam"},
     },
 }
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--holdout", type=int, default=128)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--encode_steps", type=int, default=60)
     parser.add_argument("--dims", type=int, nargs="+", default=[16, 32, 100])
     parser.add_argument("--seeds", type=int, default=3)

@@ -399,3 +399,27 @@ def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
         assert batch.dtype == torch.int64
         images, index = data.on_after_batch_transfer(batch, 0)
         assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)
+
+
+def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):
+    data = LSUNDataModule(flat_lmdb, num_samples=100, holdout=20, image_size=32, batch_size=7)
+    trained = torch.cat([index for _, index in data.train_dataloader()])
+    assert (
+        sorted(trained.tolist())
+        == list(range(80))
+        == sorted(torch.cat([i for _, i in data.ordered_dataloader()]).tolist())
+    )
+    ((images, index),) = list(data.val_dataloader())
+    assert index.tolist() == list(range(80, 96))
+    assert torch.equal(rows_of(images), index)
+
+
+def test_the_digest_is_that_of_the_rows_alone(flat_lmdb):
+    held, plain = LSUNDataModule(flat_lmdb, 100, holdout=20), LSUNDataModule(flat_lmdb, 80)
+    assert held.state_dict()["keys_digest"] == plain.state_dict()["keys_digest"]
+
+
+@pytest.mark.parametrize("holdout", [300, 400, -1])
+def test_a_holdout_as_large_as_the_set_is_named(flat_lmdb, holdout):
+    with pytest.raises(InputError, match="holdout"):
+        _ = LSUNDataModule(flat_lmdb, holdout=holdout).num_images

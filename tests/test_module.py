@@ -3,11 +3,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from sklearn.decomposition import PCA
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.encoding import encode
 from glo_lightning.errors import InputError
+from glo_lightning.latents import SGDWithRowAdam
 from glo_lightning.module import GLO
 
 SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
@@ -58,6 +60,7 @@ class TestTraining:
         fit(model, data, tmp_path)
         assert torch.equal(model.latents.weight, codes)
 
+    @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
     def test_pca_start_without_a_datamodule_says_so(self, data, tmp_path):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, **quiet)
@@ -158,6 +161,84 @@ class TestTraining:
         assert torch.equal(loaded.eval()(codes), model.eval()(codes))
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+class TestHoldout:
+    def test_held_out_images_change_nothing(self, data, tmp_path):
+        held = LSUNDataModule(num_samples=32, holdout=8, image_size=32, batch_size=8)
+        states = []
+        for source in (data, held):
+            torch.manual_seed(0)
+            model = GLO(24, **SMALL)
+            trainer = fit(model, source, tmp_path, max_epochs=2)
+            states.append(model.state_dict())
+            assert ("val/psnr" in trainer.callback_metrics) == (source is held)
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_val_psnr_is_that_of_encoded_images(self, tmp_path):
+        held = LSUNDataModule(num_samples=32, holdout=8, image_size=32, batch_size=8)
+        torch.manual_seed(0)
+        model = GLO(24, **SMALL)
+        trainer = fit(model, held, tmp_path, num_sanity_val_steps=0)
+        measured = trainer.validate(model, held, verbose=False)[0]["val/psnr"]
+        images = held.dataset[list(range(24, 32))][0].float() / 127.5 - 1
+        model.eval()
+        starts = model.latents.weight.detach().mean(dim=0).expand(8, 1, -1)
+        with torch.no_grad():
+            fakes = model(encode(model, images, starts, steps=60))
+        error = ((fakes - images).double() / 2).square().mean()
+        assert measured == pytest.approx(float(-10 * error.log10()), abs=1e-3)
+
+    def test_predict_reconstructs_every_row_in_order(self, data, tmp_path):
+        model = GLO(24, **SMALL)
+        trainer = fit(model, data, tmp_path)
+        fakes = torch.cat(trainer.predict(model, data))
+        with torch.no_grad():
+            torch.testing.assert_close(fakes, model.eval()(model.latents.weight))
+
+    def test_codes_that_learn_late_stay_until_then(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_from=0.5, latent_lr=1.0)
+        fit(model, data, tmp_path, max_epochs=2)  # the last 3 of 6 steps have all rows
+        assert model.rate_factor(2, 0.5) == 0
+        assert model.rate_factor(3, 0.5) == 1
+        assert (model.latents.weight != model.start).any(dim=1).all()
+
+    def test_codes_that_learn_late_do_not_move_before(self, data, tmp_path):
+        model = GLO(24, **SMALL, latent_from=0.9, latent_lr=1.0)
+        moved = []
+
+        class Look(Callback):
+            def on_train_batch_end(self, *_):
+                moved.append(bool((model.latents.weight != model.start).any()))
+
+        trainer = Trainer(
+            default_root_dir=tmp_path, accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[Look()],
+        )  # fmt: skip
+        trainer.fit(model, data)
+        assert moved == [False] * 11 + [True]
+
+
+def test_row_adam_is_adam_on_each_row_by_itself():
+    torch.manual_seed(0)
+    table, dense = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
+    alone = [row.clone().requires_grad_() for row in table.weight.detach()]
+    adams = [torch.optim.Adam([row], lr=0.1) for row in alone]
+    weight = dense.weight.detach().clone()
+    optimizer = SGDWithRowAdam([{"params": dense.parameters(), "lr": 0.5}, {"params": table.parameters(), "lr": 0.1}])
+    for rows in ([0, 1], [3], [1, 0], [1, 3], [0]):
+        optimizer.zero_grad()
+        table(torch.tensor(rows)).pow(3).sum().backward()
+        dense.weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        weight -= 0.5
+        for row in rows:
+            adams[row].zero_grad()
+            alone[row].pow(3).sum().backward()
+            adams[row].step()
+    torch.testing.assert_close(table.weight.detach(), torch.stack([row.detach() for row in alone]))
+    torch.testing.assert_close(dense.weight.detach(), weight)
+
+
 def test_forward_generates():
     assert GLO(5, **SMALL, init="random")(torch.zeros(2, 6)).shape == (2, 3, 32, 32)
 
@@ -165,7 +246,8 @@ def test_forward_generates():
 @pytest.mark.parametrize(
     ("key", "value"),
     [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
-     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("loss", "l3"), ("levels", 6)],
+     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"),
+     ("latent_optimizer", "adamw"), ("latent_from", 1.0), ("loss", "l3"), ("levels", 6)],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:

@@ -1,0 +1,183 @@
+import json
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+from PIL import Image
+from torchmetrics.image import PeakSignalNoiseRatio
+
+from glo_lightning.commands import TrainedRun
+from glo_lightning.data import to_unit_range
+from glo_lightning.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny run: 24 of the shipped images, 8 of them held out."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["train.py", *TINY, "--data.holdout=8", "--max_epochs=2", f"--output={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(REPOSITORY / "scripts" / "train.py"), run_name="__main__")
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("encode", "--flag", ...) -> (exit status, standard output, last line on stderr)."""
+
+    def command(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        output, errors = capsys.readouterr()
+        lines = [line for line in errors.replace("\r", "\n").splitlines() if line and "images/s" not in line]
+        return status, output, lines[-1] if lines else ""
+
+    return command
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode(flat_image(20000 * number, 40)))
+    return folder
+
+
+def test_encode_writes_codes_that_give_the_reconstructions(trained, command, pictures, tmp_path):
+    (pictures / "broken.png").write_bytes(b"no image")
+    status, output, _ = command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 10)
+    assert status == 0
+    assert "broken.png: not an image" in output
+    assert "left out 1 of 4" in output
+    run = TrainedRun(trained, "cpu")
+    codes = torch.from_numpy(np.load(tmp_path / "out" / "codes.npy"))
+    assert codes.shape == (3, 6)
+    images = torch.stack([torch.from_numpy(flat_image(20000 * n, 32)) for n in range(3)]).permute(0, 3, 1, 2)
+    fakes, images = run.model(codes) / 2 + 0.5, to_unit_range(images) / 2 + 0.5
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["psnr"] == pytest.approx(float(PeakSignalNoiseRatio(data_range=1.0)(fakes, images)), abs=0.01)
+    for n in range(3):
+        psnr = float(PeakSignalNoiseRatio(data_range=1.0)(fakes[n : n + 1], images[n : n + 1]))
+        assert metrics["images"][n]["psnr"] == pytest.approx(psnr, abs=0.01)
+        assert f"{n}.png: PSNR {psnr:.2f} dB" in output
+    for name in ("targets", "reconstructions"):
+        assert Image.open(tmp_path / "out" / f"{name}.png").size == (3 * 34 + 2, 36)
+
+
+def test_encode_takes_an_lmdb_and_a_mask(trained, command, tmp_path):
+    records = write_lmdb(tmp_path / "lmdb", {b"%d" % n: encode(flat_image(20000 * n, 40)) for n in range(2)})
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[:, 16:] = 0
+    (tmp_path / "mask.png").write_bytes(encode(mask))
+    arguments = ("--mask", tmp_path / "mask.png", "--output", tmp_path / "out", "--steps", 10)
+    assert command("encode", trained, records, *arguments)[0] == 0
+    targets, fakes, filled = (
+        np.asarray(Image.open(tmp_path / "out" / f"{name}.png")).astype(int)[2:34, 2:34]
+        for name in ("targets", "reconstructions", "filled")
+    )
+    assert (targets[:, 16:] == 255).all()
+    assert (filled[:, :16] == targets[:, :16]).all()
+    assert (filled[:, 16:] == fakes[:, 16:]).all()
+
+
+def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
+    arguments = ("--json", tmp_path / "e.json", "--steps", 10, "--features", "torch.nn.Flatten")
+    status, output, _ = command("evaluate", trained, *arguments)
+    assert status == 0
+    results = json.loads((tmp_path / "e.json").read_text())
+    run = TrainedRun(trained, "cpu")
+    images = to_unit_range(run.images(range(16))) / 2 + 0.5
+    expected = PeakSignalNoiseRatio(data_range=1.0)(run.model(run.model.latents.weight) / 2 + 0.5, images)
+    assert results["train_all"]["psnr"] == pytest.approx(float(expected), abs=0.01)
+    assert results["train"]["images"] == results["holdout"]["images"] == 8
+    for name in ("train", "train_encoded", "holdout", "pca_train", "pca_holdout", "train_all"):
+        assert f"| {results[name]['psnr']:.2f} | {results[name]['ssim']:.3f} |" in output
+    moved = (run.model.latents.weight - run.model.start).norm(dim=1).mean()
+    assert results["latents"]["moved"] == pytest.approx(float(moved))
+    assert set(results["features"]) == {"samples", "reconstructions", "holdout"}
+
+
+def test_baselines_are_trained_once(trained, command, tmp_path):
+    arguments = ("--baselines", "--seconds", 0.1, "--seeds", 1, "--steps", 10, "--overwrite")
+    outputs = [command("evaluate", trained, *arguments)[1] for _ in range(2)]
+    tables = [output[output.index("| 0.1 seconds each") :] for output in outputs]
+    assert tables[0] == tables[1]  # of wall-clock time nothing two trainings agree on to the last digit
+    assert len(json.loads((trained / "baselines_0.1s.json").read_text())) == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(trained, command, tmp_path):
+    status, _, line = command("evaluate", trained, "--accelerator", "gpu", "--json", tmp_path / "e.json")
+    assert (status, line[:17]) == (2, "--accelerator gpu")
+
+
+def test_a_run_that_is_none_is_named(command, tmp_path):
+    assert "holds no run" in command("evaluate", tmp_path)[2]
+    (tmp_path / "a.ckpt").write_bytes(b"nothing")
+    for path in ("a.ckpt", "b.ckpt"):
+        status, _, line = command("evaluate", tmp_path / path)
+        assert status == 2
+        assert path in line
+    assert command("evaluate", tmp_path, "--typo")[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt"]
+
+
+def test_other_images_than_the_checkpoints_are_refused(trained, command, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    config = tmp_path / "copy" / "config.yaml"
+    config.write_text(config.read_text().replace("num_samples: 24", "num_samples: 25"))
+    status, _, line = command("evaluate", tmp_path / "copy", "--json", tmp_path / "e.json")
+    assert status == 2
+    assert "the checkpoint's rows belong to other images" in line
+
+
+def test_a_checkpoint_alone_has_no_images(trained, tmp_path):
+    shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+    run = TrainedRun(tmp_path / "alone.ckpt", "cpu")
+    assert run.model(run.model.latents.weight[:2]).shape == (2, 3, 32, 32)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        _ = run.data
+
+
+@pytest.mark.parametrize("wrong", ["size", "black", "none", "text"])
+def test_a_wrong_mask_is_named(trained, command, pictures, tmp_path, wrong):
+    mask = tmp_path / "mask.png"
+    if wrong == "text":
+        mask.write_text("no image")
+    elif wrong != "none":
+        mask.write_bytes(encode(np.zeros((32, 32) if wrong == "black" else (31, 32), np.uint8)))
+    status, _, line = command("encode", trained, pictures, "--mask", mask, "--output", tmp_path / "out")
+    assert status == 2
+    assert line.startswith(f"--mask {mask}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_none_are_named(trained, command, pictures, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path in (empty, tmp_path / "missing.png"):
+        status, _, line = command("encode", trained, path, "--output", tmp_path / "out")
+        assert status == 2
+        assert str(path) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten_unasked(trained, command, pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    status, _, line = command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5)
+    assert status == 2
+    assert "--overwrite" in line
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    assert command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5, "--overwrite")[0] == 0
+    assert (tmp_path / "out" / "codes.npy").exists()

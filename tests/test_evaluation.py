@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import nn
+
+from glo_lightning.errors import InputError
+from glo_lightning.evaluation import distances, load_features, neighbours_kept, pca_reconstructions, quality
+
+
+def random_images(number: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+class Means(nn.Module):
+    """Four features of an image: the mean of each colour, and of its upper half."""
+
+    def forward(self, images):
+        images = images.float()
+        return torch.cat([images.mean(dim=(2, 3)), images[:, :, :16].mean(dim=(1, 2, 3))[:, None]], dim=1)
+
+
+def test_quality_is_over_all_pixels_and_images():
+    fakes, images = random_images(150), random_images(150, seed=1)
+    measured = quality(fakes, images, nn.L1Loss())
+    error = ((fakes.double() - images.double()) / 2).square().mean()
+    assert measured["psnr"] == pytest.approx(float(-10 * error.log10()), abs=1e-4)
+    assert measured["loss"] == pytest.approx(float((fakes - images).abs().mean()), rel=1e-5)
+    assert quality(images, images, nn.L1Loss())["ssim"] == pytest.approx(1, abs=1e-5)
+
+
+def test_pca_reconstructs_what_lies_in_its_plane():
+    random = np.random.default_rng(0)
+    plane = random.normal(size=(50, 3)) @ random.normal(size=(3, 3 * 32 * 32)) * 15 + 127
+    images = torch.from_numpy(np.clip(plane, 0, 255).astype(np.uint8)).view(50, 3, 32, 32)
+    errors = []
+    for latent_dim in (1, 3):
+        fakes = pca_reconstructions(images[:40], images[40:], latent_dim)
+        errors.append(float((fakes - (images[40:].float() / 127.5 - 1)).abs().mean()))
+    assert errors[1] < 0.003  # rounding to bytes
+    assert errors[0] > 0.1
+
+
+def test_neighbours_kept_counts_each_codes_own():
+    codes = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    assert neighbours_kept(codes, codes) == 1
+    assert neighbours_kept(codes, 3 * codes + 1) == 1  # moved and scaled together, all neighbours stay
+    line, swapped = torch.arange(12.0)[:, None], torch.arange(12.0)[torch.randperm(12)][:, None]
+    both = [
+        np.argsort(np.abs(part - part.T) + 99 * np.eye(12), 1, kind="stable")[:, :2]
+        for part in (line.numpy(), swapped.numpy())
+    ]
+    expected = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(*both, strict=True)])
+    assert neighbours_kept(line, swapped, 2) == pytest.approx(expected, abs=0.2)
+
+
+def test_distances_are_those_of_the_features():
+    fakes, images = ((random_images(300, seed=seed) * (60 + 20 * seed) + 127).byte() for seed in (0, 1))
+    measured = distances(fakes, images, Means())
+    a, b = (Means()(part).double().numpy() for part in (fakes, images))
+    product = sqrtm(np.cov(a.T) @ np.cov(b.T))
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * np.real(product))
+    assert measured["frechet"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_precision_and_recall_know_which_side_is_missing():
+    wide, narrow = torch.zeros(2, 40, 3, 32, 32, dtype=torch.uint8)
+    wide += (torch.arange(40) * 6).byte()[:, None, None, None]
+    narrow += (torch.arange(40) // 4 + 60).byte()[:, None, None, None]  # well inside the wide ones
+    measured = distances(narrow, wide, Means())
+    assert measured["precision"] == 1
+    assert measured["recall"] < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_features_are_a_class_or_a_torchscript_file(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Flatten()), tmp_path / "features.pt")
+    images = torch.zeros(2, 3, 4, 4)
+    assert load_features(str(tmp_path / "features.pt"))(images).shape == (2, 48)
+    assert load_features("torch.nn.Flatten")(images).shape == (2, 48)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "torch.nn.Nonsense", "torch.nn.Conv2d", __file__])
+def test_features_that_cannot_be_had_are_named(name):
+    with pytest.raises(InputError, match="features"):
+        load_features(name)
