@@ -7,7 +7,7 @@ import itertools
 import math
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,9 +73,9 @@ class ResumableLoader(DataLoader):
 
     yielded = resume_at = 0
 
-    def __init__(self, dataset: Dataset, sampler: BatchSampler, **options: Any):
-        super().__init__(dataset, sampler=sampler, batch_size=None, **options)  # the sampler makes the batches
-        self.order = sampler
+    @property
+    def order(self) -> BatchSampler:
+        return cast(BatchSampler, self.sampler)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
@@ -196,17 +196,17 @@ class LSUNDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         _ = self.dataset
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size < world_size:
             raise InputError("batch_size", self.batch_size, f"must be at least the number of devices, {world_size}")
         resident = self._resident_images() is not None
         return self._loader(_Rows() if resident else self.dataset, self.seed, rank, world_size)
 
-    def predict_dataloader(self) -> ResumableLoader:
+    def predict_dataloader(self) -> DataLoader:
         return self.ordered_dataloader()
 
-    def ordered_dataloader(self) -> ResumableLoader:
+    def ordered_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
         return self._loader(self.dataset, None)
 
@@ -221,14 +221,16 @@ class LSUNDataModule(LightningDataModule):
         rows = (row for row in range(self.num_images, len(self.records)) if row not in skipped)
         return list(itertools.islice(rows, most))
 
-    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> ResumableLoader:
+    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
         skipped: Sequence[int] | np.ndarray = ()
         workers = self.num_workers
         if isinstance(self.dataset, StoredImages):
             skipped, workers = self.dataset.skipped, 0  # out of the store a batch is one gather
-        return ResumableLoader(
+        loader = DataLoader if seed is None else ResumableLoader
+        return loader(
             dataset,
-            BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
+            sampler=BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
+            batch_size=None,  # the sampler makes the batches
             num_workers=workers,
             worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),

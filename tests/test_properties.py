@@ -69,7 +69,7 @@ def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_orde
     def loader():
         sampler = BatchSampler(num_images, batch_size, seed, skipped=skipped)
         sampler.set_epoch(epoch)
-        return ResumableLoader(_Index(), sampler)
+        return ResumableLoader(_Index(), sampler=sampler, batch_size=None)
 
     whole, seen, state = list(loader()), [], None
     for stop in [*sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4), "stops")), len(whole)]:
