@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -21,23 +22,20 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from glo_lightning.callbacks import ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.callbacks import FiniteLoss, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.checkpoints import AtomicCheckpointIO, Checkpoints, link, newest_checkpoint, read_checkpoint
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import (
-    AtomicCheckpointIO,
-    Checkpoints,
-    RunFolder,
-    RunLogger,
-    WriteConfig,
-    read_checkpoint,
-)
+from glo_lightning.run_folder import RunFolder, RunLogger, WriteConfig
 
 log = logging.getLogger(__name__)
 
 # How the processes that DDP starts, which run the same command, learn the folder that the first one has claimed.
 FOLDER_VARIABLE = "GLO_LIGHTNING_RUN_FOLDER"
+
+# Whose arguments are flags, and under which name.
+OWNERS = (("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints))
 
 
 class TrainCLI(LightningCLI):
@@ -63,6 +61,13 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--output", type=str, help="the run folder (default: runs/<recipe>/version_<k>)")
         parser.add_argument("--resume", type=str, help="a run folder: go on with the run in it")
         parser.add_argument("--ckpt_path", type=str, help="a checkpoint file to go on from, in a run folder of its own")
+        parser.add_class_arguments(Checkpoints, "checkpoint")
+        parser.add_argument(
+            "--on_nonfinite",
+            type=str,
+            default="raise",
+            help="a loss that is not finite: raise, or skip that step (looked at in every step, before it is taken)",
+        )
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
@@ -75,7 +80,7 @@ class TrainCLI(LightningCLI):
             self.folder = RunFolder(config.resume)
             if not self.folder.config.is_file():
                 raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
-            self.ckpt_path = self.folder.last if self.folder.last.exists() else None
+            self.ckpt_path = newest_checkpoint(self.folder)
         elif _rank() != 0:
             self.folder = RunFolder(os.environ[FOLDER_VARIABLE])
         elif config.output is not None:
@@ -114,12 +119,17 @@ class TrainCLI(LightningCLI):
             kwargs["log_every_n_steps"] = None  # Lightning allows no interval there, and a recipe may have one
         else:
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
-            callbacks = [*_as_list(given.callbacks), Throughput(), ReconstructionGrid(), SampleGrid()]
-            callbacks.append(WriteConfig(self._resolved()))
+            checkpoints = self.config_init.checkpoint
+            callbacks = [*_as_list(given.callbacks), Throughput(), FiniteLoss(self.config.on_nonfinite)]
+            callbacks += [
+                ReconstructionGrid(),
+                SampleGrid(),
+                WriteConfig(self._resolved(), self.config.seed_everything),
+            ]
             if given.enable_checkpointing is not False:
-                callbacks.append(Checkpoints())
+                callbacks.append(checkpoints)
             kwargs["callbacks"] = callbacks
-            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO()]
+            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO(checkpoints.on_error)]
             if given.logger in (None, True):
                 first_step = self.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.folder.path, first_step)
@@ -146,21 +156,30 @@ class TrainCLI(LightningCLI):
             OSError: when the folder cannot be written.
         """
         if _rank() == 0 and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
-            self.folder.claim(room=3 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
+            self.folder.claim(room=4 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
             os.environ[FOLDER_VARIABLE] = str(self.folder.path)
+            if self.config.ckpt_path is None and self.ckpt_path == self.folder.previous:
+                link(self.folder.previous, self.folder.last)  # which is damaged or missing
         log.info("run folder: %s", self.folder.path)
+        handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-        except (InputError, OSError):
-            self.folder.abandon()
+        except (InputError, OSError) as error:
+            if isinstance(error, InputError) or not self.folder.config.exists():
+                self.folder.abandon()
             raise
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit as stop:  # a signal, or Lightning's answer to a KeyboardInterrupt
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
+            status = 130 if stop.code == 1 else int(stop.code or 0)
             if self.folder.config.exists():
-                _stop(f"stopped; go on with --resume {self.folder.path}", status=130)
+                step = self.trainer.global_step
+                _stop(f"stopped after step {step}; go on with --resume {self.folder.path}", status)
             self.folder.abandon()
-            _stop("stopped before the first step; nothing was written", status=130)
+            _stop("stopped before the first step; nothing was written", status)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def main(default_config: Path) -> None:
@@ -180,9 +199,16 @@ def main(default_config: Path) -> None:
         _stop(_one_line(str(error)))
     except InputError as error:
         _stop(f"{_flag(error.key)} {error.value}: {error.remedy}")
+    except FloatingPointError as error:
+        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_nonfinite skip"
+        _stop(f"{error}; {remedy}", 1)
     except OSError as error:
         where = error.filename or (cli and cli.folder.path) or "input"
-        _stop(f"{where}: {error.strerror or error}; make room and go on with --resume, or give another --output", 1)
+        remedy = "make room, or give another --output"
+        if cli and cli.folder.config.exists():
+            kept = "the last checkpoint is as it was; " if cli.folder.last.exists() else ""
+            remedy = f"{kept}make room and go on with --resume {cli.folder.path}"
+        _stop(f"{where}: {error.strerror or error}; {remedy}", 1)
 
 
 def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
@@ -207,6 +233,11 @@ def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
     return [f"--config={default_config}", *expanded]
 
 
+def _leave(number: int, frame: object) -> NoReturn:
+    """Ends the run; the answer to a signal until Checkpoints has one."""
+    raise SystemExit(128 + number)
+
+
 def _rank() -> int:
     """0, or which of the processes that DDP has started this one is."""
     return int(os.environ.get("LOCAL_RANK", 0))
@@ -218,16 +249,23 @@ def _as_list(value: Any) -> list[Any]:
 
 def _flag(key: str) -> str:
     """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
-    for group, owner in (("data", LSUNDataModule), ("model", GLO)):
+    if key == "seed":  # linked to it
+        return "--seed_everything"
+    for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    return f"--{key}" if key in ("accelerator", "output", "resume", "ckpt_path") else key
+    return (
+        f"--{key}"
+        if key in ("accelerator", "output", "resume", "ckpt_path", "on_nonfinite", "checkpoint.on_error")
+        else key
+    )
 
 
 def _all_flags() -> list[str]:
-    owners = (("data", LSUNDataModule), ("model", GLO), ("trainer", Trainer))
+    owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
-    return [*flags, "output", "resume", "ckpt_path", "config", "seed_everything", "help", "print_config"]
+    own = ["output", "resume", "ckpt_path", "on_nonfinite"]
+    return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
 
 def _one_line(message: str) -> str:

@@ -20,12 +20,13 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from glo_lightning.checkpoints import newest_checkpoint, read_checkpoint
 from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.encoding import encode, starting_codes
 from glo_lightning.errors import InputError
 from glo_lightning.image_files import read_images
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import RunFolder, read_checkpoint, write_atomically
+from glo_lightning.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,10 @@ class TrainedRun:
         path = Path(path).absolute()
         if path.is_dir() and not (path / "config.yaml").is_file():
             raise InputError("run", path, "holds no run (no config.yaml); give the folder of a run or a checkpoint")
-        self.checkpoint = RunFolder(path).last if path.is_dir() else path
+        self.checkpoint = path
+        if path.is_dir():
+            folder = RunFolder(path)
+            self.checkpoint = newest_checkpoint(folder) or folder.last
         self._state = read_checkpoint(self.checkpoint, "run")
         self.global_step: int = self._state["global_step"]
         folders = (path, path.parent, path.parent.parent)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ class BatchSampler(Sampler[list[int]]):
     """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
     The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch.
+
+    Attributes:
+        first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
 
     Args:
         num_images: N.
@@ -43,7 +47,7 @@ class BatchSampler(Sampler[list[int]]):
     ):
         self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it before each epoch."""
@@ -56,8 +60,55 @@ class BatchSampler(Sampler[list[int]]):
         rows = self.rows
         if self.seed is not None:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-        for batch in np.array_split(rows, len(self)):
+        for batch in np.array_split(rows, len(self))[self.first :]:
             yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader whose epoch can be gone on with in its middle: its state is the number of batches it has yielded.
+
+    Workers fetch ahead; what they have fetched and nobody has trained on does not count. Lightning saves and loads
+    the state.
+    """
+
+    yielded = resume_at = 0
+
+    @property
+    def order(self) -> BatchSampler:
+        return cast(BatchSampler, self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
+        self.yielded = self.order.first = self.resume_at
+        self.resume_at = 0
+        for batch in super().__iter__():
+            self.yielded += 1
+            yield batch
+
+    def _made_by(self) -> dict[str, Any]:
+        order = self.order
+        return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"yielded": self.yielded, **self._made_by()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begins the next iteration where the saved one was.
+
+        Raises:
+            InputError: when that is in the middle of an order that this loader does not have.
+        """
+        self.yielded = self.resume_at = state_dict["yielded"]
+        for key, given in self._made_by().items():
+            if self.resume_at and state_dict[key] != given:
+                remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
+                raise InputError(key, given, remedy)
+
+
+def _ignore_signals(_: int) -> None:
+    """In a worker: a signal to the whole process group is the training process's, which ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Rows(Dataset[Tensor]):
@@ -175,11 +226,13 @@ class LSUNDataModule(LightningDataModule):
         workers = self.num_workers
         if isinstance(self.dataset, StoredImages):
             skipped, workers = self.dataset.skipped, 0  # out of the store a batch is one gather
-        return DataLoader(
+        loader = DataLoader if seed is None else ResumableLoader
+        return loader(
             dataset,
             sampler=BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
             batch_size=None,  # the sampler makes the batches
             num_workers=workers,
+            worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from glo_lightning.errors import InputError
@@ -58,7 +58,8 @@ def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[st
                 images.append(decode_image(file.read_bytes(), image_size))
                 names.append(str(file))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                log.warning("left out %s: not an image (%s)", file, " ".join(str(error).split()))
+                why = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+                log.warning("left out %s: not an image (%s)", file, why)
                 unreadable += 1
     if not images:
         raise InputError("images", " ".join(map(str, paths)), "no image was found there")

@@ -37,30 +37,38 @@ def find_lmdb(root: str | os.PathLike[str] | None) -> Path:
         InputError: when there is none.
     """
     folder = EMOJI if root is None else Path(root).expanduser()
-    for candidate in (folder, folder / "bedroom_train_lmdb"):
-        if (candidate / "data.mdb").is_file():
-            return candidate.resolve()
+    try:
+        for candidate in (folder, folder / "bedroom_train_lmdb"):
+            if (candidate / "data.mdb").is_file():
+                return candidate.resolve()
+    except PermissionError as error:
+        raise InputError("root", folder, "may not be read; ask for the permission to read it") from error
     what = "is a file" if folder.is_file() else "holds no LMDB" if folder.exists() else "does not exist"
     raise InputError("root", folder, f"{what}; give an LMDB folder or the LSUN folder that holds bedroom_train_lmdb")
 
 
-# An environment can be opened once in a process and must not cross a fork: path -> (process, file, environment).
-_open_environments: dict[Path, tuple[int, int, lmdb.Environment]] = {}
+# An environment can be opened once in a process and must not cross a fork:
+# path -> (process, inode, least size of the file, environment).
+_open_environments: dict[Path, tuple[int, int, int, lmdb.Environment]] = {}
 
 
 def open_lmdb(path: Path) -> lmdb.Environment:
     """Opens the LMDB for reading, without a lock so that it may lie on a read-only disk, once a process.
 
     Raises:
-        InputError: when it is no LMDB, or holds no record.
+        InputError: when it is no LMDB, may not be read, is shorter than it says, or holds no record.
     """
-    owner = (os.getpid(), (path / "data.mdb").stat().st_ino)
+    stat = (path / "data.mdb").stat()
+    owner = (os.getpid(), stat.st_ino)
     if path in _open_environments:
-        *opened_by, environment = _open_environments[path]
-        if tuple(opened_by) == owner:
+        process, inode, size, environment = _open_environments[path]
+        if (process, inode) == owner:
+            _check_size(path, stat.st_size, size)
             return environment
         del _open_environments[path]
         environment.close()
+    if not os.access(path / "data.mdb", os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError("root", path, "its data.mdb may not be read; ask for the permission to read it")
     try:
         environment = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
@@ -68,8 +76,17 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     if environment.stat()["entries"] == 0:
         environment.close()
         raise InputError("root", path, "this LMDB is empty; scripts/build_lmdb.py makes one from a folder of images")
-    _open_environments[path] = (*owner, environment)
+    size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    _check_size(path, stat.st_size, size)
+    _open_environments[path] = (*owner, size, environment)
     return environment
+
+
+def _check_size(path: Path, size: int, least: int) -> None:
+    """A page that lies behind the end of the file must not be asked for: the system would end the process (SIGBUS)."""
+    if size < least:
+        remedy = f"its data.mdb has {size} bytes of the {least} that it speaks of: it was cut off; copy it again"
+        raise InputError("root", path, remedy)
 
 
 def identity(path: Path) -> tuple[Any, ...]:
@@ -88,8 +105,11 @@ def read_keys(path: Path) -> np.ndarray:
     name = hashlib.sha256(repr(identity(path)).encode()).hexdigest()[:32]
     file = cache_folder() / "keys" / f"{name}.npy"
     if not file.exists():
-        with open_lmdb(path).begin() as transaction:
-            keys = list(transaction.cursor().iternext(keys=True, values=False))
+        try:
+            with open_lmdb(path).begin() as transaction:
+                keys = list(transaction.cursor().iternext(keys=True, values=False))
+        except lmdb.Error as error:
+            raise InputError("root", path, f"its data.mdb is damaged ({error}); copy it again") from error
         dtype = np.dtype([("length", "<u2"), ("key", f"V{max(map(len, keys))}")])
         array = np.array([(len(key), key) for key in keys], dtype)
         try:
@@ -195,11 +215,13 @@ class LMDBDataset(Dataset[tuple[Tensor, Any]]):
             raise IndexError(f"index {index} is not one of 0 to {len(self) - 1}")
         key = self.key(index)
         with open_lmdb(self.path).begin() as transaction:
-            record = transaction.get(key, default=b"")
+            record = transaction.get(key)
+        name = key.decode(errors="backslashreplace")
+        if record is None:
+            raise InputError(f"key {name} of", self.path, "is gone: the LMDB has been written to meanwhile; begin anew")
         try:
             return decode_image(record, self.image_size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            name = key.decode(errors="backslashreplace")
+        except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as error:
             why = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
             raise InputError(
                 f"key {name} of", self.path, f"is not an image ({why}); leave it out by --data.on_error skip"

@@ -120,8 +120,11 @@ def make_loss(name: str, image_size: int, levels: int, level_weights: Sequence[f
     if name == "l2":
         return nn.MSELoss()
     module, _, attribute = str(name).rpartition(".")
+    remedy = "give lap_l1, l2 or the path of a module's class made without arguments, such as torch.nn.L1Loss"
     try:
-        return getattr(importlib.import_module(module), attribute)()
+        loss = getattr(importlib.import_module(module), attribute)
+        if not (isinstance(loss, type) and issubclass(loss, nn.Module)):  # a checkpoint may name any function
+            raise InputError("loss", name, remedy)
+        return loss()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        remedy = "give lap_l1, l2 or the path of a class made without arguments, such as torch.nn.L1Loss"
         raise InputError("loss", name, remedy) from error

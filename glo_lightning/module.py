@@ -22,7 +22,7 @@ from glo_lightning.losses import make_loss
 
 log = logging.getLogger(__name__)
 
-START_ROWS = 16_384  # rows whose start is kept, to tell how far the codes have moved
+FORMAT_VERSION = 1  # of the checkpoints; 0 is one that does not say
 
 
 class GLO(LightningModule):
@@ -56,6 +56,8 @@ class GLO(LightningModule):
             about how far each coordinate moves in a step.
         latent_from: fraction of the run after which the codes learn; until then they stay where they started.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
+        start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
+            none, and then ``latents/moved`` is not logged.
         compile: compiles generator and loss with torch.compile for the training: a minute at the start, and faster
             steps. The checkpoints are the same.
 
@@ -81,6 +83,7 @@ class GLO(LightningModule):
         latent_optimizer: str = "sgd",
         latent_from: float = 0.0,
         schedule: str = "constant",
+        start_rows: int = 16_384,
         compile: bool = False,
     ):
         super().__init__()
@@ -90,6 +93,7 @@ class GLO(LightningModule):
         check_choice("schedule", schedule, ("constant", "cosine"))
         check_at_least("generator_lr", generator_lr, 0)
         check_at_least("latent_lr", latent_lr, 0)
+        check_at_least("start_rows", start_rows, 0)
         check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
         if not 0 <= latent_from < 1:
             raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
@@ -104,6 +108,7 @@ class GLO(LightningModule):
                 raise InputError("latent_dim", latent_dim, remedy)
         # Plain values alone go into the checkpoint: it is loaded without unpickling anything else.
         num_images, latent_dim, image_size, width = int(num_images), int(latent_dim), int(image_size), int(width)
+        start_rows = int(start_rows)
         n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
         latent_from = float(latent_from)
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
@@ -117,10 +122,13 @@ class GLO(LightningModule):
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
         self.latents.requires_grad_(latent_lr > 0)
         self.start: Tensor
-        self.register_buffer("start", torch.full((min(num_images, START_ROWS), latent_dim), math.nan))
+        self.register_buffer("start", torch.full((min(num_images, start_rows), latent_dim), math.nan))
+        self.started = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
+        self.epoch_loss: Tensor
+        self.register_buffer("epoch_loss", torch.zeros(2), persistent=False)  # a sum over images, and their number
         self.total_steps: float = math.nan
         # The rows' gradients are sparse and each process has its own rows: see on_before_optimizer_step.
-        self._ddp_params_and_buffers_to_ignore = ["latents.weight", "start"]
+        self._ddp_params_and_buffers_to_ignore = ["latents.weight", "start", "epoch_loss"]
 
     def forward(self, codes: Tensor) -> Tensor:
         """Generates images (B, 3, H, W) in [-1, 1] from codes (B, D)."""
@@ -147,7 +155,8 @@ class GLO(LightningModule):
             codes.register_hook(lambda gradient: gradient * images_per_step)
         loss = self.objective(codes, images)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
-        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(index), sync_dist=True)
+        total = torch.stack([loss.detach().float() * len(index), loss.new_tensor(len(index), dtype=torch.float32)])
+        self.epoch_loss += torch.where(loss.detach().isfinite(), total, torch.zeros_like(total))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
@@ -211,14 +220,10 @@ class GLO(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         return [PCAStart()] if self.init == "pca" else []
 
-    @property
-    def started(self) -> bool:
-        """Whether the codes have been started, in this run or in the one whose checkpoint was loaded."""
-        return not bool(self.start[0, 0].isnan())
-
     def on_train_start(self) -> None:
         if not self.started:
             self.start.copy_(self.latents.weight.detach()[: len(self.start)])
+            self.started = True
         self._follow_schedule()
 
     def _follow_schedule(self) -> None:
@@ -236,26 +241,48 @@ class GLO(LightningModule):
         for group, rate, factor in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, factors, strict=True):
             group["lr"] = rate * factor
 
+    def on_train_epoch_start(self) -> None:
+        self.epoch_loss.zero_()
+
     def on_train_epoch_end(self) -> None:
+        total, images = self._epoch_loss_of_all()
+        self.log("train/loss_epoch", total / images)
         codes = self.latents.weight.detach()
-        moved = torch.linalg.vector_norm(codes[: len(self.start)] - self.start, dim=1).mean()
         self.log("latents/norm_mean", torch.linalg.vector_norm(codes, dim=1).mean())
-        self.log("latents/moved", moved)
+        if len(self.start):
+            self.log("latents/moved", torch.linalg.vector_norm(codes[: len(self.start)] - self.start, dim=1).mean())
+
+    def _epoch_loss_of_all(self) -> Tensor:
+        """Over all processes: the sum of the losses of the epoch's images so far, and their number."""
+        return torch.as_tensor(self.trainer.strategy.reduce(self.epoch_loss.clone(), reduce_op="sum"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["total_steps"] = self.total_steps
+        checkpoint["format_version"] = FORMAT_VERSION
+        checkpoint["total_steps"], checkpoint["started"] = self.total_steps, self.started
+        checkpoint["epoch_loss"] = self._epoch_loss_of_all().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the checkpoint of a model of another shape.
+        """Refuses a checkpoint of a later format, or of a model of another shape.
 
         Raises:
             InputError: naming the argument that differs.
         """
+        version = checkpoint.get("format_version", 0)
+        if version > FORMAT_VERSION:
+            remedy = f"the checkpoint is newer than this program, which reads {FORMAT_VERSION}; update the program"
+            raise InputError("format_version", version, remedy)
         for key in ("num_images", "latent_dim", "image_size", "width"):
             saved, given = checkpoint["hyper_parameters"][key], self.hparams[key]
             if saved != given:
                 raise InputError(key, given, f"the checkpoint was made with {saved}; give that, or begin a new run")
+        start, rows = checkpoint["state_dict"]["start"], len(self.start)
+        if rows > len(start):
+            raise InputError("start_rows", rows, f"the checkpoint keeps {len(start)}; give as many or fewer")
+        checkpoint["state_dict"]["start"] = start[:rows]
+        self.started = checkpoint["started"] if version else not bool(start[0, 0].isnan())
         self.total_steps = checkpoint["total_steps"]
+        if self._trainer is None or self.trainer.is_global_zero:  # the others' part is in it
+            self.epoch_loss.copy_(torch.tensor(checkpoint.get("epoch_loss", [0, 0])))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Hands every process the rows of all: DDP would average them, and NCCL has no sparse all-reduce."""

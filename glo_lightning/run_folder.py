@@ -1,26 +1,25 @@
-"""The run folder: who may write into it, config.yaml, TensorBoard, checkpoints that survive a kill."""
+"""The run folder: who may write into it, and config.yaml, environment.json and TensorBoard in it."""
 
 from __future__ import annotations
 
-import math
+import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from glo_lightning.environment import describe_environment
 from glo_lightning.errors import InputError
 
 
 class RunFolder:
-    """A folder that holds one run: ``config.yaml``, TensorBoard events, ``checkpoints/`` and ``images/``.
+    """A folder that holds one run.
+
+    In it are ``config.yaml``, ``environment.json``, TensorBoard events, ``checkpoints/`` and ``images/``.
 
     Args:
         path: where it is, or is to be.
@@ -28,7 +27,10 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).absolute()
-        self.config, self.last = self.path / "config.yaml", self.path / "checkpoints" / "last.ckpt"
+        self.config, self.environment = self.path / "config.yaml", self.path / "environment.json"
+        checkpoints = self.path / "checkpoints"
+        self.last, self.previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
+        self.best = checkpoints / "best.ckpt"
         self._made: list[Path] = []
 
     @classmethod
@@ -43,7 +45,7 @@ class RunFolder:
         """Makes the folder, so that a place that cannot be written is found out before any work.
 
         Args:
-            room: bytes that must be free there, for the newest checkpoint, the best, and one that is being written.
+            room: bytes that must be free there: for the newest checkpoint, the one before, the best, one being written.
 
         Raises:
             InputError: when it cannot be made, or is full.
@@ -69,7 +71,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Removes what ``claim`` made, unless a checkpoint lies in it."""
-        if not self.last.exists():
+        if not self.last.exists() and not self.previous.exists():
             for folder in reversed(self._made):
                 if folder == self.path:
                     shutil.rmtree(folder)
@@ -78,82 +80,72 @@ class RunFolder:
         self._made = []
 
 
+class _Sink:
+    """A file that takes bytes until it fails, and remembers how: torch.save turns an OSError into a RuntimeError."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: old or new, never half."""
+    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: old or new, never half.
+
+    Raises:
+        OSError: when the disk does not take it; what was there before is as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            sink = _Sink(file)
+            write(sink)
+            if sink.error is not None:
+                raise sink.error
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Has the names in a folder reach the disk, as fsync does for a file's content."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves checkpoints whole or not at all, and loads them without unpickling code."""
+class WriteConfig(Callback):
+    """Writes ``config.yaml`` and ``environment.json`` when training starts: all input has been checked by then.
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-    def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        return super().load_checkpoint(Path(path), map_location, weights_only=True)
-
-
-class Checkpoints(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` when ``train/loss_epoch`` is its lowest.
-
-    ``best.ckpt`` is a hard link to the same state where the file system has them. Lightning's ModelCheckpoint keeps
-    ``last`` new only without a monitor, and forgets the best score when the folder is moved.
+    ``environment.json`` is a list with one entry for each start: the first, and every resume.
     """
 
-    def __init__(self) -> None:
-        self.best = math.inf
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        loss = float(trainer.callback_metrics["train/loss_epoch"])
-        is_best = loss < self.best
-        self.best = min(loss, self.best)
-        last = RunFolder(trainer.default_root_dir).last
-        trainer.save_checkpoint(last)
-        if trainer.is_global_zero and (is_best or not last.with_name("best.ckpt").exists()):
-            link = last.with_name(".best.ckpt.tmp")
-            link.unlink(missing_ok=True)
-            try:
-                os.link(last, link)
-            except OSError:
-                shutil.copyfile(last, link)
-            os.replace(link, last.with_name("best.ckpt"))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-
-
-class WriteConfig(Callback):
-    """Writes ``config.yaml`` when training starts: all input has been checked by then."""
-
-    def __init__(self, config: str):
-        self.config = config
+    def __init__(self, config: str, seed: int | None):
+        self.config, self.seed = config, seed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_atomically(RunFolder(trainer.default_root_dir).config, lambda file: file.write(self.config.encode()))
+            folder = RunFolder(trainer.default_root_dir)
+            starts = json.loads(folder.environment.read_bytes()) if folder.environment.exists() else []
+            starts.append(describe_environment(self.seed, trainer.datamodule.records))  # type: ignore[attr-defined]
+            environment = json.dumps(starts, indent=1, ensure_ascii=False)
+            write_atomically(folder.environment, lambda file: file.write(environment.encode()))
+            write_atomically(folder.config, lambda file: file.write(self.config.encode()))
 
 
 class RunLogger(TensorBoardLogger):
@@ -169,24 +161,3 @@ class RunLogger(TensorBoardLogger):
 
     def save(self) -> None:
         self.experiment.flush()
-
-
-def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """Reads a checkpoint, its tensors mapped from the file rather than read.
-
-    Args:
-        path: the file.
-        key: the flag that it was given by.
-
-    Raises:
-        InputError: when there is none, or it is damaged.
-    """
-    if not path.is_file():
-        raise InputError(key, path, "there is no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["global_step"], checkpoint["hyper_parameters"]["num_images"], checkpoint["loops"]
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        remedy = "is damaged, or no checkpoint of a GLO; give another by --ckpt_path, or remove it to begin anew"
-        raise InputError(key, path, remedy) from error
-    return checkpoint

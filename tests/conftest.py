@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -77,3 +80,43 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
 
 TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", "--model.width=4")
 TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=false")
+
+
+def load(folder: Path, name: str = "last") -> dict:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) of every scalar but the speed, and the epoch that Lightning logs with each."""
+    # TensorBoard reads the files by name, which holds the second: these runs are quicker than that
+    files = sorted(folder.glob("events.*"), key=lambda file: file.stat().st_mtime_ns)
+    for number, file in enumerate(files):
+        file.rename(folder / f"events.out.tfevents.{number:010d}")
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    tags = set(accumulator.Tags()["scalars"]) - {"train/images_per_second", "epoch"}
+    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Of tensors, in whatever dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def same_state(first: Path, second: Path) -> bool:
+    """Weights, codes, start, optimizer and progress are equal, bit for bit."""
+    a, b = load(first), load(second)
+    keys = ("state_dict", "global_step", "epoch", "epoch_loss", "optimizer_states", "lr_schedulers", "callbacks")
+    return all(equal(a[key], b[key]) for key in keys)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """The state and the curves are equal, bit for bit."""
+    assert same_state(first, second)
+    assert curves(first) == curves(second)

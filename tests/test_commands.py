@@ -71,7 +71,8 @@ def test_encode_writes_codes_that_give_the_reconstructions(trained, command, pic
         assert metrics["images"][n]["psnr"] == pytest.approx(psnr, abs=0.01)
         assert f"{n}.png: PSNR {psnr:.2f} dB" in output
     for name in ("targets", "reconstructions"):
-        assert Image.open(tmp_path / "out" / f"{name}.png").size == (3 * 34 + 2, 36)
+        with Image.open(tmp_path / "out" / f"{name}.png") as grid:
+            assert grid.size == (3 * 34 + 2, 36)
 
 
 def test_encode_takes_an_lmdb_and_a_mask(trained, command, tmp_path):

@@ -1,9 +1,14 @@
 import io
 import os
+import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,11 +166,104 @@ def test_exif_orientation_is_applied():
     assert decode_image(encode(pixels, "PNG", exif=exif), 32)[0, 0, 0] == 0
 
 
-@pytest.mark.parametrize("record", [b"", b"hello", encode(flat_image(0))[:60]])
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it has that size, whatever it holds."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+NO_IMAGES = {
+    "nothing": b"",
+    "text": b"hello",
+    "random bytes": np.random.default_rng(0).bytes(5000),
+    "pickle": pickle.dumps({"image": 1}),
+    "truncated PNG": encode(flat_image(0))[:60],
+    "truncated JPEG": encode(flat_image(0, 256), "JPEG")[:300],
+    "truncated WebP": encode(flat_image(0, 256), "WEBP")[:50],
+    "decompression bomb": png(60_000, 60_000),
+    "zero-size PNG": png(0, 5),
+    "zero-size GIF": b"GIF89a" + bytes(7) + b"," + bytes(9) + b"\x02\x02D\x01\0;",
+}
+
+
+@pytest.mark.parametrize("record", NO_IMAGES.values(), ids=NO_IMAGES)
 def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
     dataset = LMDBDataset(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
     with pytest.raises(InputError, match="the-key"):
         dataset[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
+def test_an_image_of_one_pixel_or_one_line_is_an_image(shape):
+    pixels = np.full((*shape, 3), 77, np.uint8)
+    assert (decode_image(encode(pixels), 32) == 77).all()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animated_image_the_first_frame_is_taken(file_format):
+    frames, record = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 20)], io.BytesIO()
+    frames[0].save(record, file_format, save_all=True, append_images=frames[1:])
+    assert abs(int(decode_image(record.getvalue(), 32)[0, 16, 16]) - 200) <= 5
+
+
+def write_meanwhile(folder, statement):
+    """In another process: an LMDB is opened once in each."""
+    program = f"import lmdb\nwith lmdb.open({str(folder)!r}) as e, e.begin(write=True) as t: {statement}"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_database_that_is_written_to_meanwhile(tmp_path):
+    folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(flat_image(row)) for row in range(9)})
+    dataset = LMDBDataset(folder, 32)
+    write_meanwhile(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
+    assert rows_of(dataset[[8]][0]).item() == 8
+    with pytest.raises(InputError, match=r"key 07 of .* gone"):
+        dataset[7]
+    assert len(LMDBDataset(folder, 32)) == 9  # listed anew, with 99
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_database_that_has_been_cut_off(tmp_path, opened):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(pixels) for row in range(50)})
+    dataset = LMDBDataset(folder, 32) if opened else None
+    os.truncate(folder / "data.mdb", (folder / "data.mdb").stat().st_size // 2)
+    with pytest.raises(InputError, match="cut off"):
+        (dataset or LMDBDataset(folder, 32))[49]
+
+
+def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
+    # in a process of its own: it may not be ended by the system either
+    folder = tmp_path / "lmdb"
+    folder.mkdir()
+    content = bytearray((flat_lmdb / "data.mdb").read_bytes())
+    content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
+    (folder / "data.mdb").write_bytes(content)
+    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.lmdb_dataset import *\n"
+    program += f"try: [LMDBDataset({str(folder)!r}, 32)[row] for row in range(300)]\nexcept InputError: sys.exit(3)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_no_permission(what):
+    base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
+    base.chmod(0o755)
+    folder = write_lmdb(base / "lmdb", {b"a": encode(flat_image(0))})
+    closed = folder if what == "folder" else folder / "data.mdb"
+    closed.chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="permission"):
+            LMDBDataset(folder)
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(base)
 
 
 def test_two_datasets_share_one_environment(flat_lmdb):

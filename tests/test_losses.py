@@ -105,3 +105,9 @@ def test_losses_by_name():
     for unknown in ("l3", "torch.nn.Nothing", "nothing.Loss", "torch.nn.Linear", ""):
         with pytest.raises(InputError):
             make_loss(unknown, 32, 3, None)
+
+
+@pytest.mark.parametrize("name", ["os.abort", "collections.OrderedDict", "torch.nn.functional.l1_loss"])
+def test_a_loss_is_a_modules_class_and_nothing_else_is_called(name):
+    with pytest.raises(InputError, match="class"):
+        make_loss(name, 32, 3, None)

@@ -1,0 +1,254 @@
+"""Checkpoints that survive a kill: when they are written, how, and which of them is read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from glo_lightning.errors import InputError, check_at_least, check_choice
+from glo_lightning.run_folder import RunFolder, sync_folder, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves checkpoints whole or not at all, and loads them without unpickling code.
+
+    Args:
+        on_error: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
+    """
+
+    def __init__(self, on_error: str = "raise"):
+        self.on_error = on_error
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        with _writing(self.on_error):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return super().load_checkpoint(Path(path), map_location, weights_only=True)
+
+
+@contextlib.contextmanager
+def _writing(on_error: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if on_error == "raise":
+            raise
+        log.warning("a checkpoint could not be written (%s): going on; the one before is intact", error)
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` when ``train/loss_epoch`` is its lowest.
+
+    The state that ``last.ckpt`` replaces stays as ``previous.ckpt``. The three are hard links where they are one
+    state and the file system has them. A run resumed from any checkpoint trains the rest of its epoch, each image
+    once, and is the run that was never stopped, bit for bit on the CPU.
+
+    SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C write ``last.ckpt`` at the end of the step and leave with the
+    exit status 128 + the signal's number: 143, 138 and 130. A second Ctrl-C leaves at once.
+
+    Lightning's ModelCheckpoint keeps ``last`` new only without a monitor, and forgets the best score when the folder
+    is moved.
+
+    Args:
+        every_n_steps: writes ``last.ckpt`` in mid-epoch too, after every so many steps.
+        every_minutes: the same, when so many minutes have passed since it was written.
+        on_error: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_minutes: float | None = None, on_error: str = "raise"):
+        if every_n_steps is not None:
+            check_at_least("every_n_steps", every_n_steps, 1)
+        if every_minutes is not None:
+            check_at_least("every_minutes", every_minutes, 0)
+        check_choice("checkpoint.on_error", on_error, ("raise", "skip"))
+        self.every_n_steps, self.every_minutes, self.on_error = every_n_steps, every_minutes, on_error
+        self.best = math.inf
+        self.signal: int | None = None
+        self.leaving = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step, self.saved_at = trainer.global_step, time.monotonic()
+        epoch_loop = trainer.fit_loop.epoch_loop
+        if epoch_loop.batch_progress.current.ready == 0:
+            epoch_loop.restarting = False  # with max_steps Lightning takes a run for one cut off in its epoch, always
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                signal.signal(number, self._note)  # Lightning puts the old ones back at the end
+
+    def _note(self, number: int, frame: object) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        log.info("%s: leaving at the end of this step, with a checkpoint", signal.Signals(number).name)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._leave()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        # Not where the checkpoint is written: what that step has logged is only written after its last callback.
+        if self.leaving:
+            raise SystemExit(128 + (self.signal or signal.SIGTERM))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step or trainer.is_last_batch:
+            return  # between the parts of one step, or right before the epoch's own checkpoint
+        self.step = trainer.global_step
+        self.leaving = self._agree(trainer, self.signal is not None)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        if (
+            self.leaving
+            or (self.every_n_steps is not None and self.step % self.every_n_steps == 0)
+            or (self.every_minutes is not None and self._agree(trainer, minutes >= self.every_minutes))
+        ):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        loss = float(trainer.callback_metrics["train/loss_epoch"])
+        is_best = loss < self.best
+        self.best = min(loss, self.best)
+        saved = self._save(trainer)
+        self.leaving = self._agree(trainer, self.signal is not None)
+        folder = RunFolder(trainer.default_root_dir)
+        if saved and trainer.is_global_zero and (is_best or not folder.best.exists()):
+            with _writing(self.on_error):
+                try:
+                    link(folder.last, folder.best)
+                except OSError:  # no hard links here
+                    with open(folder.last, "rb") as last:
+                        write_atomically(folder.best, lambda file: shutil.copyfileobj(last, file))
+
+    @staticmethod
+    def _agree(trainer: Trainer, decision: bool) -> bool:
+        """The decision of all processes: yes if one of them says so. No work where there is one alone."""
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+    def _save(self, trainer: Trainer) -> bool:
+        """Replaces ``last.ckpt``, which becomes ``previous.ckpt``; whether it could, in the first process."""
+        folder = RunFolder(trainer.default_root_dir)
+        new = folder.last.with_name(".new.ckpt")
+        if trainer.is_global_zero:
+            new.unlink(missing_ok=True)
+        trainer.save_checkpoint(new)
+        self.saved_at = time.monotonic()
+        if not (trainer.is_global_zero and new.exists()):
+            return False
+        with _writing(self.on_error):
+            if folder.last.exists():
+                try:
+                    link(folder.last, folder.previous)
+                except OSError:  # no hard links here
+                    os.replace(folder.last, folder.previous)
+            os.replace(new, folder.last)
+            sync_folder(folder.last.parent)
+        return True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has the loops' state, at an epoch's end, say plainly that the epoch is over, or that it has been cut off.
+
+        As Lightning has it there, a resumed run with ``max_steps`` trains one batch too many, and an epoch that
+        ``max_steps`` or a timer has cut off is never finished.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+        if epoch["current"]["processed"] < epoch["current"]["started"]:
+            return  # in mid-epoch
+        over = batch["is_last_batch"] or batch["current"]["ready"] == 0
+        for count in (epoch["current"], epoch["total"]):
+            count["processed"] = count["completed"] = count["started"] - (not over)
+        if over:
+            batch["current"] = dict.fromkeys(batch["current"], 0)
+            batch["is_last_batch"] = False
+            loop["state_dict"].pop("combined_loader", None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes ``target`` another name of the file ``source``, atomically.
+
+    Raises:
+        OSError: where the file system has no hard links.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # still there if both were one file before
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file is a zip archive, as torch writes it, whose checksums are right; reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return False
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """``last.ckpt``, or, where that is damaged or missing, the one before it, saying so; None where there is none."""
+    present = [path for path in (folder.last, folder.previous) if path.exists()]
+    whole = [path for path in present if is_whole(path)]
+    if whole and whole[0] == folder.previous:
+        what = "is damaged" if folder.last.exists() else "is missing"
+        log.warning("%s %s: going on from the checkpoint before it, %s", folder.last, what, folder.previous.name)
+    return next(iter(whole + present), None)
+
+
+def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
+    """Reads a checkpoint, its tensors mapped from the file rather than read.
+
+    Args:
+        path: the file.
+        key: the flag that it was given by.
+
+    Raises:
+        InputError: when there is none, or it is damaged.
+    """
+    if not path.is_file():
+        raise InputError(key, path, "there is no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["global_step"], checkpoint["hyper_parameters"]["num_images"], checkpoint["loops"]
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        remedy = "is damaged, or no checkpoint of a GLO; give another by --ckpt_path, or remove it to begin anew"
+        raise InputError(key, path, remedy) from error
+    return checkpoint

@@ -1,0 +1,95 @@
+"""What a run was made with: versions, commit, command, machine, seed, data."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glo_lightning.lmdb_dataset import LMDBDataset, open_lmdb
+
+SAMPLED_RECORDS = 1024
+
+
+def describe_environment(seed: int | None, records: LMDBDataset) -> dict[str, Any]:
+    """Returns what another run has to share to repeat this one, as plain values.
+
+    Args:
+        seed: of the run.
+        records: the data.
+    """
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "seed": seed,
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "git": _git(Path(__file__).resolve().parent),
+        "machine": {
+            "name": platform.node(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+        },
+        "data": {
+            "path": os.fspath(records.path),
+            "num_images": len(records),
+            "keys_sha256": records.digest(),
+            f"sha256_of_{min(len(records), SAMPLED_RECORDS)}_records": records_digest(records),
+        },
+    }
+
+
+def records_digest(records: LMDBDataset) -> str:
+    """SHA-256 of up to 1,024 records, evenly spaced: all of LSUN would take minutes."""
+    digest = hashlib.sha256()
+    rows = np.linspace(0, len(records) - 1, min(len(records), SAMPLED_RECORDS)).astype(int)
+    with open_lmdb(records.path).begin() as transaction:
+        for row in rows.tolist():
+            record = transaction.get(records.key(row), default=b"")
+            digest.update(len(record).to_bytes(8, "little") + record)
+    return digest.hexdigest()
+
+
+def _packages() -> dict[str, str]:
+    """The installed versions of this package and of all that it requires."""
+    names = ["glo_lightning", "numpy", "lightning-fabric", "torchmetrics"]
+    try:
+        required = importlib.metadata.requires("glo_lightning") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its folder, not installed
+        required = ["torch", "torchvision", "pytorch-lightning", "scikit-learn", "lmdb", "pillow", "jsonargparse"]
+    names += [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit that the package's folder is at, and whether files differ from it; None outside a work tree."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", os.fspath(folder), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,107 @@
+"""A trained run as safetensors and JSON: generator, codes, keys and preprocessing, for programs without Lightning."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glo_lightning.commands import TrainedRun
+from glo_lightning.errors import InputError
+from glo_lightning.module import GLO
+
+EXPORT_VERSION = 1
+PREPROCESSING = {
+    "colour": "RGB, transparency laid on white, turned as the EXIF tag says",
+    "resize": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped",
+    "range": [-1.0, 1.0],
+    "from_uint8": "x / 127.5 - 1",
+    "layout": "CHW",
+}
+
+
+def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Writes the folder ``output``, whole or not at all:
+
+    - ``generator.safetensors``: the state of ``generator.Generator``;
+    - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
+      zeros, and ``key_lengths`` (N,);
+    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys.
+
+    Args:
+        run: a run folder, whose newest checkpoint is taken, or a checkpoint in it. Its data are needed for the keys.
+        output: a folder that does not exist.
+
+    Raises:
+        InputError: when there is no such run or its images are others now, for an output that exists, or without
+            safetensors.
+    """
+    save_file = _safetensors().save_file
+    output = Path(output).absolute()
+    if output.exists():
+        raise InputError("output", output, "exists already; give another folder")
+    trained = TrainedRun(Path(run), accelerator="cpu")
+    model, data = trained.model, trained.data
+    keys = data.records.keys[: data.num_images]
+    codes = {
+        "codes": model.latents.weight.detach(),
+        "keys": torch.from_numpy(np.array(keys["key"]).view(np.uint8).reshape(len(keys), -1)),
+        "key_lengths": torch.from_numpy(keys["length"].astype(np.int32)),
+    }
+    arguments = inspect.signature(GLO).parameters
+    about = {
+        "format_version": EXPORT_VERSION,
+        "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
+        "preprocessing": PREPROCESSING,
+        **data.state_dict(),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
+        whole = Path(temporary) / "export"
+        whole.mkdir()
+        generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
+        save_file(generator, whole / "generator.safetensors")
+        save_file(codes, whole / "codes.safetensors")
+        (whole / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
+        os.replace(whole, output)
+
+
+def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
+    """Loads what ``export_run`` wrote; runs no code that is in it.
+
+    Returns:
+        The GLO, its codes in ``latents.weight``, and the key of each row.
+
+    Raises:
+        InputError: when it is no export, or a later format, or without safetensors.
+    """
+    load_file = _safetensors().load_file
+    folder = Path(folder)
+    try:
+        about: dict[str, Any] = json.loads((folder / "glo.json").read_text())
+        version = about["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("export", folder, "holds no export (no readable glo.json)") from error
+    if version > EXPORT_VERSION:
+        raise InputError("format_version", version, f"this program reads {EXPORT_VERSION}; update the program")
+    table = load_file(folder / "codes.safetensors")
+    model = GLO(**about["hyper_parameters"])
+    model.generator.load_state_dict(load_file(folder / "generator.safetensors"))
+    with torch.no_grad():
+        model.latents.weight.copy_(table["codes"])
+    rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
+    return model, [key[:length].tobytes() for key, length in rows]
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise InputError("export", "safetensors", "is not installed; pip install -e '.[export]'") from error
+    return safetensors.torch

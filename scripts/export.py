@@ -1,0 +1,26 @@
+"""Exports a run as safetensors and JSON: python scripts/export.py RUN OUTPUT
+
+glo_lightning.export.load_export(OUTPUT) loads it again.
+"""
+
+import argparse
+import sys
+
+from glo_lightning.errors import InputError
+from glo_lightning.export import export_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run folder, whose newest checkpoint is taken, or a checkpoint in it")
+    parser.add_argument("output", help="a folder that does not exist")
+    arguments = parser.parse_args()
+    try:
+        export_run(arguments.run, arguments.output)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The harness in its short form, and in its long one: pytest -m slow."""
+
+from pathlib import Path
+
+import pytest
+from break_things import Runs, break_things, disk, killed
+
+
+def test_runs_killed_at_random_instants_end_as_the_one_that_was_not(tmp_path):
+    runs = Runs(tmp_path, seed=1)
+    assert killed(runs, kills=5).tried == 5
+    disk(runs, "file size limit")
+    disk(runs, "crash between write and rename")
+
+
+@pytest.mark.slow
+def test_runs_broken_in_every_way_end_as_the_one_that_was_not(tmp_path: Path):
+    assert sum(row.tried for row in break_things(kills=50, seed=2, folder=tmp_path)) >= 50

@@ -1,0 +1,385 @@
+"""A run that can't be lost: cut off anywhere it resumes as the run that was never stopped, whatever the disk does."""
+
+import errno
+import importlib.metadata
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, assert_same_run, load
+
+from glo_lightning.checkpoints import is_whole
+from glo_lightning.errors import InputError
+from glo_lightning.module import GLO
+from glo_lightning.run_folder import write_atomically
+
+FIXTURE = Path(__file__).parent / "fixtures" / "format_1.ckpt"
+# ten batches an epoch, two epochs
+RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """at_step({5: action}): the action once, after that step's update and before its checkpoint."""
+
+    def at_step(actions):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step in actions:
+                actions.pop(trainer.global_step)()
+
+        monkeypatch.setattr("glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end", on_train_batch_end)
+
+    return at_step
+
+
+def cut() -> None:
+    """As sudden as a kill: nothing is saved."""
+    raise KeyboardInterrupt
+
+
+def send(number: int):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture(scope="module")
+def whole_runs():
+    return {}
+
+
+@pytest.fixture
+def whole(run, tmp_path_factory, whole_runs):
+    """whole(*flags): the uninterrupted run, made once for each set of flags."""
+
+    def whole(*flags: str) -> Path:
+        if flags not in whole_runs:
+            whole_runs[flags] = tmp_path_factory.mktemp("whole") / "run"
+            assert run(*RUN, *flags, "--output", whole_runs[flags])[0] == 0
+        return whole_runs[flags]
+
+    return whole
+
+
+# --------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize(
+    ("data", "flags"),
+    [
+        ((), ()),
+        (("--data.cache=false",), ()),
+        (("--data.cache=false", "--data.num_workers=2"), ()),
+        ((), ("--model.schedule=constant", "--max_epochs=-1", "--max_steps=20")),
+        ((), ("--data.holdout=8", "--max_epochs=-1", "--max_steps=18", "--model.schedule=constant")),
+        ((), ("--model.latent_optimizer=adam", "--model.latent_from=0.3")),
+        ((), ("--accumulate_grad_batches=3",)),
+        ((), ("--limit_train_batches=7",)),
+    ],
+    ids=["store", "streaming", "workers", "max_steps", "holdout", "adam", "accumulate", "limit"],
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tmp_path, at_step, data, flags):
+    steps = (1, 3, 4, 6) if flags and "accumulate" in flags[0] else (3, 4, 9, 12)
+    statuses = []
+    at_step(dict(zip(steps, (cut, send(signal.SIGTERM), cut, send(signal.SIGUSR1)), strict=True)))
+    flags_and_data = (*flags, *data, "--checkpoint.every_n_steps=2")
+    statuses.append(run(*RUN, *flags_and_data, "--output", tmp_path / "cut")[0])
+    for _ in range(4):
+        statuses.append(run("--resume", tmp_path / "cut")[0])
+    assert statuses == [130, 143, 130, 138, 0]
+    assert_same_run(whole(*flags), tmp_path / "cut")
+
+
+def test_a_run_cut_off_by_max_steps_goes_on_in_its_epoch(run, whole, tmp_path):
+    for flags in (("--max_steps=4", "--output"), ("--max_steps=13", "--resume"), ("--max_steps=-1", "--resume")):
+        arguments = RUN if flags[1] == "--output" else ()
+        assert run(*arguments, flags[0], "--model.schedule=constant", flags[1], tmp_path / "cut")[0] == 0
+    expected = load(whole("--model.schedule=constant"))["state_dict"]
+    assert all(torch.equal(expected[key], value) for key, value in load(tmp_path / "cut")["state_dict"].items())
+
+
+def test_a_checkpoint_every_so_many_minutes(run, whole, tmp_path, at_step):
+    at_step({5: cut})
+    run(*RUN, "--checkpoint.every_minutes=0", "--output", tmp_path / "cut")
+    assert load(tmp_path / "cut")["global_step"] == 4
+    run("--resume", tmp_path / "cut")
+    assert_same_run(whole(), tmp_path / "cut")
+
+
+@pytest.mark.parametrize("flag", ["--data.batch_size=5", "--seed_everything=7"])
+def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step, flag):
+    at_step({5: cut})
+    run(*RUN, "--checkpoint.every_n_steps=2", "--output", tmp_path / "cut")
+    status, line = run("--resume", tmp_path / "cut", flag)
+    assert (status, line.split()[0]) == (2, flag.partition("=")[0])
+    assert load(tmp_path / "cut")["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)], ids=lambda x: str(x)
+)
+def test_a_signal_leaves_with_a_checkpoint(run, tmp_path, at_step, number, status):
+    at_step({5: send(number)})
+    assert run(*RUN, "--output", tmp_path / "run") == (
+        status, f"stopped after step 5; go on with --resume {tmp_path / 'run'}",
+    )  # fmt: skip
+    assert load(tmp_path / "run")["global_step"] == 5
+
+
+def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole, tmp_path, at_step):
+    at_step({10: send(signal.SIGTERM)})
+    assert run(*RUN, "--output", tmp_path / "run")[0] == 143
+    assert load(tmp_path / "run")["global_step"] == 10
+    run("--resume", tmp_path / "run")
+    assert_same_run(whole(), tmp_path / "run")
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("glo_lightning.callbacks.pca_codes", lambda *_, **__: send(signal.SIGTERM)())
+    assert run(*RUN, "--output", tmp_path / "run")[0] == 143
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------ which files are there
+
+
+def test_newest_and_the_one_before_are_kept_and_best_is_a_link(run, tmp_path):
+    run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
+    assert [load(tmp_path / "run", name)["global_step"] for name in ("last", "previous", "best")] == [10, 8, 10]
+    inodes = {file.name: file.stat().st_ino for file in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert inodes.keys() == {"last.ckpt", "previous.ckpt", "best.ckpt"}
+    assert inodes["last.ckpt"] == inodes["best.ckpt"] != inodes["previous.ckpt"]
+
+
+def test_a_file_system_without_hard_links_will_do(run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
+    assert [load(tmp_path / "run", name)["global_step"] for name in ("last", "previous", "best")] == [10, 8, 10]
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    if how != "missing":
+        path.write_bytes(
+            {"half": content[: len(content) // 2], "noise": b"noise" * 999, "empty": b""}.get(how, content)
+        )
+
+
+@pytest.mark.parametrize("how", ["half", "noise", "empty", "flipped", "missing"])
+def test_where_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, how, monkeypatch):
+    said = []
+    monkeypatch.setattr("glo_lightning.checkpoints.log.warning", lambda message, *a: said.append(message % a))
+    at_step({7: cut})
+    run(*RUN, "--checkpoint.every_n_steps=3", "--output", tmp_path / "cut")
+    damage(tmp_path / "cut" / "checkpoints" / "last.ckpt", how)
+    before = load(tmp_path / "cut", "previous")
+    assert run("--resume", tmp_path / "cut")[0] == 0
+    assert before["global_step"] == 3
+    assert "last.ckpt is" in said[-1]
+    assert "previous.ckpt" in said[-1]
+    assert is_whole(tmp_path / "cut" / "checkpoints" / "previous.ckpt")
+    assert_same_run(whole(), tmp_path / "cut")
+
+
+# ---------------------------------------------------------------------------------------------------------- the disk
+
+
+def fail_from(monkeypatch, function, times, code):
+    """From its ``times``-th call with a checkpoint on, os.fsync or os.replace fails, as the disk does."""
+    real, calls = getattr(os, function), []
+
+    def failing(target, *arguments):
+        name = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+        if ".new.ckpt" in name:
+            calls.append(name)
+            if len(calls) >= times:
+                raise OSError(code, os.strerror(code), name)
+        return real(target, *arguments)
+
+    monkeypatch.setattr(os, function, failing)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_disk_that_fails_ends_the_run_with_the_checkpoint_before_intact(
+    run, whole, tmp_path, monkeypatch, function, code
+):
+    with monkeypatch.context() as patch:
+        fail_from(patch, function, 3, code)
+        status, line = run(*RUN, "--checkpoint.every_n_steps=3", "--output", tmp_path / "run")
+    assert status == 1
+    assert os.strerror(code) in line
+    assert f"--resume {tmp_path / 'run'}" in line
+    assert load(tmp_path / "run")["global_step"] == (6 if function == "fsync" else 3)  # replaced twice for each
+    assert run("--resume", tmp_path / "run")[0] == 0
+    assert_same_run(whole(), tmp_path / "run")
+
+
+def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, whole, tmp_path, monkeypatch):
+    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_error=skip")
+    with monkeypatch.context() as patch:
+        fail_from(patch, "fsync", 2, errno.ENOSPC)
+        assert run(*RUN, *flags, "--output", tmp_path / "run")[0] == 0
+    assert load(tmp_path / "run")["global_step"] == 3
+    assert run("--resume", tmp_path / "run")[0] == 0
+    assert_same_run(whole(), tmp_path / "run")
+
+
+def test_a_disk_full_before_the_first_checkpoint_keeps_the_folder_it_names(run, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_from(patch, "fsync", 1, errno.ENOSPC)
+        status, line = run(*RUN, "--output", tmp_path / "run")
+    assert status == 1
+    assert f"--resume {tmp_path / 'run'}" in line
+    assert run("--resume", tmp_path / "run")[0] == 0
+    assert_same_run(whole(), tmp_path / "run")
+
+
+def test_a_write_cut_short_is_an_oserror_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write_atomically(path, lambda file: torch.save({"a": torch.zeros(3)}, file))
+    content, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # what comes after is refused by the system
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_atomically(path, lambda file: torch.save({"a": torch.zeros(300_000)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------------- not finite
+
+
+class NaNInCall5(torch.nn.L1Loss):
+    """A loss that is not a number the fifth time it is asked for."""
+
+    calls = 0
+
+    def forward(self, fakes, images):
+        type(self).calls += 1
+        return super().forward(fakes, images) * (float("nan") if self.calls == 5 else 1)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    monkeypatch.setattr(NaNInCall5, "calls", 0)
+    return (*RUN, "--model.loss=test_checkpoints.NaNInCall5", "--max_epochs=1")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run, poisoned, tmp_path):
+    flags = ("--log_every_n_steps=4", "--checkpoint.every_n_steps=3")
+    status, line = run(*poisoned, *flags, "--output", tmp_path / "run")
+    assert status == 1
+    assert line.startswith("loss nan in step 4, rates ")  # counted from 0
+    keys = line.split(" keys ")[1].split(";")[0].split()
+    trained = load(tmp_path / "run")
+    assert trained["global_step"] == 3
+    from glo_lightning.data import LSUNDataModule
+
+    data = LSUNDataModule(num_samples=40, image_size=32, batch_size=4)
+    rows = list(data.train_dataloader().order)[4]
+    assert keys == [data.records.key(row).decode() for row in rows]
+
+
+def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
+    states = {}
+    monkeypatch.setattr(
+        "glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end",
+        lambda self, trainer, module, *_: states.update(
+            {trainer.global_step: {key: value.clone() for key, value in module.state_dict().items()}}
+        ),
+    )
+    assert run(*poisoned, "--on_nonfinite=skip", "--output", tmp_path / "run")[0] == 0
+
+    def moved(step):
+        return {key for key, value in states[step].items() if not torch.equal(value, states[step - 1][key])}
+
+    assert moved(5) == set()
+    assert {"latents.weight", "generator.layers.1.running_mean"} <= moved(4) & moved(6)
+    assert load(tmp_path / "run")["global_step"] == 10
+    assert torch.tensor(load(tmp_path / "run")["epoch_loss"]).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------ what is in it
+
+
+def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
+    model = GLO.load_from_checkpoint(FIXTURE)
+    checkpoint = torch.load(FIXTURE, weights_only=True)
+    assert checkpoint["format_version"] == 1
+    images = model.eval()(model.latents.weight[:1])
+    expected = json.loads(FIXTURE.with_suffix(".json").read_text())["corner"]
+    torch.testing.assert_close(images[0, :, 0, :3].tolist(), expected, atol=1e-4, rtol=0)
+    flags = ("--model.latent_dim=2", "--model.width=4", "--model.start_rows=4", "--data.num_samples=24")
+    assert run(*TINY, *flags, "--ckpt_path", FIXTURE, "--max_epochs=2", "--output", tmp_path / "run")[0] == 0
+    assert load(tmp_path / "run")["global_step"] == 6
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 2}
+    torch.save(checkpoint, tmp_path / "later.ckpt")
+    with pytest.raises(InputError, match="newer"):
+        GLO.load_from_checkpoint(tmp_path / "later.ckpt")
+
+
+def test_the_codes_start_is_kept_only_while_it_is_asked_for(run, tmp_path):
+    run(*RUN, "--max_epochs=1", "--model.start_rows=5", "--output", tmp_path / "run")
+    assert load(tmp_path / "run")["state_dict"]["start"].shape == (5, 6)
+    run("--resume", tmp_path / "run", "--model.start_rows=0", "--max_epochs=2")
+    assert load(tmp_path / "run")["state_dict"]["start"].shape == (0, 6)
+    status, line = run("--resume", tmp_path / "run", "--model.start_rows=5", "--max_epochs=3")
+    assert (status, line.split()[0]) == (2, "--model.start_rows")
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_strangers_file_runs_no_code(run, tmp_path):
+    shutil.copytree(FIXTURE.parent, tmp_path / "run" / "checkpoints")
+    evil = torch.load(FIXTURE, weights_only=True) | {"evil": Evil(tmp_path / "ran")}
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    torch.save(evil, last)
+    assert run("--resume", tmp_path / "run")[0] == 2
+    assert run(*TINY, "--ckpt_path", last)[0] == 2
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        GLO.load_from_checkpoint(last)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_environment_says_what_each_start_was_made_with(run, tmp_path):
+    run(*RUN, "--max_epochs=1", "--output", tmp_path / "run", "--seed_everything=3")
+    run("--resume", tmp_path / "run", "--max_epochs=2")
+    first, second = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert first["packages"]["torch"] == importlib.metadata.version("torch")
+    git = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    assert first["git"]["commit"] == subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    assert (first["seed"], first["data"]["num_images"]) == (3, 40)
+    assert first["data"] == second["data"]
+    assert "--seed_everything=3" in first["command"]
+    assert "--resume" in second["command"]
+
+
+def test_deterministic_is_heard_without_prefix(run, whole, tmp_path):
+    assert run(*RUN, "--deterministic=true", "--output", tmp_path / "run")[0] == 0
+    torch.use_deterministic_algorithms(False)
+    assert_same_run(whole(), tmp_path / "run")
