@@ -61,7 +61,9 @@ def _writing(on_error: str) -> Iterator[None]:
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` when ``train/loss_epoch`` is its lowest.
+    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` when that is the best so far.
+
+    The best has the lowest ``train/loss_epoch`` or, where images are held out, the highest ``val/psnr``.
 
     The state that ``last.ckpt`` replaces stays as ``previous.ckpt``. The three are hard links where they are one
     state and the file system has them. A run resumed from any checkpoint trains the rest of its epoch, each image
@@ -137,9 +139,10 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        loss = float(trainer.callback_metrics["train/loss_epoch"])
-        is_best = loss < self.best
-        self.best = min(loss, self.best)
+        metrics = trainer.callback_metrics
+        score = -metrics["val/psnr"] if "val/psnr" in metrics else metrics["train/loss_epoch"]
+        is_best = float(score) < self.best
+        self.best = min(float(score), self.best)
         saved = self._save(trainer)
         self.leaving = self._agree(trainer, self.signal is not None)
         folder = RunFolder(trainer.default_root_dir)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
 STARTS = ("pca", "nearest", "mean", "random")
-CHUNK = 64  # codes in a batch, always: with other sizes come other roundings, and an image has one code in any company
+CHUNK = 16  # codes in a batch, always: other sizes round otherwise, and an image has one code in any company
 CHECK = 10  # steps between two looks at the losses
 
 

@@ -28,7 +28,8 @@ from glo_lightning.module import GLO
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "pca": {
         "frozen": {"latent_lr": 0},
-        "learned from the start": {},
+        "learned from the start": {"latent_lr": 10 / 128},
+        "learned faster": {"latent_lr": 0.3},
         "learned late": {"latent_lr": 1e-2, "latent_optimizer": "adam", "latent_from": 0.6},
         "row-wise Adam": {"latent_lr": 1e-2, "latent_optimizer": "adam"},
     },
@@ -109,7 +110,7 @@ def main() -> None:
     training, held_out = (
         data.dataset[rows][0] for rows in (list(range(data.num_images)), data.holdout_rows(options.holdout))
     )
-    print("| start | D | codes | PSNR training, dB | held-out, dB | moved |\n|---|---|---|---|---|---|")
+    print("| start | D | codes, rate | PSNR training, dB | held-out, dB | moved |\n|---|---|---|---|---|---|")
     for latent_dim in options.dims:
         itself = [
             psnr(pca_reconstructions(training, part, latent_dim), to_unit_range(part)) for part in (training, held_out)
@@ -122,7 +123,8 @@ def main() -> None:
                 for key in ("train", "holdout", "moved"):
                     values = [run[key] for run in runs]
                     cells.append(f"{statistics.mean(values):.2f} ± {statistics.pstdev(values):.2f}")
-                print(f"| {start} | {latent_dim} | {way} | {' | '.join(cells)} |")
+                rate = f"{way}, {WAYS[start][way]['latent_lr']:.2g}" if way != "frozen" else way
+                print(f"| {start} | {latent_dim} | {rate} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

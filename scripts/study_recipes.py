@@ -20,7 +20,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from glo_lightning.baselines import Make, epochs_within, train
 from glo_lightning.data import LSUNDataModule, to_unit_range
@@ -66,13 +66,14 @@ def average_weights(model: GLO) -> None:
 
     class Average(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-            self.average = AveragedModel(model.generator, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+            self.average = AveragedModel(model.generator, multi_avg_fn=get_ema_multi_avg_fn(0.99))
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             self.average.update_parameters(model.generator)
 
         def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
             model.generator.load_state_dict(self.average.module.state_dict())
+            update_bn(model.latents.weight.detach().split(128), model.generator)  # their means are not those of these
 
     configured = model.configure_callbacks()
     model.configure_callbacks = lambda: [*configured, Average()]  # type: ignore[method-assign]

@@ -184,7 +184,7 @@ class TestHoldout:
         model.eval()
         starts = model.latents.weight.detach().mean(dim=0).expand(8, 1, -1)
         with torch.no_grad():
-            fakes = model(encode(model, images, starts, steps=60))
+            fakes = model(encode(model, images, starts, steps=30))
         error = ((fakes - images).double() / 2).square().mean()
         assert measured == pytest.approx(float(-10 * error.log10()), abs=1e-3)
 
