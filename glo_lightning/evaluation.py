@@ -44,6 +44,11 @@ def generate(model: GLO, codes: Tensor) -> Tensor:
     return torch.cat([model(some) for some in codes.split(128)])
 
 
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, on the CPU."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte().cpu()
+
+
 def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
     """uint8 images (B, C, H, W), in [-1, 1], from their first D principal components of the training images (uint8)."""
     mean, axes = fit_pca(as_rows(training), latent_dim)

@@ -12,23 +12,14 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 from PIL import Image
 from tqdm import tqdm
 
+from glo_lightning.image_files import find_images
 from glo_lightning.lmdb_dataset import to_rgb
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-def find_images(paths: list[Path]) -> Iterator[Path]:
-    """The files among ``paths``, and those in its folders that have an image's suffix, sorted."""
-    for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        yield from inside
 
 
 def encode(content: bytes, size: int, quality: int) -> bytes:

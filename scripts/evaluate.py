@@ -15,14 +15,16 @@ import statistics
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glo_lightning.baselines import Autoencoder, Make, epochs_within, train
-from glo_lightning.commands import CommandParser, TrainedRun
+from glo_lightning.commands import CommandParser, TrainedRun, refuse_to_overwrite
 from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import check_at_least
 from glo_lightning.evaluation import (
+    as_bytes,
     distances,
     generate,
     load_features,
@@ -31,9 +33,12 @@ from glo_lightning.evaluation import (
     quality,
 )
 from glo_lightning.module import GLO
+from glo_lightning.pictures import picture
+from glo_lightning.priors import Gaussian, sample_codes
 from glo_lightning.run_folder import write_atomically
 
 MOST = 4096  # images looked at
+SHOWN = 10  # in the picture
 TITLES = {
     "train": "training images, as trained",
     "train_encoded": "training images, encoded anew",
@@ -50,8 +55,8 @@ def encode_anew(model: GLO, training: Tensor, images: Tensor, options: argparse.
     return generate(model, encode(model, wanted, starts, steps=options.steps, progress=True))
 
 
-def measure(model: GLO, data: LSUNDataModule, options: argparse.Namespace) -> dict[str, Any]:
-    """The quality of each kind of reconstruction, and what became of the codes."""
+def measure(model: GLO, data: LSUNDataModule, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
+    """The quality of each kind of reconstruction and what became of the codes; a picture of some of them."""
     training, _ = data.dataset[list(range(min(data.num_images, max(model.n_pca, MOST))))]
     held_out, _ = data.dataset[data.holdout_rows(options.num)] if data.holdout else (training[:0], None)
     seen = training[: len(held_out) or options.num]
@@ -63,18 +68,22 @@ def measure(model: GLO, data: LSUNDataModule, options: argparse.Namespace) -> di
         results[name] = quality(fakes, images, model.loss) | {"images": len(images)}
 
     add("train", generate(model, table[: len(seen)]), seen)
-    add("train_encoded", encode_anew(model, training, seen, options), seen)
-    add("pca_train", pca_reconstructions(training[: model.n_pca], seen, latent_dim).to(model.device), seen)
-    if len(held_out):
-        add("holdout", encode_anew(model, training, held_out, options), held_out)
-        projected = pca_reconstructions(training[: model.n_pca], held_out, latent_dim)
-        add("pca_holdout", projected.to(model.device), held_out)
+    for encoded, by_pca, images in (("train_encoded", "pca_train", seen), ("holdout", "pca_holdout", held_out)):
+        if len(images):
+            fakes = encode_anew(model, training, images, options)
+            projected = pca_reconstructions(training[: model.n_pca], images, latent_dim).to(model.device)
+            add(encoded, fakes, images)
+            add(by_pca, projected, images)
+            shown = (images, fakes, projected)
     every = training[:MOST]
     add("train_all", generate(model, table[: len(every)]), every)
     start, now = model.start.cpu(), table[: len(model.start)].cpu()
-    moved = float((now - start).norm(dim=1).mean())
-    results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(start, now)}
-    return results
+    if len(start) > 1:
+        moved = float((now - start).norm(dim=1).mean())
+        results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(start, now)}
+    kind = "held-out" if len(held_out) else "training"
+    captions = [f"{kind} image", "encoded", "PCA"]
+    return results, picture([list(part[:SHOWN]) for part in shown], captions=captions)
 
 
 def compare_samples(model: GLO, data: LSUNDataModule, options: argparse.Namespace) -> dict[str, Any]:
@@ -82,22 +91,14 @@ def compare_samples(model: GLO, data: LSUNDataModule, options: argparse.Namespac
     features = load_features(options.features)
     training, _ = data.dataset[list(range(min(data.num_images, MOST)))]
     codes = model.latents.weight[: len(training)].cpu()
-    torch.manual_seed(0)
-    gaussian = torch.distributions.MultivariateNormal(
-        codes.mean(dim=0), codes.T.cov() + 1e-6 * torch.eye(codes.shape[1])
-    )
-    drawn = model.project(gaussian.sample((len(codes),)))
+    drawn = sample_codes(Gaussian().fit(codes), codes, len(codes), model.project)
     parts = {
-        "samples": to_bytes(generate(model, drawn.to(model.device))),
-        "reconstructions": to_bytes(generate(model, codes.to(model.device))),
+        "samples": as_bytes(generate(model, drawn.to(model.device))),
+        "reconstructions": as_bytes(generate(model, codes.to(model.device))),
     }
     if data.holdout:
         parts["holdout"] = data.dataset[data.holdout_rows(MOST)][0]
     return {name: distances(part, training, features) for name, part in parts.items()}
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().cpu()
 
 
 # ------------------------------------------------------------------------------------------------------- the baselines
@@ -178,9 +179,10 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
             print(f"| {title} | {r['images']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['loss']:.4f} |")
     starts = ", ".join(options.starts)
     print(f"\nencoded: starts {starts}; the best one goes on for at most {options.steps} steps of Adam")
-    latents = results["latents"]
-    kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
-    print(f"the codes moved {latents['moved']:.3f} from their start; {kept}")
+    if "latents" in results:
+        latents = results["latents"]
+        kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
+        print(f"the codes moved {latents['moved']:.3f} from their start; {kept}")
     if "features" in results:
         print(f"\n| {options.features} | Frechet | kernel | precision | recall |\n|---|---|---|---|---|")
         for name, r in results["features"].items():
@@ -216,15 +218,18 @@ def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     if options.features:
         load_features(options.features)
+    pictured = options.output.with_suffix(".png")
+    refuse_to_overwrite(pictured, "json", options.overwrite)
     trained = TrainedRun(options.run, options.accelerator)
-    results = measure(trained.model, trained.data, options)
+    results, shown = measure(trained.model, trained.data, options)
     if options.features:
         results["features"] = compare_samples(trained.model, trained.data, options)
     if options.baselines:
         results["baselines"] = measure_baselines(trained, options)
     report(results, options)
     write_atomically(options.output, lambda file: file.write(json.dumps(results, indent=1).encode()))
-    print(f"wrote {options.output}")
+    write_atomically(pictured, lambda file: shown.save(file, "PNG"))
+    print(f"wrote {options.output} and {pictured}")
 
 
 if __name__ == "__main__":

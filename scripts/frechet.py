@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.evaluation import distances, generate, load_features
+from glo_lightning.evaluation import as_bytes, distances, generate, load_features
 from glo_lightning.module import GLO
 from glo_lightning.priors import PRIORS, make_prior, sample_codes
 
@@ -78,11 +78,6 @@ def train_features(images: Tensor, labels: Tensor, epochs: int = 3) -> nn.Sequen
             loss.backward()
             optimizer.step()
     return classifier.eval()
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
 def main() -> None:
