@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -126,6 +127,7 @@ class GLO(LightningModule):
         self.started = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
         self.epoch_loss: Tensor
         self.register_buffer("epoch_loss", torch.zeros(2), persistent=False)  # a sum over images, and their number
+        self.held_out: Tensor | None = None  # codes (M, D) of the held-out images
         self.total_steps: float = math.nan
         # The rows' gradients are sparse and each process has its own rows: see on_before_optimizer_step.
         self._ddp_params_and_buffers_to_ignore = ["latents.weight", "start", "epoch_loss"]
@@ -142,7 +144,8 @@ class GLO(LightningModule):
         if self.hparams["compile"]:
             # The function, not the modules: keys of checkpoints and pictures in eval mode stay as they are.
             # Batches have two sizes, each compiled once.
-            self.objective = torch.compile(self.objective, dynamic=False)  # type: ignore[method-assign]
+            mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
+            self.objective = torch.compile(self.objective, dynamic=False, mode=mode)  # type: ignore[method-assign]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch
@@ -153,17 +156,25 @@ class GLO(LightningModule):
             # The loss is a mean over images; undo it for the codes, whose rate is per image.
             images_per_step = len(index) * self.trainer.accumulate_grad_batches
             codes.register_hook(lambda gradient: gradient * images_per_step)
-        loss = self.objective(codes, images)
+        loss = self.objective(codes, images).clone()  # a CUDA graph writes the next one to the same place
         self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
-        total = torch.stack([loss.detach().float() * len(index), loss.new_tensor(len(index), dtype=torch.float32)])
+        images_in_batch = torch.full_like(self.epoch_loss[0], len(index))
+        total = torch.stack([loss.detach().float() * len(index), images_in_batch])
         self.epoch_loss += torch.where(loss.detach().isfinite(), total, torch.zeros_like(total))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
-        """Encodes held-out images from the mean code, with the generator as it is, and logs their PSNR in dB."""
+        """Encodes held-out images, with the generator as it is, and logs their PSNR in dB.
+
+        A few steps of each epoch go on from the codes that the epoch before has found, at first from the mean code.
+        """
         images, _ = batch
-        mean = self.latents.weight.mean(dim=0).expand(len(images), 1, -1)
-        codes = encode(self, images, mean, steps=30)
+        starts = self.latents.weight.mean(dim=0).expand(len(images), -1)
+        if self.held_out is not None and self.held_out.shape == starts.shape:
+            starts = self.held_out.to(starts)
+        codes = encode(self, images, starts[:, None], steps=30)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.held_out = codes.detach().clone()
         error = (self(codes) - images).square().mean() / 4  # of images in [0, 1]
         self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(images), sync_dist=True)
 
@@ -259,6 +270,7 @@ class GLO(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["total_steps"], checkpoint["started"] = self.total_steps, self.started
+        checkpoint["held_out"] = self.held_out
         checkpoint["epoch_loss"] = self._epoch_loss_of_all().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -281,6 +293,7 @@ class GLO(LightningModule):
         checkpoint["state_dict"]["start"] = start[:rows]
         self.started = checkpoint["started"] if version else not bool(start[0, 0].isnan())
         self.total_steps = checkpoint["total_steps"]
+        self.held_out = checkpoint.get("held_out")
         if self._trainer is None or self.trainer.is_global_zero:  # the others' part is in it
             self.epoch_loss.copy_(torch.tensor(checkpoint.get("epoch_loss", [0, 0])))
 
