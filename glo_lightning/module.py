@@ -56,6 +56,8 @@ class GLO(LightningModule):
         latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
             about how far each coordinate moves in a step.
         latent_from: fraction of the run after which the codes learn; until then they stay where they started.
+        latent_noise: standard deviation of normal noise on each coordinate of the codes in training: a generator that
+            is smooth around the codes of its images fits others better.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
         start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
             none, and then ``latents/moved`` is not logged.
@@ -83,6 +85,7 @@ class GLO(LightningModule):
         latent_lr: float = 10 / 128,
         latent_optimizer: str = "sgd",
         latent_from: float = 0.0,
+        latent_noise: float = 0.0,
         schedule: str = "constant",
         start_rows: int = 16_384,
         compile: bool = False,
@@ -96,6 +99,7 @@ class GLO(LightningModule):
         check_at_least("latent_lr", latent_lr, 0)
         check_at_least("start_rows", start_rows, 0)
         check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
+        check_at_least("latent_noise", latent_noise, 0)
         if not 0 <= latent_from < 1:
             raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
         generator = Generator(latent_dim, image_size, width)
@@ -111,13 +115,13 @@ class GLO(LightningModule):
         num_images, latent_dim, image_size, width = int(num_images), int(latent_dim), int(image_size), int(width)
         start_rows = int(start_rows)
         n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
-        latent_from = float(latent_from)
+        latent_from, latent_noise = float(latent_from), float(latent_noise)
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
         self.save_hyperparameters(logger=False)
 
         self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
         self.generator_lr, self.latent_lr = generator_lr, latent_lr
-        self.latent_optimizer, self.latent_from = latent_optimizer, latent_from
+        self.latent_optimizer, self.latent_from, self.latent_noise = latent_optimizer, latent_from, latent_noise
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
@@ -156,6 +160,11 @@ class GLO(LightningModule):
             # The loss is a mean over images; undo it for the codes, whose rate is per image.
             images_per_step = len(index) * self.trainer.accumulate_grad_batches
             codes.register_hook(lambda gradient: gradient * images_per_step)
+        if self.latent_noise > 0:
+            # A generator of the step's own: a resumed run draws the same.
+            seed = self.global_step * self.trainer.world_size + self.global_rank
+            noise = torch.Generator(codes.device).manual_seed(seed)
+            codes = codes + self.latent_noise * torch.randn(codes.shape, generator=noise, device=codes.device)
         loss = self.objective(codes, images).clone()  # a CUDA graph writes the next one to the same place
         self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
         images_in_batch = torch.full_like(self.epoch_loss[0], len(index))

@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--encode_steps", type=int, default=60)
     parser.add_argument("--dims", type=int, nargs="+", default=[16, 32, 100])
+    parser.add_argument("--starts", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS["pca"]), choices=list(WAYS["pca"]), metavar="WAY")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", default="bf16-mixed")
     options = parser.parse_args()
@@ -93,12 +95,12 @@ def main() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
+    asked = [(start, way) for start in options.starts for way in WAYS[start] if way in options.ways]
     todo = [
         (seed, latent_dim, start, way)
         for seed in range(options.seeds)
         for latent_dim in options.dims
-        for start in WAYS
-        for way in WAYS[start]
+        for start, way in asked
     ]
     for seed, latent_dim, start, way in todo:
         runs = results.setdefault(f"{start} {latent_dim} {way}", [])
@@ -110,21 +112,20 @@ def main() -> None:
     training, held_out = (
         data.dataset[rows][0] for rows in (list(range(data.num_images)), data.holdout_rows(options.holdout))
     )
-    print("| start | D | codes, rate | PSNR training, dB | held-out, dB | moved |\n|---|---|---|---|---|---|")
-    for latent_dim in options.dims:
-        itself = [
-            psnr(pca_reconstructions(training, part, latent_dim), to_unit_range(part)) for part in (training, held_out)
-        ]
-        print(f"| PCA itself | {latent_dim} | | {itself[0]:.2f} | {itself[1]:.2f} | |")
-        for start in WAYS:
-            for way in WAYS[start]:
-                runs = results[f"{start} {latent_dim} {way}"]
-                cells = []
-                for key in ("train", "holdout", "moved"):
-                    values = [run[key] for run in runs]
-                    cells.append(f"{statistics.mean(values):.2f} ± {statistics.pstdev(values):.2f}")
-                rate = f"{way}, {WAYS[start][way]['latent_lr']:.2g}" if way != "frozen" else way
-                print(f"| {start} | {latent_dim} | {rate} | {' | '.join(cells)} |")
+    heads = "".join(f" D = {latent_dim}: training | held-out |" for latent_dim in options.dims)
+    print(f"| start | codes, rate |{heads}\n|---|---|{'---|---|' * len(options.dims)}")
+    cells = [
+        f" {psnr(pca_reconstructions(training, part, latent_dim), to_unit_range(part)):.2f} |"
+        for latent_dim in options.dims
+        for part in (training, held_out)
+    ]
+    print(f"| PCA itself | |{''.join(cells)}")
+    for start, way in asked:
+        runs = [results[f"{start} {latent_dim} {way}"] for latent_dim in options.dims]
+        values = [[run[key] for run in some] for some in runs for key in ("train", "holdout")]
+        cells = [f" {statistics.mean(value):.2f} ± {statistics.pstdev(value):.2f} |" for value in values]
+        rate = "" if way == "frozen" else f", {WAYS[start][way]['latent_lr']:.2g}"
+        print(f"| {start} | {way}{rate} |{''.join(cells)}")
 
 
 if __name__ == "__main__":
