@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
@@ -26,6 +27,9 @@ def test_the_readmes_commands_train_build_and_resume(run, tmp_path, monkeypatch)
     (tmp_path / "my_photos").mkdir()
     for row in range(110):
         (tmp_path / "my_photos" / f"{row}.png").write_bytes(encode(flat_image(row)))
+    (tmp_path / "mask.png").write_bytes(encode(np.arange(64 * 64).reshape(64, 64) % 64 > 20))
+    encoding = ["--steps=2", "--starts", "mean"]
+    quicker = {"encode.py": encoding, "evaluate.py": [*encoding, "--seconds=0.1", "--seeds=1"]}
     shorter = ["--max_epochs=1", "--model.width=4", "--accelerator=cpu", "--enable_progress_bar=false"]
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
     trained = 0
@@ -48,9 +52,10 @@ def test_the_readmes_commands_train_build_and_resume(run, tmp_path, monkeypatch)
         else:
             # indices of images that the shorter run has not
             arguments = [str(int(word) % 256) if word.isdigit() and int(word) > 256 else word for word in arguments]
+            arguments += quicker.get(arguments[0].rpartition("/")[2], [])
             monkeypatch.setattr(sys, "argv", arguments)
             runpy.run_path(arguments[0], run_name="__main__")
-    assert trained == 10  # the default, six recipes, one on photos, two that resume
+    assert trained == 11  # the default, six recipes, one on photos, two that resume, one that holds images out
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*smaller than the logging interval.*")
