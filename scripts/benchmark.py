@@ -266,7 +266,7 @@ def measure_pca(data: LSUNDataModule, device: torch.device, num_rows: int = 24_5
         rows = torch.from_numpy(sample.copy()).to(device)  # ours overwrites them
         times["pca"].append(seconds(ours, device))
     explained = float(((torch.from_numpy(sample).to(device) - fitted["ours"].mean) @ fitted["ours"].axes).var(0).sum())
-    explained /= fitted["plain"].explained_variance_.sum()
+    explained /= float(fitted["plain"].explained_variance_.sum())
     return {name: min(values) for name, values in times.items()} | {"pca_explained_over_plain": explained}
 
 
