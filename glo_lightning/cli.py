@@ -121,11 +121,8 @@ class TrainCLI(LightningCLI):
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             checkpoints = self.config_init.checkpoint
             callbacks = [*_as_list(given.callbacks), Throughput(), FiniteLoss(self.config.on_nonfinite)]
-            callbacks += [
-                ReconstructionGrid(),
-                SampleGrid(),
-                WriteConfig(self._resolved(), self.config.seed_everything),
-            ]
+            callbacks += [ReconstructionGrid(), SampleGrid()]
+            callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
             if given.enable_checkpointing is not False:
                 callbacks.append(checkpoints)
             kwargs["callbacks"] = callbacks
@@ -254,11 +251,8 @@ def _flag(key: str) -> str:
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    return (
-        f"--{key}"
-        if key in ("accelerator", "output", "resume", "ckpt_path", "on_nonfinite", "checkpoint.on_error")
-        else key
-    )
+    own = ("accelerator", "output", "resume", "ckpt_path", "on_nonfinite", "checkpoint.on_error")
+    return f"--{key}" if key in own else key
 
 
 def _all_flags() -> list[str]:

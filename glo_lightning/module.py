@@ -56,8 +56,8 @@ class GLO(LightningModule):
         latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
             about how far each coordinate moves in a step.
         latent_from: fraction of the run after which the codes learn; until then they stay where they started.
-        latent_noise: standard deviation of normal noise on each coordinate of the codes in training: a generator that
-            is smooth around the codes of its images fits others better.
+        latent_noise: standard deviation of normal noise on each coordinate of the codes in training; it narrows the gap
+            between training images and others.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
         start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
             none, and then ``latents/moved`` is not logged.
@@ -229,11 +229,9 @@ class GLO(LightningModule):
         done = step / self.total_steps
         if done < begin:
             return 0.0
-        return (
-            1.0
-            if self.schedule == "constant"
-            else 0.5 + 0.5 * math.cos(math.pi * min((done - begin) / (1 - begin), 1.0))
-        )
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * min((done - begin) / (1 - begin), 1.0))
 
     # ------------------------------------------------------------------------------ start, measures, several processes
 
