@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import check_image_size
 from glo_lightning.generator import Generator
-from glo_lightning.losses import make_loss
 
 
 class Encoder(nn.Sequential):
@@ -33,10 +32,11 @@ class Encoder(nn.Sequential):
 
 
 class Autoencoder(LightningModule):
-    """An encoder in the place of GLO's table, trained with the same loss; all of it by Adam at a cosine rate.
+    """An encoder in the place of GLO's table; all of it is trained by Adam at a cosine rate.
 
     Args:
         latent_dim: D.
+        loss: GLO's, see ``make_loss``.
         image_size, width: of generator and encoder.
         variational: draws codes from the encoder's normal distribution and adds its divergence from the standard
             normal one (Kingma and Welling, 2014).
@@ -47,6 +47,7 @@ class Autoencoder(LightningModule):
     def __init__(
         self,
         latent_dim: int,
+        loss: nn.Module,
         image_size: int = 64,
         width: int = 64,
         variational: bool = False,
@@ -57,7 +58,7 @@ class Autoencoder(LightningModule):
         self.encoder = Encoder(2 * latent_dim if variational else latent_dim, image_size, width)
         self.generator = Generator(latent_dim, image_size, width)
         self.to(memory_format=torch.channels_last)
-        self.loss = make_loss("lap_l1", image_size, 3, None)
+        self.loss = loss
         self.variational, self.divergence_weight, self.rate = variational, divergence_weight, rate
 
     def encode(self, images: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ Make = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> what t
 
 
 class _Seconds(Callback):
-    """Tells how long an epoch takes, its first batch left out.
+    """Tells how long a step takes, the first one left out.
 
     On a CPU these are seconds of its processors' time, divided by the number of threads: other programs that run
     beside it hardly disturb them.
@@ -107,17 +108,16 @@ class _Seconds(Callback):
             self.began = self.now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        steps = max(trainer.global_step - 1, 1)
-        self.epoch = (self.now(trainer) - self.began) / steps * trainer.num_training_batches
+        self.step = (self.now(trainer) - self.began) / max(trainer.global_step - 1, 1)
 
 
 def train(make: Make, seed: int, precision: str, accelerator: str = "auto", **limits: Any) -> tuple[Any, Any, float]:
-    """Trains what ``make`` makes; returns it in eval mode, its data, and the seconds that an epoch took.
+    """Trains what ``make`` makes; returns it in eval mode, its data, and the seconds that a step took.
 
     Args:
         make: from a seed to (module, datamodule).
         seed: of all random numbers.
-        precision, accelerator, limits: of the Trainer, such as ``max_epochs``.
+        precision, accelerator, limits: of the Trainer, such as ``max_steps``.
     """
     seed_everything(seed, workers=True, verbose=False)
     model, data = make(seed)
@@ -125,13 +125,13 @@ def train(make: Make, seed: int, precision: str, accelerator: str = "auto", **li
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     one: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "precision": precision, "limit_val_batches": 0}
     Trainer(logger=False, callbacks=[seconds], **one, **quiet, **limits).fit(model, data)
-    return model.eval().requires_grad_(False), data, seconds.epoch
+    return model.eval().requires_grad_(False), data, seconds.step
 
 
-def epochs_within(seconds: float, makes: dict[str, Make], precision: str, accelerator: str = "auto") -> dict[str, int]:
-    """Epochs of each that fit into the seconds: by the faster of two trials of 25 steps, in which they take turns."""
+def steps_within(seconds: float, makes: dict[str, Make], precision: str, accelerator: str = "auto") -> dict[str, int]:
+    """Steps of each that fit into the seconds: by the fastest of three trials of 25, in which they take turns."""
     fastest = dict.fromkeys(makes, math.inf)
-    for name in [*makes, *makes]:
-        _, _, epoch = train(makes[name], 0, precision, accelerator, max_steps=25, max_epochs=1000)
-        fastest[name] = min(fastest[name], epoch)
-    return {name: max(1, round(seconds / epoch)) for name, epoch in fastest.items()}
+    for name in [*makes] * 3:
+        _, _, step = train(makes[name], 0, precision, accelerator, max_steps=25, max_epochs=-1)
+        fastest[name] = min(fastest[name], step)
+    return {name: max(1, round(seconds / step)) for name, step in fastest.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
@@ -29,6 +29,7 @@ def encode(
     trial_steps: int = 30,
     rate: float = 0.1,
     progress: bool = False,
+    loss: nn.Module | None = None,
 ) -> Tensor:
     """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
 
@@ -43,7 +44,9 @@ def encode(
         mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
         rate: Adam's, in units of a code's spread in the unit ball, ``D ** -0.5``.
         progress: shows a progress bar.
+        loss: maps (fakes, images) to a mean over the batch; the model's own if not given.
     """
+    loss = model.loss if loss is None else loss
     number, per_image, latent_dim = starts.shape
     rate = rate * latent_dim**-0.5
     codes = starts[:, 0]
@@ -54,18 +57,19 @@ def encode(
             codes = starts[some, 0]
             if per_image > 1:
                 trials = [
-                    _descend(model, images[some], starts[some, s], mask, trial_steps, rate) for s in range(per_image)
+                    _descend(model, loss, images[some], starts[some, s], mask, trial_steps, rate)
+                    for s in range(per_image)
                 ]
-                losses = torch.stack([loss for _, loss in trials])
+                losses = torch.stack([reached for _, reached in trials])
                 best = losses.argmin(dim=0)
                 codes = torch.stack([code for code, _ in trials])[best, torch.arange(len(best), device=best.device)]
-            chosen.append(_descend(model, images[some], codes, mask, steps, rate)[0])
+            chosen.append(_descend(model, loss, images[some], codes, mask, steps, rate)[0])
             bar.update(len(codes))
     return torch.cat(chosen)
 
 
 def _descend(
-    model: GLO, images: Tensor, codes: Tensor, mask: Tensor | None, steps: int, rate: float
+    model: GLO, loss: nn.Module, images: Tensor, codes: Tensor, mask: Tensor | None, steps: int, rate: float
 ) -> tuple[Tensor, Tensor]:
     """The best codes (m, D) on the way, and their losses (m,), for at most CHUNK images."""
     number = len(images)
@@ -81,14 +85,14 @@ def _descend(
         for step in range(steps + 1):
             fakes = model(codes) * mask
             if step % CHECK == 0 or step == steps:
-                losses = _losses(model, fakes.detach(), images)
+                losses = _losses(loss, fakes.detach(), images)
                 better, falling = losses < lowest, losses < 0.999 * lowest
                 better &= patience > 0
                 best[better], lowest[better] = codes.detach()[better], losses[better]
                 patience = torch.where(patience > 0, torch.where(falling, 3, patience - 1), 0)
                 if step == steps or not bool((patience > 0).any()):
                     break
-            (codes.grad,) = torch.autograd.grad(model.loss(fakes, images) * CHUNK, codes)
+            (codes.grad,) = torch.autograd.grad(loss(fakes, images) * CHUNK, codes)
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -96,9 +100,9 @@ def _descend(
     return best[:number], lowest[:number]
 
 
-def _losses(model: GLO, fakes: Tensor, images: Tensor) -> Tensor:
+def _losses(loss: nn.Module, fakes: Tensor, images: Tensor) -> Tensor:
     """The loss of each image by itself, (B,)."""
-    return torch.stack([model.loss(*pair) for pair in zip(fakes[:, None], images[:, None], strict=True)])
+    return torch.stack([loss(*pair) for pair in zip(fakes[:, None], images[:, None], strict=True)])
 
 
 def starting_codes(

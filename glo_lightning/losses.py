@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.errors import InputError, check_choice
+from glo_lightning.errors import InputError, check_at_least, check_choice
 
 
 def gaussian_kernel(size: int = 5, sigma: float = 2.0) -> Tensor:
@@ -65,6 +65,7 @@ class LaplacianLoss(nn.Module):
         reduction: ``mean`` over the elements of each level, or ``sum`` over them (still a mean over the batch).
         kernel_size: pixels of the Gaussian, odd.
         sigma: its standard deviation in pixels.
+        l2_weight: adds the mean squared error times this.
 
     Raises:
         InputError: for levels that the image size does not have, or weights that do not match the levels.
@@ -78,6 +79,7 @@ class LaplacianLoss(nn.Module):
         reduction: str = "mean",
         kernel_size: int = 5,
         sigma: float = 2.0,
+        l2_weight: float = 0.0,
     ):
         super().__init__()
         most = int(math.log2(image_size))
@@ -88,7 +90,8 @@ class LaplacianLoss(nn.Module):
             remedy = f"give {levels + 1} weights of 0 or more, one for each of {levels} levels and one for the residual"
             raise InputError("level_weights", weights, remedy)
         check_choice("reduction", reduction, ("mean", "sum"))
-        self.level_weights, self.reduction = weights, reduction
+        check_at_least("l2_weight", l2_weight, 0)
+        self.level_weights, self.reduction, self.l2_weight = weights, reduction, l2_weight
         kernel = gaussian_kernel(kernel_size, sigma)
         for level in range(levels):
             matrix = blur_matrix(image_size >> level, kernel).float()
@@ -98,25 +101,35 @@ class LaplacianLoss(nn.Module):
         # In float32 also under autocast: a band is a small difference of large numbers.
         with torch.autocast(fakes.device.type, enabled=False):
             blurs = [self.get_buffer(f"blur_{level}").float() for level in range(len(self.level_weights) - 1)]
-            bands = laplacian_pyramid(fakes.float() - images.float(), blurs)
+            difference = fakes.float() - images.float()
+            bands = laplacian_pyramid(difference, blurs)
             reduce = torch.mean if self.reduction == "mean" else lambda band: band.sum() / len(band)
             terms = [weight * reduce(band.abs()) for weight, band in zip(self.level_weights, bands, strict=True)]
+            if self.l2_weight:
+                terms.append(self.l2_weight * reduce(difference.square()))
             return torch.stack(terms).sum()
 
 
-def make_loss(name: str, image_size: int, levels: int, level_weights: Sequence[float] | None) -> nn.Module:
+def make_loss(
+    name: str,
+    image_size: int = 64,
+    levels: int = 3,
+    level_weights: Sequence[float] | None = None,
+    l2_weight: float = 0.0,
+) -> nn.Module:
     """Builds the loss of that name, a module that maps (fakes, images) to a scalar.
 
     Args:
         name: ``lap_l1``, ``l2`` (mean squared error), or the path of a class that is made without arguments, such as
             ``torch.nn.L1Loss``.
-        image_size: see LaplacianLoss; so ``levels`` and ``level_weights``, which the other losses do not use.
+        image_size: see LaplacianLoss; so ``levels``, ``level_weights`` and ``l2_weight``, which the other losses do
+            not use.
 
     Raises:
         InputError: for a name that is none of these.
     """
     if name == "lap_l1":
-        return LaplacianLoss(levels, level_weights, image_size)
+        return LaplacianLoss(levels, level_weights, image_size, l2_weight=l2_weight)
     if name == "l2":
         return nn.MSELoss()
     module, _, attribute = str(name).rpartition(".")

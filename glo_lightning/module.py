@@ -50,7 +50,9 @@ class GLO(LightningModule):
         loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
         levels: of the Laplacian pyramid, besides the residual.
         level_weights: one for each level, finest first, and one for the residual; equal if not given.
+        l2_weight: of the mean squared error, which is added to ``lap_l1``.
         generator_lr: learning rate of the generator, for the loss's mean over a batch.
+        weight_decay: of the generator's weights, as SGD has it: this times a weight is added to its gradient.
         latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
             loss, whatever the batch size. The seed's rate 10 for a mean over 128 images is 10/128. 0 freezes them.
         latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
@@ -81,7 +83,9 @@ class GLO(LightningModule):
         loss: str = "lap_l1",
         levels: int = 3,
         level_weights: Sequence[float] | None = None,
+        l2_weight: float = 0.0,
         generator_lr: float = 1.0,
+        weight_decay: float = 0.0,
         latent_lr: float = 10 / 128,
         latent_optimizer: str = "sgd",
         latent_from: float = 0.0,
@@ -96,6 +100,7 @@ class GLO(LightningModule):
         check_choice("constraint", constraint, tuple(PROJECTIONS))
         check_choice("schedule", schedule, ("constant", "cosine"))
         check_at_least("generator_lr", generator_lr, 0)
+        check_at_least("weight_decay", weight_decay, 0)
         check_at_least("latent_lr", latent_lr, 0)
         check_at_least("start_rows", start_rows, 0)
         check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
@@ -104,7 +109,7 @@ class GLO(LightningModule):
             raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
         generator = Generator(latent_dim, image_size, width)
         self.generator = generator.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
-        self.loss = make_loss(loss, image_size, levels, level_weights)
+        self.loss = make_loss(loss, image_size, levels, level_weights, l2_weight)
         if init == "pca":
             check_at_least("n_pca", n_pca, 1)
             most = min(num_images, n_pca, 3 * image_size**2)
@@ -116,11 +121,12 @@ class GLO(LightningModule):
         start_rows = int(start_rows)
         n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
         latent_from, latent_noise = float(latent_from), float(latent_noise)
+        l2_weight, weight_decay = float(l2_weight), float(weight_decay)
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
         self.save_hyperparameters(logger=False)
 
         self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
-        self.generator_lr, self.latent_lr = generator_lr, latent_lr
+        self.generator_lr, self.weight_decay, self.latent_lr = generator_lr, weight_decay, latent_lr
         self.latent_optimizer, self.latent_from, self.latent_noise = latent_optimizer, latent_from, latent_noise
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
@@ -214,7 +220,12 @@ class GLO(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # One SGD with two groups serves dense and sparse gradients alike, and one step counts as one.
         groups = [
-            {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"},
+            {
+                "params": list(self.generator.parameters()),
+                "lr": self.generator_lr,
+                "weight_decay": self.weight_decay,
+                "name": "generator",
+            },
             {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
         ]
         optimizer = torch.optim.SGD(groups) if self.latent_optimizer == "sgd" else SGDWithRowAdam(groups)
@@ -258,6 +269,7 @@ class GLO(LightningModule):
         factors = (self.rate_factor(self.global_step), self.rate_factor(self.global_step, self.latent_from))
         for group, rate, factor in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, factors, strict=True):
             group["lr"] = rate * factor
+        self.rates.optimizer.param_groups[0]["weight_decay"] = self.weight_decay
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss.zero_()

@@ -271,17 +271,29 @@ def measure_pca(data: LSUNDataModule, device: torch.device, num_rows: int = 24_5
 
 
 def measure_floor(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Images a second if the generator's products ran at the rate of a large matrix product, and nothing else did."""
-    flops, pixels = 0, 1
+    """Images a second that the generator allows, at the device's own rates and with nothing else to do.
+
+    Counted are the products, one forward and two backward, at the rate of a large matrix product; and the bytes of the
+    activations, at the rate of a large copy. Forward a layer's output is written, read for BatchNorm's statistics, read
+    and written by BatchNorm with ReLU, and read by the next layer: 5; backward the same for its gradient, and the
+    output itself is read twice more: 7. The floor is the slower of the two.
+    """
+    flops, elements, pixels = 0, 0, 1
     for layer in Generator(LATENT_DIM, IMAGE_SIZE).layers:
         if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
-            flops += 3 * 2 * layer.weight.numel() * pixels  # one product forward, two backward
+            flops += 3 * 2 * layer.weight.numel() * pixels
             pixels = 16 if pixels == 1 else 4 * pixels
+            elements += layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels * pixels
     dtype = torch.bfloat16 if "16" in options.precision else torch.float32
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    rate = 2 * side**3 / best_in_turn({"product": lambda: a @ b}, device, 3, 3)["product"]
-    return {"matrix_flops_per_second": rate, "floor_images_per_second": rate / flops}
+    works = {"product": lambda: a @ b, "copy": lambda: b.copy_(a)}
+    times = best_in_turn(works, device, 3, 3)
+    rates = {"matrix_flops_per_second": 2 * side**3 / times["product"]}
+    rates["copy_bytes_per_second"] = 2 * a.numel() * a.element_size() / times["copy"]
+    products = flops / rates["matrix_flops_per_second"]
+    passes = 12 * elements * a.element_size() / rates["copy_bytes_per_second"]
+    return rates | {"floor_images_per_second": 1 / max(products, passes)}
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from glo_lightning.data import to_unit_range
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.image_files import read_images
+from glo_lightning.losses import make_loss
 
 
 def read_mask(path: Path, image_size: int) -> torch.Tensor:
@@ -43,19 +44,23 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
     parser.add_argument("--mask", type=Path, help="an image of the run's size; black pixels are missing")
     parser.add_argument("--steps", type=int, default=150, help="of the best start, at most")
+    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class; the run's if not given")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.call(lambda: run(parser.parse_args()))
 
 
 def run(options) -> None:
     check_at_least("steps", options.steps, 1)
+    if options.loss:
+        make_loss(options.loss)
     trained = TrainedRun(options.run, options.accelerator)
     model, image_size = trained.model, trained.model.hparams["image_size"]
     mask = read_mask(options.mask, image_size) if options.mask else None
     pixels, names = read_images(options.images, image_size)
     images = to_unit_range(pixels.to(model.device))
     starts = starting_codes(model, trained.images(range(model.n_pca)), images, options.starts, mask)
-    codes = encode(model, images, starts, mask, options.steps, progress=True)
+    loss = options.loss and make_loss(options.loss, image_size)
+    codes = encode(model, images, starts, mask, options.steps, progress=True, loss=loss)
     with torch.no_grad():
         fakes = torch.cat([model(some) for some in codes.split(64)])
 

@@ -9,6 +9,7 @@ has trained is kept beside the run. --features compares samples from the codes' 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import statistics
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glo_lightning.baselines import Autoencoder, Make, epochs_within, train
+from glo_lightning.baselines import Autoencoder, Make, steps_within, train
 from glo_lightning.commands import CommandParser, TrainedRun, refuse_to_overwrite
 from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.encoding import STARTS, encode, starting_codes
@@ -32,6 +33,7 @@ from glo_lightning.evaluation import (
     pca_reconstructions,
     quality,
 )
+from glo_lightning.losses import make_loss
 from glo_lightning.module import GLO
 from glo_lightning.pictures import picture
 from glo_lightning.priors import Gaussian, sample_codes
@@ -52,7 +54,8 @@ def encode_anew(model: GLO, training: Tensor, images: Tensor, options: argparse.
     """Reconstructions of uint8 images, whose codes are sought with the generator as it is."""
     wanted = to_unit_range(images.to(model.device))
     starts = starting_codes(model, training, wanted, options.starts)
-    return generate(model, encode(model, wanted, starts, steps=options.steps, progress=True))
+    loss = options.loss and make_loss(options.loss, model.hparams["image_size"])
+    return generate(model, encode(model, wanted, starts, steps=options.steps, progress=True, loss=loss))
 
 
 def measure(model: GLO, data: LSUNDataModule, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
@@ -114,7 +117,7 @@ def makers(model: GLO, data: LSUNDataModule, arguments: dict[str, Any]) -> dict[
 
     def autoencoder(variational: bool) -> Make:
         return lambda seed: (
-            Autoencoder(**sizes, variational=variational),
+            Autoencoder(**sizes, loss=copy.deepcopy(model.loss), variational=variational),
             LSUNDataModule(**arguments | {"seed": seed}),
         )
 
@@ -137,11 +140,12 @@ def measure_baselines(trained: TrainedRun, options: argparse.Namespace) -> dict[
     logging.getLogger("glo_lightning").setLevel(logging.WARNING)  # not how each of them starts
     if any(len(results.get(name, {}).get("runs", [])) < options.seeds for name in makes):
         accelerator = model.device.type if model.device.type == "cpu" else "gpu"
-        lengths = epochs_within(options.seconds, makes, precision, accelerator)
+        lengths = steps_within(options.seconds, makes, precision, accelerator)
         for name, make in makes.items():
-            entry = results.setdefault(name, {"epochs": lengths[name], "runs": []})
+            epochs = lengths[name] / len(data.train_dataloader())
+            entry = results.setdefault(name, {"steps": lengths[name], "epochs": epochs, "runs": []})
             for seed in range(len(entry["runs"]), options.seeds):
-                other, _, _ = train(make, seed, precision, accelerator, max_epochs=entry["epochs"])
+                other, _, _ = train(make, seed, precision, accelerator, max_steps=entry["steps"], max_epochs=-1)
                 entry["runs"].append(measure_baseline(other.to(model.device), data, model.loss, options))
                 cache.write_text(json.dumps(results, indent=1))
     return results
@@ -178,7 +182,8 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
             r = results[name]
             print(f"| {title} | {r['images']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['loss']:.4f} |")
     starts = ", ".join(options.starts)
-    print(f"\nencoded: starts {starts}; the best one goes on for at most {options.steps} steps of Adam")
+    steps = f"the best one goes on for at most {options.steps} steps of Adam on {options.loss or 'the loss of the run'}"
+    print(f"\nencoded: starts {starts}; {steps}")
     if "latents" in results:
         latents = results["latents"]
         kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
@@ -197,7 +202,7 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
                     values = [run[part][key] for run in entry["runs"] if part in run]
                     spread = f" ± {statistics.pstdev(values):.{digits}f}" if values else "-"
                     cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "-")
-            print(f"| {name} | {entry['epochs']} | {' | '.join(cells)} |")
+            print(f"| {name} | {entry['epochs']:.1f} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -205,6 +210,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=128, help="images of each kind, at most")
     parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS)
     parser.add_argument("--steps", type=int, default=150, help="of encoding")
+    parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class; the run's if not given")
     parser.add_argument("--features", help="inception, a TorchScript file or the path of a class")
     parser.add_argument("--baselines", action="store_true", help="trains and compares them")
     parser.add_argument("--seconds", type=float, default=60, help="of training, for each baseline and seed")
@@ -218,6 +224,8 @@ def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     if options.features:
         load_features(options.features)
+    if options.loss:
+        make_loss(options.loss)
     pictured = options.output.with_suffix(".png")
     refuse_to_overwrite(pictured, "json", options.overwrite)
     trained = TrainedRun(options.run, options.accelerator)

@@ -1,6 +1,6 @@
 """Compares recipes at equal seconds: python scripts/study_recipes.py [--seconds 30] [--seeds 3] [--root DIR] ...
 
-Each recipe differs from the first in one thing. It trains for as many epochs as fit into the seconds on this machine,
+Each recipe differs from the first in one thing. It trains for as many steps as fit into the seconds on this machine,
 for all recipes measured beforehand and in turn; then the images, the first 4,096 at most, are reconstructed from their
 codes in eval mode. PSNR is that of the mean squared error over these, SSIM the mean over images, both for images in
 [0, 1]; the table has mean and standard deviation over seeds.
@@ -19,10 +19,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from glo_lightning.baselines import Make, epochs_within, train
+from glo_lightning.baselines import Make, steps_within, train
 from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.evaluation import generate, quality
 from glo_lightning.module import GLO
@@ -36,17 +36,6 @@ def use_group_norm(model: GLO) -> None:
     for number, layer in enumerate(layers):
         if isinstance(layer, nn.BatchNorm2d):
             layers[number] = nn.GroupNorm(min(16, layer.num_features), layer.num_features)
-
-
-def add_l2(model: GLO) -> None:
-    """Adds the mean squared error to the pyramid."""
-    pyramid = model.loss
-
-    class PyramidAndL2(nn.Module):
-        def forward(self, fakes: Tensor, images: Tensor) -> Tensor:
-            return pyramid(fakes, images) + nn.functional.mse_loss(fakes, images)
-
-    model.loss = PyramidAndL2()
 
 
 def keep_latent_rate(model: GLO) -> None:
@@ -99,18 +88,18 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
     "generator_lr 0.5": ({"generator_lr": 0.5}, None),
     "GroupNorm": ({}, use_group_norm),
     "L1 (no pyramid)": ({"levels": 0}, None),
-    "pyramid and L2": ({}, add_l2),
+    "pyramid and L2": ({"l2_weight": 1.0}, None),
 }
 
 
-def maker(name: str, root: str | None) -> Make:
+def maker(name: str, root: str | None, width: int) -> Make:
     """What ``glo_lightning.baselines`` trains for the recipe of that name."""
 
     def make(seed: int) -> tuple[GLO, LSUNDataModule]:
         changes, patch = RECIPES[name]
         arguments = BASE | changes
         data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
-        model = GLO(data.num_images, **arguments)
+        model = GLO(data.num_images, width=width, **arguments)
         if patch:
             patch(model)
         return model, data
@@ -124,6 +113,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="the same number for all, instead of the same seconds")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--root", help="an LMDB; the shipped images if not given")
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--json", type=Path, help="writes the results of every run into this file")
@@ -131,26 +121,26 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     results: dict[str, list[dict[str, float]]] = {}
-    makes = {name: maker(name, options.root) for name in options.only}
-    if options.epochs:
-        lengths = dict.fromkeys(makes, options.epochs)
-    else:
-        lengths = epochs_within(options.seconds, makes, options.precision)
+    makes = {name: maker(name, options.root, options.width) for name in options.only}
+    lengths = {} if options.epochs else steps_within(options.seconds, makes, options.precision)
     print("| recipe | epochs | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
     for name, make in makes.items():
         runs = []
         for seed in range(options.seeds):
-            model, data, seconds = train(make, seed, options.precision, max_epochs=lengths[name])
+            length = {"max_steps": lengths.get(name, -1), "max_epochs": options.epochs or -1}
+            model, data, seconds = train(make, seed, options.precision, **length)
+            steps = model.trainer.global_step
+            epochs = steps / len(data.train_dataloader())
             images, _ = data.dataset[list(range(min(data.num_images, 4096)))]
             codes = model.latents.weight[: len(images)]
             measured = quality(generate(model, codes), to_unit_range(images), model.loss)
-            runs.append(measured | {"epochs": lengths[name], "seconds": seconds * lengths[name]})
+            runs.append(measured | {"epochs": epochs, "seconds": seconds * steps})
         cells = [
             f"{statistics.mean(run[key] for run in runs):.{digits}f}"
             f" ± {statistics.pstdev([run[key] for run in runs]):.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 3))
         ]
-        print(f"| {name} | {lengths[name]} | {cells[0]} | {cells[1]} |", flush=True)
+        print(f"| {name} | {epochs:.1f} | {cells[0]} | {cells[1]} |", flush=True)
         results[name] = runs
         if options.json:
             options.json.write_text(json.dumps(results, indent=1))

@@ -186,9 +186,11 @@ def test_a_longer_run_follows_the_schedule_of_the_new_length(run, trained, monke
 
 
 def test_rates_given_at_resume_win_over_the_checkpoints(run, trained):
-    run("--resume", trained, "--max_epochs=3", "--model.generator_lr=0.25", "--model.schedule=constant")
+    given = ("--model.generator_lr=0.25", "--model.weight_decay=0.125", "--model.schedule=constant")
+    run("--resume", trained, "--max_epochs=3", *given)
     checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 0.25
+    generator = checkpoint["optimizer_states"][0]["param_groups"][0]
+    assert (generator["lr"], generator["weight_decay"]) == (0.25, 0.125)
 
 
 def test_ckpt_path_goes_on_in_a_folder_of_its_own(run, trained, tmp_path):

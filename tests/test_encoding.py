@@ -59,6 +59,14 @@ def test_of_several_starts_the_best_is_kept(model, images):
     assert (losses(again) <= losses(codes) + 1e-6).all()
 
 
+def test_another_loss_than_the_models_can_be_encoded_by(model, images):
+    others = (images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))).clamp(-1, 1)
+    l2 = torch.nn.MSELoss()
+    by_l2, by_its_own = encode(model, others, zeros(9), loss=l2), encode(model, others, zeros(9))
+    assert l2(model(by_l2), others) < l2(model(by_its_own), others)
+    assert model.loss(model(by_its_own), others) < model.loss(model(by_l2), others)
+
+
 def test_missing_pixels_do_not_matter(model, images):
     mask = torch.ones(1, 32, 32)
     mask[:, :, 16:] = 0

@@ -64,6 +64,14 @@ def test_no_levels_is_plain_l1(fakes_and_images):
     torch.testing.assert_close(LaplacianLoss(0, image_size=32)(fakes, images), (fakes - images).abs().mean())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_mean_squared_error_is_added_by_its_weight(fakes_and_images, reduction):
+    fakes, images = fakes_and_images.float()
+    alone, both = (LaplacianLoss(2, image_size=32, reduction=reduction, l2_weight=weight) for weight in (0, 3))
+    squares = (fakes - images).square().sum() / (len(fakes) if reduction == "sum" else fakes.numel())
+    torch.testing.assert_close(both(fakes, images) - alone(fakes, images), 3 * squares, rtol=1e-4, atol=1e-6)
+
+
 def test_loss_is_zero_only_for_equal_images_and_has_finite_gradients(fakes_and_images):
     fakes, images = fakes_and_images.float()
     loss = LaplacianLoss(3, image_size=32)
@@ -91,6 +99,7 @@ def test_loss_is_float32_under_autocast(fakes_and_images):
         ({"level_weights": [1, 1]}, "level_weights"),
         ({"level_weights": [1, 1, 1, math.nan]}, "level_weights"),
         ({"reduction": "max"}, "reduction"),
+        ({"l2_weight": -1}, "l2_weight"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, key):

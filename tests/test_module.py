@@ -75,7 +75,7 @@ class TestTraining:
         assert sorted(moved.nonzero().flatten().tolist()) == sorted(in_batch.tolist())
 
     def test_one_step_is_sgd_on_the_images_own_losses_then_the_projection(self, data, tmp_path):
-        model = GLO(24, **SMALL, latent_lr=3.0, generator_lr=0.5)
+        model = GLO(24, **SMALL, latent_lr=3.0, generator_lr=0.5, weight_decay=0.1)
         start = copy.deepcopy(model)
         fit(model, data, tmp_path, max_steps=1)
         images, index = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
@@ -88,7 +88,7 @@ class TestTraining:
         rows /= rows.norm(dim=1, keepdim=True).clamp(min=1)
         torch.testing.assert_close(model.latents.weight[index], rows)
         for trained, weight in zip(model.generator.parameters(), start.generator.parameters(), strict=True):
-            torch.testing.assert_close(trained, weight - 0.5 * weight.grad)
+            torch.testing.assert_close(trained, weight - 0.5 * (weight.grad + 0.1 * weight))
 
     def test_a_rows_step_does_not_depend_on_accumulation(self, data, tmp_path):
         # a generator that stands still and no BatchNorm: then a row's step is its own image's alone
@@ -266,7 +266,7 @@ def test_forward_generates():
 @pytest.mark.parametrize(
     ("key", "value"),
     [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
-     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"),
+     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("weight_decay", -1), ("l2_weight", -1),
      ("latent_optimizer", "adamw"), ("latent_from", 1.0), ("latent_noise", -0.1), ("loss", "l3"), ("levels", 6)],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):

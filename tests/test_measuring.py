@@ -1,0 +1,43 @@
+"""scripts/benchmark.py and study_recipes.py on a few images: what they measure is not judged here."""
+
+import functools
+import json
+import runpy
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+
+def run_script(monkeypatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+
+
+def test_the_benchmark_writes_what_it_measured(flat_lmdb, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import benchmark
+
+    monkeypatch.setattr(benchmark, "measure_pca", functools.partial(benchmark.measure_pca, num_rows=200))
+    monkeypatch.setattr(benchmark, "measure_update", lambda device: 1.25)  # its tables are of gigabytes
+    sizes = ("--rows=64", "--batch_size=8", "--batches=4", "--rounds=1", "--workers=1")
+    arguments = ["benchmark.py", "--root", str(flat_lmdb), *sizes, "--json", str(tmp_path / "result.json")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    benchmark.main()
+    result = json.loads((tmp_path / "result.json").read_text())
+    ratio = result["images_per_second"] / result["plain_images_per_second"]
+    assert result["ratio_end_to_end"] == pytest.approx(ratio)
+    assert result["ratio_update_3m_over_3k"] == 1.25
+    assert {"ratio_step", "ratio_pca", "device", "floor_images_per_second", "peak_host_gb"} <= result.keys()
+    assert result["share"].keys() == {"data", "generator", "loss", "update", "framework"}
+    assert f"{result['ratio_step']:.2f}" in capsys.readouterr().out
+
+
+def test_the_study_of_recipes_measures_every_seed(flat_lmdb, tmp_path, monkeypatch):
+    names = ("batch 128", "averaged weights")
+    options = ("--root", flat_lmdb, "--epochs", 1, "--seeds", 2, "--width", 8, "--json", tmp_path / "result.json")
+    run_script(monkeypatch, "study_recipes", *options, "--only", *names)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result) == list(names)
+    assert all(len(runs) == 2 and all(run["epochs"] == 1 for run in runs) for runs in result.values())
