@@ -27,7 +27,15 @@ from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.evaluation import generate, quality
 from glo_lightning.module import GLO
 
-BASE = {"latent_dim": 100, "schedule": "cosine", "whiten": True, "batch_size": 32}
+BASE = {
+    "latent_dim": 100,
+    "schedule": "cosine",
+    "whiten": True,
+    "batch_size": 32,
+    "l2_weight": 1.0,
+    "weight_decay": 0.003,
+}
+SEED = {"batch_size": 128, "schedule": "constant", "whiten": False, "l2_weight": 0.0, "weight_decay": 0.0}
 
 
 def use_group_norm(model: GLO) -> None:
@@ -69,11 +77,13 @@ def average_weights(model: GLO) -> None:
 
 
 RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
-    "batch 32, cosine, whitened": ({}, None),
-    "the seed's: batch 128, constant, not whitened": (
-        {"batch_size": 128, "schedule": "constant", "whiten": False},
-        None,
-    ),
+    "batch 32, cosine, whitened, L2 and weight decay": ({}, None),
+    "the seed's: batch 128, constant, not whitened": (SEED, None),
+    "no L2, no weight decay": ({"l2_weight": 0.0, "weight_decay": 0.0}, None),
+    "no L2": ({"l2_weight": 0.0}, None),
+    "no weight decay": ({"weight_decay": 0.0}, None),
+    "weight_decay 0.001": ({"weight_decay": 0.001}, None),
+    "weight_decay 0.01": ({"weight_decay": 0.01}, None),
     "batch 128": ({"batch_size": 128}, None),
     "batch 64": ({"batch_size": 64}, None),
     "batch 16": ({"batch_size": 16}, None),
@@ -87,8 +97,8 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[GLO], None] | None]] = {
     "generator_lr 2": ({"generator_lr": 2.0}, None),
     "generator_lr 0.5": ({"generator_lr": 0.5}, None),
     "GroupNorm": ({}, use_group_norm),
-    "L1 (no pyramid)": ({"levels": 0}, None),
-    "pyramid and L2": ({"l2_weight": 1.0}, None),
+    "L1 and L2 (no pyramid)": ({"levels": 0}, None),
+    "L2 alone": ({"loss": "l2"}, None),
 }
 
 
