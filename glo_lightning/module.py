@@ -172,7 +172,9 @@ class GLO(LightningModule):
             noise = torch.Generator(codes.device).manual_seed(seed)
             codes = codes + self.latent_noise * torch.randn(codes.shape, generator=noise, device=codes.device)
         loss = self.objective(codes, images).clone()  # a CUDA graph writes the next one to the same place
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.is_last_batch or (every and (self.global_step + 1) % every == 0):  # not to pay for it each time
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
         images_in_batch = torch.full_like(self.epoch_loss[0], len(index))
         total = torch.stack([loss.detach().float() * len(index), images_in_batch])
         self.epoch_loss += torch.where(loss.detach().isfinite(), total, torch.zeros_like(total))
