@@ -58,8 +58,6 @@ class GLO(LightningModule):
         latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
             about how far each coordinate moves in a step.
         latent_from: fraction of the run after which the codes learn; until then they stay where they started.
-        latent_noise: standard deviation of normal noise on each coordinate of the codes in training; it narrows the gap
-            between training images and others.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
         start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
             none, and then ``latents/moved`` is not logged.
@@ -89,7 +87,6 @@ class GLO(LightningModule):
         latent_lr: float = 10 / 128,
         latent_optimizer: str = "sgd",
         latent_from: float = 0.0,
-        latent_noise: float = 0.0,
         schedule: str = "constant",
         start_rows: int = 16_384,
         compile: bool = False,
@@ -104,7 +101,6 @@ class GLO(LightningModule):
         check_at_least("latent_lr", latent_lr, 0)
         check_at_least("start_rows", start_rows, 0)
         check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
-        check_at_least("latent_noise", latent_noise, 0)
         if not 0 <= latent_from < 1:
             raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
         generator = Generator(latent_dim, image_size, width)
@@ -120,14 +116,13 @@ class GLO(LightningModule):
         num_images, latent_dim, image_size, width = int(num_images), int(latent_dim), int(image_size), int(width)
         start_rows = int(start_rows)
         n_pca, levels, generator_lr, latent_lr = int(n_pca), int(levels), float(generator_lr), float(latent_lr)
-        latent_from, latent_noise = float(latent_from), float(latent_noise)
-        l2_weight, weight_decay = float(l2_weight), float(weight_decay)
+        latent_from, l2_weight, weight_decay = float(latent_from), float(l2_weight), float(weight_decay)
         level_weights = None if level_weights is None else [float(weight) for weight in level_weights]
         self.save_hyperparameters(logger=False)
 
         self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
         self.generator_lr, self.weight_decay, self.latent_lr = generator_lr, weight_decay, latent_lr
-        self.latent_optimizer, self.latent_from, self.latent_noise = latent_optimizer, latent_from, latent_noise
+        self.latent_optimizer, self.latent_from = latent_optimizer, latent_from
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
@@ -166,18 +161,8 @@ class GLO(LightningModule):
             # The loss is a mean over images; undo it for the codes, whose rate is per image.
             images_per_step = len(index) * self.trainer.accumulate_grad_batches
             codes.register_hook(lambda gradient: gradient * images_per_step)
-        if self.latent_noise > 0:
-            # A generator of the step's own: a resumed run draws the same.
-            seed = self.global_step * self.trainer.world_size + self.global_rank
-            noise = torch.Generator(codes.device).manual_seed(seed)
-            codes = codes + self.latent_noise * torch.randn(codes.shape, generator=noise, device=codes.device)
         loss = self.objective(codes, images).clone()  # a CUDA graph writes the next one to the same place
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.is_last_batch or (every and (self.global_step + 1) % every == 0):  # not to pay for it each time
-            self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
-        images_in_batch = torch.full_like(self.epoch_loss[0], len(index))
-        total = torch.stack([loss.detach().float() * len(index), images_in_batch])
-        self.epoch_loss += torch.where(loss.detach().isfinite(), total, torch.zeros_like(total))
+        self._log_loss(loss.detach(), len(index))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
@@ -272,6 +257,13 @@ class GLO(LightningModule):
         for group, rate, factor in zip(self.rates.optimizer.param_groups, self.rates.base_lrs, factors, strict=True):
             group["lr"] = rate * factor
         self.rates.optimizer.param_groups[0]["weight_decay"] = self.weight_decay
+
+    def _log_loss(self, loss: Tensor, images: int) -> None:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.is_last_batch or (every and (self.global_step + 1) % every == 0):  # a call takes half a millisecond
+            self.log("train/loss", loss, prog_bar=True, batch_size=images)
+        total = torch.stack([loss.float() * images, torch.full_like(self.epoch_loss[0], images)])
+        self.epoch_loss += torch.where(loss.isfinite(), total, torch.zeros_like(total))
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss.zero_()

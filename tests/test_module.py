@@ -218,26 +218,6 @@ class TestHoldout:
         assert moved == [False] * 11 + [True]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_noise_on_the_codes_is_the_steps_own(data, tmp_path):
-    def trained(latent_noise, max_epochs, ckpt_path=None):
-        torch.manual_seed(0)
-        model = GLO(24, **SMALL, latent_noise=latent_noise)
-        options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": max_epochs}
-        trainer = Trainer(default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False, **options)
-        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
-        return trainer, model
-
-    first, _ = trained(0.1, 1)
-    first.save_checkpoint(tmp_path / "a.ckpt")
-    torch.manual_seed(1)  # of no matter
-    _, resumed = trained(0.1, 2, tmp_path / "a.ckpt")
-    _, whole = trained(0.1, 2)
-    _, silent = trained(0.0, 2)
-    assert torch.equal(resumed.latents.weight, whole.latents.weight)
-    assert not torch.equal(silent.latents.weight, whole.latents.weight)
-
-
 def test_row_adam_is_adam_on_each_row_by_itself():
     torch.manual_seed(0)
     table, dense = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
@@ -267,7 +247,7 @@ def test_forward_generates():
     ("key", "value"),
     [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
      ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("weight_decay", -1), ("l2_weight", -1),
-     ("latent_optimizer", "adamw"), ("latent_from", 1.0), ("latent_noise", -0.1), ("loss", "l3"), ("levels", 6)],
+     ("latent_optimizer", "adamw"), ("latent_from", 1.0), ("loss", "l3"), ("levels", 6)],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:
