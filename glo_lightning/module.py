@@ -260,7 +260,9 @@ class GLO(LightningModule):
 
     def _log_loss(self, loss: Tensor, images: int) -> None:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.is_last_batch or (every and (self.global_step + 1) % every == 0):  # a call takes half a millisecond
+        if self.trainer.is_last_batch or (
+            every and (self.global_step + 1) % every == 0
+        ):  # a call takes half a millisecond
             self.log("train/loss", loss, prog_bar=True, batch_size=images)
         total = torch.stack([loss.float() * images, torch.full_like(self.epoch_loss[0], images)])
         self.epoch_loss += torch.where(loss.isfinite(), total, torch.zeros_like(total))
