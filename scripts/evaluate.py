@@ -117,7 +117,7 @@ def makers(model: GLO, data: LSUNDataModule, arguments: dict[str, Any]) -> dict[
 
     def autoencoder(variational: bool) -> Make:
         return lambda seed: (
-            Autoencoder(**sizes, loss=copy.deepcopy(model.loss), variational=variational),
+            Autoencoder(**sizes, loss=copy.deepcopy(model.loss).train(), variational=variational),
             LSUNDataModule(**arguments | {"seed": seed}),
         )
 

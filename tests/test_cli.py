@@ -235,8 +235,10 @@ def test_trainer_arguments_work_with_and_without_prefix():
 def test_device_resident_is_heard_from_flags_and_files(run, tmp_path, value):
     (tmp_path / "given.yaml").write_text(f"data: {{device_resident: {value}}}")
     run("--config", tmp_path / "given.yaml", *TINY, "--max_epochs=1", "--output", tmp_path / "file")
-    run(*TINY, "--max_epochs=1", f"--data.device_resident={value}", "--model.schedule=constant",
-        "--model.whiten=false", "--output", tmp_path / "flag")  # fmt: skip
+    without_quickstart = ("--model.schedule=constant", "--model.whiten=false")
+    without_quickstart += ("--model.l2_weight=0", "--model.weight_decay=0")
+    given = f"--data.device_resident={value}"
+    run(*TINY, "--max_epochs=1", given, *without_quickstart, "--output", tmp_path / "flag")
     assert states_equal(tmp_path / "file", tmp_path / "flag")
 
 
