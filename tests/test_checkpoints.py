@@ -317,6 +317,7 @@ def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------------ what is in it
 
 
+@pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")  # by a newer one
 def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
     model = GLO.load_from_checkpoint(FIXTURE)
     checkpoint = torch.load(FIXTURE, weights_only=True)
