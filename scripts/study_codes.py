@@ -55,8 +55,7 @@ def measure(
     def make(seed: int) -> tuple[GLO, LSUNDataModule]:
         data = datamodule(options, seed)
         sizes = {"latent_dim": latent_dim, "image_size": options.image_size, "width": options.width}
-        recipe = {"schedule": "cosine", "l2_weight": options.l2_weight, "weight_decay": options.weight_decay}
-        return GLO(data.num_images, **sizes, init=start, whiten=True, **recipe, **way), data
+        return GLO(data.num_images, **sizes, init=start, whiten=True, schedule="cosine", **way), data
 
     model, data, _ = train(make, seed, options.precision, "cpu", max_epochs=options.epochs)
     training, _ = data.dataset[list(range(data.num_images))]
@@ -84,8 +83,6 @@ def main() -> None:
     parser.add_argument("--holdout", type=int, default=128)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--l2_weight", type=float, default=0.0)
-    parser.add_argument("--weight_decay", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--encode_steps", type=int, default=60)
     parser.add_argument("--dims", type=int, nargs="+", default=[16, 32, 100])
