@@ -33,55 +33,6 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-class SGDWithRowAdam(torch.optim.SGD):
-    """SGD for dense gradients, and for sparse ones Adam on the rows that have one, each with its own step count.
-
-    ``torch.optim.SparseAdam`` corrects its averages for the number of steps of the whole table, which is wrong for rows
-    that are in one batch of an epoch: their first steps would be too small and later ones too large.
-
-    Args:
-        params: as for SGD; the rows with a gradient are distinct.
-        betas: of Adam (Kingma and Ba, 2015).
-        eps: of Adam.
-    """
-
-    def __init__(self, params: Any, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params)
-        self.betas, self.eps = betas, eps
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        tables = [
-            (parameter, parameter.grad, group["lr"])
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and parameter.grad.is_sparse
-        ]
-        for table, gradient, rate in tables:
-            self._step_rows(table, gradient._indices()[0], gradient._values(), rate)
-            table.grad = None
-        super().step()
-        for table, gradient, _ in tables:
-            table.grad = gradient
-        return loss
-
-    def _step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
-        state = self.state[table]
-        if not state:
-            state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
-            state["count"] = table.new_zeros(len(table), 1)
-        state["count"][rows] += 1
-        corrected = []
-        for name, beta, value in zip(("mean", "square"), self.betas, (gradient, gradient.square()), strict=True):
-            state[name][rows] = average = beta * state[name][rows] + (1 - beta) * value
-            corrected.append(average / (1 - beta ** state["count"][rows]))
-        table[rows] -= rate * corrected[0] / (corrected[1].sqrt() + self.eps)
-
-
 SPARE = 40  # dimensions of a randomized PCA besides those asked for
 
 

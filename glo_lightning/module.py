@@ -18,8 +18,9 @@ from glo_lightning.callbacks import PCAStart
 from glo_lightning.encoding import encode
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import Generator
-from glo_lightning.latents import PROJECTIONS, SGDWithRowAdam, random_codes
+from glo_lightning.latents import PROJECTIONS, random_codes
 from glo_lightning.losses import make_loss
+from glo_lightning.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class GLO(LightningModule):
         weight_decay: of the generator's weights, as SGD has it: this times a weight is added to its gradient.
         latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
             loss, whatever the batch size. The seed's rate 10 for a mean over 128 images is 10/128. 0 freezes them.
-        latent_optimizer: ``sgd``, or ``adam`` for each row by itself, see ``SGDWithRowAdam``; then ``latent_lr`` is
-            about how far each coordinate moves in a step.
+        latent_optimizer: ``sgd``; ``adam`` for each row by itself, see ``RowAdam``: then ``latent_lr`` is about how far
+            each coordinate moves in a step; or ``whitened``, see ``WhitenedRows``: then it is how far a row moves.
         latent_from: fraction of the run after which the codes learn; until then they stay where they started.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run (the codes', from where they learn).
         start_rows: rows whose start is kept, also in the checkpoints, to tell how far the codes have moved; 0 keeps
@@ -100,7 +101,7 @@ class GLO(LightningModule):
         check_at_least("weight_decay", weight_decay, 0)
         check_at_least("latent_lr", latent_lr, 0)
         check_at_least("start_rows", start_rows, 0)
-        check_choice("latent_optimizer", latent_optimizer, ("sgd", "adam"))
+        check_choice("latent_optimizer", latent_optimizer, tuple(OPTIMIZERS))
         if not 0 <= latent_from < 1:
             raise InputError("latent_from", latent_from, "must be a fraction of the run: 0 or more and less than 1")
         generator = Generator(latent_dim, image_size, width)
@@ -215,7 +216,7 @@ class GLO(LightningModule):
             },
             {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
         ]
-        optimizer = torch.optim.SGD(groups) if self.latent_optimizer == "sgd" else SGDWithRowAdam(groups)
+        optimizer = OPTIMIZERS[self.latent_optimizer](groups)
         factors = [lambda step: self.rate_factor(step), lambda step: self.rate_factor(step, self.latent_from)]
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.rates, "interval": "step"}}
@@ -323,4 +324,5 @@ class GLO(LightningModule):
         rows = torch.cat([rows, rows[:, :1].expand(-1, padding)], dim=1)
         values = torch.cat([values, values.new_zeros(padding, values.shape[1])])
         all_rows, all_values = torch.as_tensor(self.all_gather(rows)), torch.as_tensor(self.all_gather(values))
-        table.grad = torch.sparse_coo_tensor(all_rows.movedim(0, 1).flatten(1), all_values.flatten(0, 1), table.shape)
+        gathered = torch.sparse_coo_tensor(all_rows.movedim(0, 1).flatten(1), all_values.flatten(0, 1), table.shape)
+        table.grad = gathered.coalesce()  # a padded row is there twice

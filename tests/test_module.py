@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import encode
 from glo_lightning.errors import InputError
-from glo_lightning.latents import SGDWithRowAdam
 from glo_lightning.module import GLO
 
 SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
@@ -216,27 +215,6 @@ class TestHoldout:
         )  # fmt: skip
         trainer.fit(model, data)
         assert moved == [False] * 11 + [True]
-
-
-def test_row_adam_is_adam_on_each_row_by_itself():
-    torch.manual_seed(0)
-    table, dense = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
-    alone = [row.clone().requires_grad_() for row in table.weight.detach()]
-    adams = [torch.optim.Adam([row], lr=0.1) for row in alone]
-    weight = dense.weight.detach().clone()
-    optimizer = SGDWithRowAdam([{"params": dense.parameters(), "lr": 0.5}, {"params": table.parameters(), "lr": 0.1}])
-    for rows in ([0, 1], [3], [1, 0], [1, 3], [0]):
-        optimizer.zero_grad()
-        table(torch.tensor(rows)).pow(3).sum().backward()
-        dense.weight.grad = torch.ones_like(weight)
-        optimizer.step()
-        weight -= 0.5
-        for row in rows:
-            adams[row].zero_grad()
-            alone[row].pow(3).sum().backward()
-            adams[row].step()
-    torch.testing.assert_close(table.weight.detach(), torch.stack([row.detach() for row in alone]))
-    torch.testing.assert_close(dense.weight.detach(), weight)
 
 
 def test_forward_generates():
