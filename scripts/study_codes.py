@@ -32,12 +32,14 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "learned faster": {"latent_lr": 0.3},
         "learned late": {"latent_lr": 1e-2, "latent_optimizer": "adam", "latent_from": 0.6},
         "row-wise Adam": {"latent_lr": 1e-2, "latent_optimizer": "adam"},
+        "whitened steps": {"latent_lr": 0.05, "latent_optimizer": "whitened"},
     },
     "random": {
         "frozen": {"latent_lr": 0},
         "learned from the start": {"latent_lr": 4.0},
         "learned late": {"latent_lr": 0.1, "latent_optimizer": "adam", "latent_from": 0.6},
         "row-wise Adam": {"latent_lr": 0.1, "latent_optimizer": "adam"},
+        "whitened steps": {"latent_lr": 1.0, "latent_optimizer": "whitened"},
     },
 }
 
