@@ -94,9 +94,10 @@ class WhitenedRows(SGDWithRows):
         state["covariance"] = self.decay * state["covariance"] + (1 - self.decay) * covariance
         state["count"] += 1
         if state["count"] <= 10 or state["count"] % 10 == 0:  # it changes slowly, and an accelerator waits for eigh
-            values, vectors = torch.linalg.eigh(state["covariance"] / (1 - self.decay ** state["count"]))
+            average = state["covariance"].float() / (1 - self.decay ** state["count"])  # eigh knows no bfloat16
+            values, vectors = torch.linalg.eigh(average)
             least = (self.floor * values[-1]).clamp(min=torch.finfo(values.dtype).tiny)
-            state["whitening"] = vectors * values.clamp(min=least).rsqrt() @ vectors.T
+            state["whitening"] = (vectors * values.clamp(min=least).rsqrt() @ vectors.T).to(gradient.dtype)
         table[rows] -= rate / dim**0.5 * (gradient @ state["whitening"])
 
 

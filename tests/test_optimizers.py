@@ -69,3 +69,12 @@ def test_a_batch_that_is_not_finite_or_all_zeros_spoils_no_other_row(table):
     moved = move(optimizer, table, torch.arange(8, 72), torch.randn(64, 5))
     assert moved[8:72].isfinite().all()
     assert moved[8:72].any(dim=1).all()
+
+
+def test_whitened_steps_of_a_bfloat16_table_are_those_of_a_float32_one(table):
+    half = torch.nn.Embedding(80, 5, sparse=True, dtype=torch.bfloat16, _weight=torch.zeros(80, 5).bfloat16())
+    table.weight.data.zero_()
+    gradient = torch.randn(80, 5).bfloat16()
+    expected = move(WhitenedRows(table.parameters(), lr=1.0), table, torch.arange(80), gradient.float())
+    moved = move(WhitenedRows(half.parameters(), lr=1.0), half, torch.arange(80), gradient)
+    torch.testing.assert_close(moved.float(), expected, rtol=0.05, atol=0.02)
