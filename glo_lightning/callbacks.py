@@ -1,10 +1,8 @@
-"""What happens around the training: the PCA start, pictures, speed, losses that are not finite."""
+"""What is watched of a run: curves, speed, pictures."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,53 +11,72 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from glo_lightning.errors import InputError, check_choice
-from glo_lightning.latents import pca_codes
-from glo_lightning.priors import Gaussian, sample_codes
+from glo_lightning.explore.priors import Gaussian, sample_codes
+from glo_lightning.images import to_unit
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
-log = logging.getLogger(__name__)
+
+INITIAL_ROWS = 16_384  # whose initial codes are kept, also in the checkpoints, to tell how far the codes have moved
 
 
-class PCAStart(Callback):
-    """Writes the projected PCA coordinates of its image into every row before a first fit.
+class Curves(Callback):
+    """Logs what a run is watched by: the loss, the rates, how long the codes are and how far they have moved.
 
-    The images come from the datamodule's ``ordered_dataloader``. Codes that have been trained are left alone.
-
-    Raises:
-        InputError: when there is no such datamodule.
+    Every ``log_every_n_steps`` batches and at an epoch's end ``train/loss`` and the rates; after each epoch
+    ``train/loss_epoch``, the mean over its images whose loss was finite, ``latents/norm_mean`` and ``latents/moved``,
+    the mean distance of the first 16,384 codes from where they began. Sums of an epoch that is cut off, and the initial
+    codes, go on from the checkpoint.
     """
 
-    @torch.no_grad()
-    def on_fit_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
-        if pl_module.started:
-            return
-        data = getattr(trainer, "datamodule", None)
-        if data is None or not hasattr(data, "ordered_dataloader"):
-            raise InputError(
-                "init", "pca", "reads the images from an LSUNDataModule; fit with one, or give init random"
-            )
-        table = pl_module.latents.weight
-        if trainer.is_global_zero:
-            began = time.monotonic()
-            loader = data.ordered_dataloader()
-            rows: list[Tensor] = []
+    def __init__(self) -> None:
+        self.total: Tensor | None = None  # (2,): the losses of the epoch's images so far, and their number
+        self.initial: Tensor | None = None  # (n, D)
 
-            def images() -> Iterator[Tensor]:
-                for batch, index in loader:
-                    rows.append(index)
-                    yield batch
+    def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        codes = pl_module.latents.weight.detach()
+        self.initial = (codes[:INITIAL_ROWS].clone() if self.initial is None else self.initial).to(codes.device)
 
-            sizes = (table.shape[1], pl_module.n_pca)
-            start = pca_codes(images(), *sizes, whiten=pl_module.whiten, device=table.device)
-            for number, codes in enumerate(start):
-                table[rows[number]] = pl_module.project(codes.to(table))
-            seconds = time.monotonic() - began
-            log.info("PCA start: wrote %d codes in %.1f s", sum(map(len, rows)), seconds)
-        if trainer.world_size > 1:
-            torch.distributed.broadcast(table, src=0)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.total = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        images = len(batch[1])
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        part = torch.stack([loss.float() * images, loss.new_full((), images, dtype=torch.float)])
+        part = torch.where(loss.isfinite(), part, torch.zeros_like(part))
+        self.total = part if self.total is None else self.total.to(part.device) + part
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.is_last_batch or (every and trainer.global_step % every == 0):  # a call takes half a millisecond
+            pl_module.log("train/loss", loss, prog_bar=True, batch_size=images)
+            for group in trainer.optimizers[0].param_groups:
+                pl_module.log(f"lr-SGD/{group['name']}", group["lr"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        total, images = self._total_of_all(trainer)
+        pl_module.log("train/loss_epoch", total / images)
+        codes = pl_module.latents.weight.detach()
+        pl_module.log("latents/norm_mean", torch.linalg.vector_norm(codes, dim=1).mean())
+        if self.initial is not None and len(self.initial):
+            moved = torch.linalg.vector_norm(codes[: len(self.initial)] - self.initial, dim=1)
+            pl_module.log("latents/moved", moved.mean())
+
+    def _total_of_all(self, trainer: Trainer) -> Tensor:
+        """The total over all processes."""
+        total = torch.zeros(2) if self.total is None else self.total
+        return torch.as_tensor(trainer.strategy.reduce(total.clone(), reduce_op="sum"))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_loss"] = self._total_of_all(trainer).tolist()
+        checkpoint["initial_codes"] = self.initial
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.initial = checkpoint["initial_codes"]
+        if trainer.is_global_zero:  # the others' part is in it
+            self.total = torch.tensor(checkpoint["epoch_loss"])
 
 
 class ReconstructionGrid(Callback):
@@ -113,7 +130,7 @@ def _show_generated(trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> No
     model.eval()
     images = model(codes)
     model.train()
-    _show(trainer, tag, (images.float().cpu() + 1) / 2, f"{tag}_epoch_{trainer.current_epoch:03d}.png")
+    _show(trainer, tag, to_unit(images.cpu()), f"{tag}_epoch_{trainer.current_epoch:03d}.png")
 
 
 def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
@@ -147,84 +164,3 @@ class Throughput(Callback):
             now = time.monotonic()
             pl_module.log("train/images_per_second", self.images / (now - self.since), prog_bar=True)
             self.images, self.since = 0, now
-
-
-class FiniteLoss(Callback):
-    """Stops a run whose loss is not finite, or leaves the steps of such batches out.
-
-    ``raise`` looks every ``log_every_n_steps`` batches, at an epoch's end and before a checkpoint is written; no step
-    waits for the device. ``skip`` looks before every step is taken, for which the host waits for the device: then
-    neither weights nor codes nor BatchNorm's averages take anything from a batch whose loss or gradients are not
-    finite. Its step counts, and it is logged with a warning.
-
-    Args:
-        on_nonfinite: ``raise`` or ``skip``.
-
-    Raises:
-        FloatingPointError: naming the step, the rates and the keys of the batch.
-    """
-
-    def __init__(self, on_nonfinite: str = "raise"):
-        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
-        self.skip = on_nonfinite == "skip"
-        self.recent: list[tuple[int, list[float], Tensor, Tensor]] = []  # step, rates, loss, rows
-        self.averages: list[Tensor] = []
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
-    ) -> None:
-        self.rows = batch[1]
-        if self.skip and not self.averages:
-            self.averages = [buffer.clone() for buffer in pl_module.generator.buffers()]  # type: ignore[union-attr]
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
-        self.recent.append((trainer.global_step, rates, loss.detach(), self.rows))
-
-    @torch.no_grad()
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if not self.skip:
-            return
-        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-        values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
-        values += [loss for _, _, loss, _ in self.recent]
-        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if not trainer.strategy.reduce_boolean_decision(finite):
-            log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
-            optimizer.zero_grad(set_to_none=True)
-            for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
-                buffer.copy_(average)
-        self.recent.clear()
-        self.averages.clear()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
-    ) -> None:
-        if len(self.recent) >= trainer.log_every_n_steps > 0:  # type: ignore[attr-defined]
-            self._check(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._check(trainer)
-        if not all(bool(weight.isfinite().all()) for weight in pl_module.parameters()):
-            raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
-
-    def _check(self, trainer: Trainer) -> None:
-        if self.recent and not self.skip:
-            finite = torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().tolist()
-            if not all(finite):
-                raise FloatingPointError(self._describe(trainer, *self.recent[finite.index(False)]))
-            self.recent.clear()
-
-    @staticmethod
-    def _describe(trainer: Trainer, step: int, rates: list[float], loss: Tensor, rows: Tensor) -> str:
-        kind, names = "rows", [str(row) for row in rows.tolist()]
-        records = getattr(getattr(trainer, "datamodule", None), "records", None)
-        if records is not None:
-            kind, names = "keys", [records.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        return f"loss {float(loss)} in step {step}, rates {shown}, {kind} {' '.join(names)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import logging
 import math
 import os
@@ -15,19 +16,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from glo_lightning.callbacks import FiniteLoss, ReconstructionGrid, SampleGrid, Throughput
-from glo_lightning.checkpoints import AtomicCheckpointIO, Checkpoints, link, newest_checkpoint, read_checkpoint
+from glo_lightning.callbacks import Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, OnError
+from glo_lightning.files import link
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import RunFolder, RunLogger, WriteConfig
+from glo_lightning.retired import GONE, LAST_WITH_THEM, current_config, lost_option
+from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
+from glo_lightning.runs.finite_loss import FiniteLoss
+from glo_lightning.runs.folder import RunFolder, RunLogger, WriteConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +49,15 @@ class TrainCLI(LightningCLI):
     ckpt_path: Path | None = None
     finished: str | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
         super().__init__(
             GLO,
             LSUNDataModule,
             run=False,
             seed_everything_default=0,
             save_config_callback=None,
-            # 25 epochs are the seed's; the validation needs no try-out before the first
+            # 25 epochs are minimal_glo's; the validation needs no try-out before the first
             trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
@@ -63,8 +68,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str, help="a checkpoint file to go on from, in a run folder of its own")
         parser.add_class_arguments(Checkpoints, "checkpoint")
         parser.add_argument(
-            "--on_nonfinite",
-            type=str,
+            "--on_bad_loss",
+            type=OnError,
             default="raise",
             help="a loss that is not finite: raise, or skip that step (looked at in every step, before it is taken)",
         )
@@ -89,14 +94,15 @@ class TrainCLI(LightningCLI):
                 remedy = f"holds a run; go on with it by --resume {config.output}, or give another folder"
                 raise InputError("output", config.output, remedy)
         else:
-            recipe = Path(str(config.config[-1])).stem
-            self.folder = RunFolder.next_version(Path(config.trainer.default_root_dir or ".") / "runs" / recipe)
+            runs = Path(config.trainer.default_root_dir or ".") / "runs"
+            self.folder = RunFolder.next_version(runs / self.recipe)
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
         self.global_step = 0
         if self.ckpt_path is not None:
             key = "resume" if config.ckpt_path is None else "ckpt_path"
             checkpoint = read_checkpoint(self.ckpt_path, key)
+            _refuse_lost_options(checkpoint["hyper_parameters"], key, self.ckpt_path)
             self.global_step = checkpoint["global_step"]
             self.finished = self._is_finished(checkpoint)
 
@@ -120,17 +126,16 @@ class TrainCLI(LightningCLI):
         else:
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             checkpoints = self.config_init.checkpoint
-            callbacks = [*_as_list(given.callbacks), Throughput(), FiniteLoss(self.config.on_nonfinite)]
+            callbacks = [*_as_list(given.callbacks), Curves(), Throughput(), FiniteLoss(self.config.on_bad_loss)]
             callbacks += [ReconstructionGrid(), SampleGrid()]
             callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
             if given.enable_checkpointing is not False:
                 callbacks.append(checkpoints)
             kwargs["callbacks"] = callbacks
-            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO(checkpoints.on_error)]
+            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO(checkpoints.on_bad_write)]
             if given.logger in (None, True):
                 first_step = self.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.folder.path, first_step)
-                callbacks.insert(0, LearningRateMonitor("step"))
         if given.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.mps.is_available()):
             raise InputError("accelerator", given.accelerator, "no GPU that torch can use is here; give cpu or auto")
         try:
@@ -182,10 +187,10 @@ class TrainCLI(LightningCLI):
 def main(default_config: Path) -> None:
     """Runs the command line ``sys.argv``; without ``--config`` and ``--resume`` it takes ``default_config``."""
     _set_up_logging()
-    sys.argv[1:] = expand_arguments(sys.argv[1:], default_config)
     cli = None
     try:
-        cli = TrainCLI()
+        sys.argv[1:], recipe = expand_arguments(sys.argv[1:], default_config)
+        cli = TrainCLI(recipe)
         if cli.finished:
             log.info(cli.finished)
         else:
@@ -197,7 +202,7 @@ def main(default_config: Path) -> None:
     except InputError as error:
         _stop(f"{_flag(error.key)} {error.value}: {error.remedy}")
     except FloatingPointError as error:
-        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_nonfinite skip"
+        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
         _stop(f"{error}; {remedy}", 1)
     except OSError as error:
         where = error.filename or (cli and cli.folder.path) or "input"
@@ -208,26 +213,65 @@ def main(default_config: Path) -> None:
         _stop(f"{where}: {error.strerror or error}; {remedy}", 1)
 
 
-def expand_arguments(arguments: list[str], default_config: Path) -> list[str]:
-    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first."""
+def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[str], str]:
+    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first.
+
+    Returns:
+        The arguments, with the content of configurations that an older version wrote for their names, and the name of
+        the last configuration: the recipe.
+
+    Raises:
+        InputError: for a configuration of a run with an option that GLO no longer has.
+    """
     trainer_arguments = set(inspect.signature(Trainer).parameters)
-    expanded = []
+    expanded: list[str] = []
     for argument in arguments:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        is_trainers = argument.startswith("--") and name in trainer_arguments
-        expanded.append(f"--trainer.{name}{equals}{value}" if is_trainers else argument)
-    resumed = [
-        value or following
-        for argument, following in zip(expanded, [*expanded[1:], ""], strict=True)
-        for name, _, value in [argument.partition("=")]
-        if name == "--resume"
-    ]
+        name, equals, value = argument.partition("=")
+        if expanded and expanded[-1] in ("--config", "--resume"):
+            expanded[-1] += f"={argument}"
+        elif name.startswith("--") and name[2:] in trainer_arguments:
+            expanded.append(f"--trainer.{name[2:]}{equals}{value}")
+        else:
+            expanded.append("--config" + argument[2:] if name == "-c" else argument)
+    configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
         config = RunFolder(resumed[-1]).config
-        return [f"--config={config}", *expanded] if config.is_file() else expanded
-    if any(argument.partition("=")[0] in ("-c", "--config") for argument in expanded):
-        return expanded
-    return [f"--config={default_config}", *expanded]
+        first = [str(config)] if config.is_file() else []
+    else:
+        first = [] if configs else [str(default_config)]
+    recipe = Path([*first, *configs, "run"][-1]).stem
+    expanded = [f"--config={file}" for file in first] + expanded
+    return [_current(argument, "resume" if resumed else "config") for argument in expanded], recipe
+
+
+def _values(arguments: list[str], flag: str) -> list[str]:
+    return [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
+
+
+def _current(argument: str, key: str) -> str:
+    """The argument, or, for a configuration that an older version wrote, its content as it would be written now."""
+    name, _, file = argument.partition("=")
+    if name != "--config" or not Path(file).is_file():
+        return argument
+    try:
+        config = yaml.safe_load(Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # the parser names it
+        return argument
+    if not (isinstance(config, dict) and isinstance(config.get("model", {}), dict)):
+        return argument
+    _refuse_lost_options(config.get("model", {}), key, Path(file))
+    current = current_config(config)
+    return argument if current == config else f"--config={json.dumps(current)}"
+
+
+def _refuse_lost_options(arguments: dict[str, Any], key: str, where: Path) -> None:
+    """Raises InputError for the arguments of an old run whose algorithm GLO no longer has."""
+    lost = lost_option(arguments)
+    if lost is not None:
+        remedy = (
+            f"was made with {lost[0]} {lost[1]}, which GLO no longer has; going on with another algorithm is no resume"
+        )
+        raise InputError(key, where, f"{remedy}: the last version that can is {LAST_WITH_THEM}")
 
 
 def _leave(number: int, frame: object) -> NoReturn:
@@ -246,19 +290,20 @@ def _as_list(value: Any) -> list[Any]:
 
 def _flag(key: str) -> str:
     """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
-    if key == "seed":  # linked to it
-        return "--seed_everything"
+    linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
+    if key in linked:
+        return linked[key]
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ("accelerator", "output", "resume", "ckpt_path", "on_nonfinite", "checkpoint.on_error")
+    own = ("accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss")
     return f"--{key}" if key in own else key
 
 
 def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
-    own = ["output", "resume", "ckpt_path", "on_nonfinite"]
+    own = ["output", "resume", "ckpt_path", "on_bad_loss"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
 
@@ -269,6 +314,8 @@ def _one_line(message: str) -> str:
     if unknown:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]
+        if name in GONE:
+            return f"{given}: there is no such argument any more: {GONE[name]}"
         flags = _all_flags()
         by_last_part = {flag.rpartition(".")[2]: flag for flag in flags}
         close = difflib.get_close_matches(name, flags, n=1) or [

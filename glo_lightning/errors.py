@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args
+
+OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
+
 
 class InputError(ValueError):
     """Wrong input from the user; the command line prints it as one line, without a traceback.
@@ -20,8 +24,9 @@ class InputError(ValueError):
         return f"{self.key} {self.value}: {self.remedy}"
 
 
-def check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises InputError unless ``value`` is one of ``choices``."""
+def check_choice(key: str, value: object, choices: Any) -> None:
+    """Raises InputError unless ``value`` is one of ``choices``, a tuple or a ``Literal``."""
+    choices = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in choices:
         raise InputError(key, value, f"give one of {', '.join(choices)}")
 
@@ -30,9 +35,3 @@ def check_at_least(key: str, value: float, least: float) -> None:
     """Raises InputError unless ``value >= least`` (NaN is refused as well)."""
     if not value >= least:
         raise InputError(key, value, f"must be {least} or more")
-
-
-def check_image_size(image_size: int) -> None:
-    """Raises InputError unless ``image_size`` is 32, 64 or 128, the sizes of the DCGAN generator."""
-    if image_size not in (32, 64, 128):
-        raise InputError("image_size", image_size, "must be a power of two from 32 to 128: 32, 64 or 128")

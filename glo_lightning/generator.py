@@ -1,13 +1,17 @@
-"""The generator: DCGAN's stack of transposed convolutions (Radford et al., 2016)."""
+"""The generator: DCGAN's stack of transposed convolutions (Radford et al., 2016), or a class of one's own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from glo_lightning.errors import check_at_least, check_image_size
+from glo_lightning.class_path import make_instance
+from glo_lightning.errors import InputError, check_at_least
 
 
-class Project(nn.Linear):
+class FirstLayer(nn.Linear):
     """DCGAN's first layer, which takes codes (B, D) to 4x4 pixels, (B, channels, 4, 4).
 
     A transposed convolution of a 1x1 image is a matrix product; as such, its pixels laid out with the channels last,
@@ -31,7 +35,7 @@ class Generator(nn.Module):
 
     Args:
         latent_dim: D, any size from 1.
-        image_size: H and W; 32, 64 or 128.
+        image_size: H and W; a power of two from 8 up.
         width: channels of the last hidden layer.
         channels: C.
 
@@ -43,9 +47,10 @@ class Generator(nn.Module):
         super().__init__()
         check_at_least("latent_dim", latent_dim, 1)
         check_at_least("width", width, 1)
-        check_image_size(image_size)
+        if image_size < 8 or image_size & (image_size - 1):
+            raise InputError("image_size", image_size, "DCGAN's layers double it: give 32, 64, 128 or 256")
         hidden = width * image_size // 8
-        layers: list[nn.Module] = [Project(latent_dim, hidden)]
+        layers: list[nn.Module] = [FirstLayer(latent_dim, hidden)]
         while hidden >= width:
             following = hidden // 2 if hidden > width else channels
             layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
@@ -55,3 +60,23 @@ class Generator(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.layers(codes)
+
+
+def make_generator(
+    name: str, latent_dim: int, image_size: int, width: int, generator_args: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Builds the generator of that name, a module that maps codes (B, D) to images (B, 3, H, W) in [-1, 1].
+
+    Args:
+        name: ``dcgan``, or the path of a class that is made with (latent_dim, image_size, width, channels=3).
+        latent_dim, image_size, width: see Generator; what sizes there are is the class's to say.
+        generator_args: further arguments of the class, plain values.
+
+    Raises:
+        InputError: for a name that is none of these, or arguments that the class does not take.
+    """
+    remedy = "give dcgan or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
+    if name == "dcgan":
+        name = f"{Generator.__module__}.{Generator.__qualname__}"
+    arguments = {"channels": 3, **(generator_args or {})}
+    return make_instance(name, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)

@@ -1,13 +1,23 @@
-"""The codes: where they start, and the set that they stay in."""
+"""The latent table: the set that its codes stay in, and where they begin."""
 
 from __future__ import annotations
 
 import itertools
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from glo_lightning.images import from_uint8
+
+log = logging.getLogger(__name__)
+
+Init = Literal["pca", "random"]
+Constraint = Literal["ball", "sphere", "none"]
+Projection = Callable[[Tensor], Tensor]  # codes (..., D) to the nearest ones of their set
 
 
 def to_ball(codes: Tensor) -> Tensor:
@@ -25,7 +35,7 @@ def unconstrained(codes: Tensor) -> Tensor:
     return codes
 
 
-PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"ball": to_ball, "sphere": to_sphere, "none": unconstrained}
+PROJECTIONS: dict[Constraint, Projection] = {"ball": to_ball, "sphere": to_sphere, "none": unconstrained}
 
 
 def random_codes(num_images: int, latent_dim: int) -> Tensor:
@@ -33,11 +43,24 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-SPARE = 40  # dimensions of a randomized PCA besides those asked for
+def per_image(codes: Tensor, batches_per_step: int = 1) -> Tensor:
+    """The same codes (B, D), with the gradients of each image's own loss where the loss is a mean over the images.
+
+    Args:
+        codes: looked up in the table.
+        batches_per_step: over which the mean goes as well, where gradients are accumulated.
+    """
+    if codes.requires_grad:
+        images_per_step = len(codes) * batches_per_step
+        codes.register_hook(lambda gradient: gradient * images_per_step)
+    return codes
+
+
+N_OVERSAMPLES = 40  # dimensions of a randomized PCA besides those asked for
 
 
 class PCACoordinates(NamedTuple):
-    """The map from images to codes that a PCA start makes: ``(x - mean) @ axes``.
+    """The map from images to codes that a PCA init makes: ``(x - mean) @ axes``.
 
     Attributes:
         mean: (C * H * W,), of pixels in [-1, 1].
@@ -85,6 +108,30 @@ def pca_codes(
         yield coordinates.of(images)
 
 
+@torch.no_grad()
+def init_from_pca(
+    table: Tensor, batches: Iterable[tuple[Tensor, Tensor]], project: Projection, n_pca: int, whiten: bool
+) -> None:
+    """Writes the projected PCA coordinates of its image into every row of the table (N, D).
+
+    Args:
+        table: the codes; the PCA is fitted on their device.
+        batches: uint8 images (b, C, H, W) and their rows (b,), in order.
+        project, n_pca, whiten: see ``module.GLO``.
+    """
+    began = time.monotonic()
+    rows: list[Tensor] = []
+
+    def images() -> Iterator[Tensor]:
+        for batch, index in batches:
+            rows.append(index)
+            yield batch
+
+    for number, codes in enumerate(pca_codes(images(), table.shape[1], n_pca, whiten, table.device)):
+        table[rows[number]] = project(codes.to(table))
+    log.info("PCA init: wrote %d codes in %.1f s", sum(map(len, rows)), time.monotonic() - began)
+
+
 def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordinates:
     """Fits a PCA on rows (n, features), which it overwrites, on the device where they are.
 
@@ -95,7 +142,7 @@ def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordin
     if sample.device.type == "cpu":
         from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
 
-        quick: dict[str, Any] = {"iterated_power": 1, "n_oversamples": SPARE} if len(sample) > 8192 else {}
+        quick: dict[str, Any] = {"iterated_power": 1, "n_oversamples": N_OVERSAMPLES} if len(sample) > 8192 else {}
         pca = PCA(latent_dim, copy=False, random_state=0, **quick).fit(sample.numpy())
         fitted = (pca.mean_, pca.components_.T, pca.explained_variance_)
         mean, axes, variances = (torch.from_numpy(part) for part in fitted)
@@ -110,11 +157,11 @@ def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tenso
     """Mean, axes (features, D) and variances (D,) of rows, by torch.pca_lowrank; overwrites the rows."""
     mean = sample.mean(dim=0)
     sample -= mean
-    width = min(latent_dim + SPARE, *sample.shape)
+    width = min(latent_dim + N_OVERSAMPLES, *sample.shape)
     _, singular, axes = torch.pca_lowrank(sample, width, center=False, niter=1)
     return mean, axes[:, :latent_dim], singular[:latent_dim].square() / max(len(sample) - 1, 1)
 
 
 def as_rows(images: Tensor) -> Tensor:
     """uint8 images (b, C, H, W) -> float32 rows (b, C * H * W) in [-1, 1]."""
-    return images.flatten(1).float().div_(127.5).sub_(1)
+    return from_uint8(images.flatten(1))

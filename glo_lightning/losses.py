@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.errors import InputError, check_at_least, check_choice
+from glo_lightning.class_path import make_instance
+from glo_lightning.errors import InputError, check_at_least
 
 
 def gaussian_kernel(size: int = 5, sigma: float = 2.0) -> Tensor:
@@ -52,7 +53,7 @@ def laplacian_pyramid(images: Tensor, blurs: Sequence[Tensor]) -> list[Tensor]:
 
 
 class LaplacianLoss(nn.Module):
-    """Weighted L1 distance of two Laplacian pyramids: ``sum_j w_j |L_j(fakes) - L_j(images)|_1``.
+    """Weighted L1 distance of two Laplacian pyramids: ``sum_j w_j |L_j(generated) - L_j(images)|_1``.
 
     The pyramid is linear, so one pyramid of the difference does. GLO's equation (Bojanowski et al., 2018, after
     Ling and Okada, 2006) weighs *summed* absolute values by 2^(2j), j growing towards coarser levels: that is the
@@ -62,9 +63,6 @@ class LaplacianLoss(nn.Module):
         levels: number of bands; the residual comes on top. 0 is plain L1.
         level_weights: ``levels + 1`` weights, finest first, residual last; equal ones if not given.
         image_size: H and W of the images; at least ``2 ** levels``.
-        reduction: ``mean`` over the elements of each level, or ``sum`` over them (still a mean over the batch).
-        kernel_size: pixels of the Gaussian, odd.
-        sigma: its standard deviation in pixels.
         l2_weight: adds the mean squared error times this.
 
     Raises:
@@ -76,9 +74,6 @@ class LaplacianLoss(nn.Module):
         levels: int = 3,
         level_weights: Sequence[float] | None = None,
         image_size: int = 64,
-        reduction: str = "mean",
-        kernel_size: int = 5,
-        sigma: float = 2.0,
         l2_weight: float = 0.0,
     ):
         super().__init__()
@@ -89,55 +84,53 @@ class LaplacianLoss(nn.Module):
         if len(weights) != levels + 1 or not all(0 <= weight < math.inf for weight in weights):
             remedy = f"give {levels + 1} weights of 0 or more, one for each of {levels} levels and one for the residual"
             raise InputError("level_weights", weights, remedy)
-        check_choice("reduction", reduction, ("mean", "sum"))
         check_at_least("l2_weight", l2_weight, 0)
-        self.level_weights, self.reduction, self.l2_weight = weights, reduction, l2_weight
-        kernel = gaussian_kernel(kernel_size, sigma)
+        self.level_weights, self.l2_weight = weights, l2_weight
         for level in range(levels):
-            matrix = blur_matrix(image_size >> level, kernel).float()
+            matrix = blur_matrix(image_size >> level, gaussian_kernel()).float()
             self.register_buffer(f"blur_{level}", matrix, persistent=False)
 
-    def forward(self, fakes: Tensor, images: Tensor) -> Tensor:
+    def forward(self, generated: Tensor, images: Tensor) -> Tensor:
         # In float32 also under autocast: a band is a small difference of large numbers.
-        with torch.autocast(fakes.device.type, enabled=False):
+        with torch.autocast(generated.device.type, enabled=False):
             blurs = [self.get_buffer(f"blur_{level}").float() for level in range(len(self.level_weights) - 1)]
-            difference = fakes.float() - images.float()
+            difference = generated.float() - images.float()
             bands = laplacian_pyramid(difference, blurs)
-            reduce = torch.mean if self.reduction == "mean" else lambda band: band.sum() / len(band)
-            terms = [weight * reduce(band.abs()) for weight, band in zip(self.level_weights, bands, strict=True)]
+            terms = [weight * band.abs().mean() for weight, band in zip(self.level_weights, bands, strict=True)]
             if self.l2_weight:
-                terms.append(self.l2_weight * reduce(difference.square()))
+                terms.append(self.l2_weight * difference.square().mean())
             return torch.stack(terms).sum()
 
 
 def make_loss(
     name: str,
     image_size: int = 64,
-    levels: int = 3,
+    levels: int | None = None,
     level_weights: Sequence[float] | None = None,
-    l2_weight: float = 0.0,
+    l2_weight: float | None = None,
+    loss_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Builds the loss of that name, a module that maps (fakes, images) to a scalar.
+    """Builds the loss of that name, a module that maps (generated, images) to a scalar, a mean over the batch.
 
     Args:
-        name: ``lap_l1``, ``l2`` (mean squared error), or the path of a class that is made without arguments, such as
-            ``torch.nn.L1Loss``.
-        image_size: see LaplacianLoss; so ``levels``, ``level_weights`` and ``l2_weight``, which the other losses do
-            not use.
+        name: ``lap_l1``, ``l2`` (mean squared error), or the path of a module's class, such as ``torch.nn.L1Loss``.
+        image_size: see LaplacianLoss.
+        levels, level_weights, l2_weight: of ``lap_l1`` alone, see LaplacianLoss; its defaults where None.
+        loss_args: the arguments that a class given by its path is made with, plain values.
 
     Raises:
-        InputError: for a name that is none of these.
+        InputError: for a name that is none of these, and for an argument that this loss does not use.
     """
+    own = {"levels": levels, "level_weights": level_weights, "l2_weight": l2_weight}
+    given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
+    unused = {} if name == "lap_l1" else dict(given)
+    if name in ("lap_l1", "l2") and loss_args:
+        unused["loss_args"] = loss_args
+    for key, value in unused.items():
+        raise InputError(key, value, f"the loss {name} does not use it; give --model.{key} null, or another loss")
     if name == "lap_l1":
-        return LaplacianLoss(levels, level_weights, image_size, l2_weight=l2_weight)
+        return LaplacianLoss(image_size=image_size, **given)
     if name == "l2":
         return nn.MSELoss()
-    module, _, attribute = str(name).rpartition(".")
-    remedy = "give lap_l1, l2 or the path of a module's class made without arguments, such as torch.nn.L1Loss"
-    try:
-        loss = getattr(importlib.import_module(module), attribute)
-        if not (isinstance(loss, type) and issubclass(loss, nn.Module)):  # a checkpoint may name any function
-            raise InputError("loss", name, remedy)
-        return loss()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError("loss", name, remedy) from error
+    remedy = "give lap_l1, l2 or the path of a module's class, such as torch.nn.L1Loss"
+    return make_instance(name, nn.Module, "loss", remedy, arguments=loss_args)

@@ -1,16 +1,54 @@
-"""SGD for the generator, and what moves the rows of the latent table: SGD too, Adam, or SGD on whitened gradients."""
+"""The rates of a step, and what moves: SGD for the generator; for the rows of the table SGD too, or whitened steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from glo_lightning.class_path import find_class
+
+Schedule = Literal["constant", "cosine"]
 
 
-class SGDWithRows(torch.optim.SGD):
-    """SGD for dense gradients; a sparse one moves its rows, which are distinct, as a subclass says."""
+def rate_factor(schedule: Schedule, step: int, steps: float) -> float:
+    """What the learning rates are multiplied with at that step of a run of so many: 1, or a cosine from 1 to 0."""
+    if schedule == "constant":
+        return 1.0
+    return 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0))
+
+
+def gather_rows(gradient: Tensor) -> Tensor:
+    """The sparse gradients of all processes as one; as it is where there is one process alone.
+
+    DDP would average them, and NCCL has no sparse all-reduce.
+
+    Args:
+        gradient: of a table (N, D): distinct rows, whose numbers may differ between processes.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return gradient
+    rows, values = gradient._indices(), gradient._values()
+    most = torch.tensor(len(values), device=values.device)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    padding = int(most) - len(values)  # a row of zeros moves nothing
+    rows = torch.cat([rows, rows[:, :1].expand(-1, padding)], dim=1)
+    values = torch.cat([values, values.new_zeros(padding, values.shape[1])])
+    parts = [[torch.empty_like(part) for _ in range(distributed.get_world_size())] for part in (rows, values)]
+    distributed.all_gather(parts[0], rows.contiguous())
+    distributed.all_gather(parts[1], values.contiguous())
+    gathered = torch.sparse_coo_tensor(torch.cat(parts[0], dim=1), torch.cat(parts[1]), gradient.shape)
+    return gathered.coalesce()  # a padded row is there twice
+
+
+class RowSGD(torch.optim.SGD):
+    """SGD for dense gradients and for sparse ones, whose rows are those of all processes.
+
+    A subclass moves the rows by another rule: it overrides ``step_rows``.
+    """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -19,54 +57,25 @@ class SGDWithRows(torch.optim.SGD):
             with torch.enable_grad():
                 loss = closure()
         tables = [
-            (parameter, parameter.grad, group["lr"])
+            (parameter, gather_rows(parameter.grad), group["lr"])
             for group in self.param_groups
             for parameter in group["params"]
             if parameter.grad is not None and parameter.grad.is_sparse
         ]
         for table, gradient, rate in tables:
-            self.step_rows(table, gradient._indices()[0], gradient._values(), rate)
+            self.step_rows(table, gradient, rate)
             table.grad = None
         super().step()
         for table, gradient, _ in tables:
-            table.grad = gradient
+            table.grad = gradient  # whose rows are to be projected
         return loss
 
-    def step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
-        """Moves rows (B,) of a table (N, D) by their gradient (B, D)."""
-        raise NotImplementedError
+    def step_rows(self, table: Tensor, gradient: Tensor, rate: float) -> None:
+        """Moves the rows of a table (N, D) that have a gradient, sparse (N, D) with each row at most once."""
+        table.add_(gradient, alpha=-rate)
 
 
-class RowAdam(SGDWithRows):
-    """Adam on the rows, each with its own step count.
-
-    ``torch.optim.SparseAdam`` corrects its averages for the number of steps of the whole table, which is wrong for rows
-    that are in one batch of an epoch: their first steps would be too small and later ones too large.
-
-    Args:
-        params, lr: as for SGD.
-        betas: of Adam (Kingma and Ba, 2015).
-        eps: of Adam.
-    """
-
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, lr)
-        self.betas, self.eps = betas, eps
-
-    def step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
-        state = self.state[table]
-        if not state:
-            state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
-            state["count"] = table.new_zeros(len(table), 1)
-        state["count"][rows] += 1
-        corrected = []
-        for name, beta, value in zip(("mean", "square"), self.betas, (gradient, gradient.square()), strict=True):
-            state[name][rows] = average = beta * state[name][rows] + (1 - beta) * value
-            corrected.append(average / (1 - beta ** state["count"][rows]))
-        table[rows] -= rate * corrected[0] / (corrected[1].sqrt() + self.eps)
-
-
-class WhitenedRows(SGDWithRows):
+class WhitenedRows(RowSGD):
     """SGD on the rows with whitened gradients: every direction of the latent space is learned equally fast.
 
     A row z_i moves by ``-lr * C^(-1/2) g_i / sqrt(D)``, where C is an average of g g^T over the rows of the latest
@@ -84,21 +93,32 @@ class WhitenedRows(SGDWithRows):
         super().__init__(params, lr)
         self.decay, self.floor = decay, floor
 
-    def step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
+    def step_rows(self, table: Tensor, gradient: Tensor, rate: float) -> None:
+        rows, values = gradient._indices()[0], gradient._values()
         state, dim = self.state[table], table.shape[1]
         if not state:
             state["count"], state["covariance"] = 0, table.new_zeros(dim, dim)
-        covariance = gradient.T @ gradient / len(gradient)
+        covariance = values.T @ values / len(values)
         # A loss that is not finite is FiniteLoss's to report; eigh would raise before it.
         covariance = torch.where(covariance.isfinite().all(), covariance, state["covariance"])
         state["covariance"] = self.decay * state["covariance"] + (1 - self.decay) * covariance
         state["count"] += 1
         if state["count"] <= 10 or state["count"] % 10 == 0:  # it changes slowly, and an accelerator waits for eigh
             average = state["covariance"].float() / (1 - self.decay ** state["count"])  # eigh knows no bfloat16
-            values, vectors = torch.linalg.eigh(average)
-            least = (self.floor * values[-1]).clamp(min=torch.finfo(values.dtype).tiny)
-            state["whitening"] = (vectors * values.clamp(min=least).rsqrt() @ vectors.T).to(gradient.dtype)
-        table[rows] -= rate / dim**0.5 * (gradient @ state["whitening"])
+            variances, axes = torch.linalg.eigh(average)
+            least = (self.floor * variances[-1]).clamp(min=torch.finfo(variances.dtype).tiny)
+            state["whitening"] = (axes * variances.clamp(min=least).rsqrt() @ axes.T).to(values.dtype)
+        table[rows] -= rate / dim**0.5 * (values @ state["whitening"])
 
 
-OPTIMIZERS: dict[str, type[torch.optim.SGD]] = {"sgd": torch.optim.SGD, "adam": RowAdam, "whitened": WhitenedRows}
+OPTIMIZERS: dict[str, type[RowSGD]] = {"sgd": RowSGD, "whitened": WhitenedRows}
+
+
+def find_optimizer(name: str) -> type[RowSGD]:
+    """The optimizer whose rule moves the rows: ``sgd``, ``whitened`` or the path of a subclass of RowSGD.
+
+    Raises:
+        InputError: for a name that is none of these.
+    """
+    remedy = f"give {', '.join(OPTIMIZERS)} or the path of a subclass of glo_lightning.optimizers.RowSGD"
+    return OPTIMIZERS.get(name) or find_class(name, RowSGD, "latent_optimizer", remedy)

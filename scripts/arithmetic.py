@@ -10,10 +10,11 @@ import argparse
 
 import torch
 
-from glo_lightning.commands import CommandParser, TrainedRun, write_picture
-from glo_lightning.evaluation import generate
-from glo_lightning.explore import arithmetic, nearest
-from glo_lightning.pictures import picture
+from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.paths import arithmetic, nearest
+from glo_lightning.explore.pictures import picture
+from glo_lightning.explore.trained_run import load_run
 
 
 def main() -> None:
@@ -25,10 +26,10 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = TrainedRun(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator)
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
-    codes, targets = trained.find([*options.a, *options.b, *options.c])
+    codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
     sizes = [len(some) for some in names]
     terms, given = codes.split(sizes), targets.split(sizes)
     result = arithmetic(*terms, trained.model.project)

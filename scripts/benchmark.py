@@ -1,8 +1,8 @@
 """Times this project against a plain loop, side by side: python scripts/benchmark.py --root DIR [--accelerator gpu]
 
-The plain loop does what the seed's program did: a DataLoader with workers that decode every image in every epoch with
-Pillow and torchvision's transforms, two Laplacian pyramids whose kernel is made anew at each call, codes in NumPy that
-are copied to the device and back, SGD, the loss read at every step. Both are warmed up and then repeated in turn.
+The plain loop does what minimal_glo's program did: a DataLoader with workers that decode every image in every epoch
+with Pillow and torchvision's transforms, two Laplacian pyramids whose kernel is made anew at each call, codes in NumPy
+that are copied to the device and back, SGD, the loss read at every step. Both are warmed up, then repeated in turn.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from glo_lightning.data import LSUNDataModule, to_unit_range
-from glo_lightning.generator import Generator
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.generator import FirstLayer, Generator
+from glo_lightning.images import from_uint8
 from glo_lightning.latents import fit_pca, to_ball
-from glo_lightning.lmdb_dataset import LMDBDataset, open_lmdb
 from glo_lightning.module import GLO
 
 LATENT_DIM, IMAGE_SIZE = 100, 64
@@ -42,19 +43,18 @@ LATENT_DIM, IMAGE_SIZE = 100, 64
 
 
 class PlainDataset(Dataset):
-    """LSUN as the seed reads it: keys from the LMDB, Pillow, torchvision's transforms."""
+    """LSUN as minimal_glo reads it: keys from the LMDB, Pillow, torchvision's transforms."""
 
-    def __init__(self, records: LMDBDataset):
-        self.path, self.keys = records.path, [records.key(row) for row in range(len(records))]
+    def __init__(self, source: LMDBSource):
+        self.source = source
         steps = [transforms.Resize(IMAGE_SIZE), transforms.CenterCrop(IMAGE_SIZE), transforms.ToTensor()]
         self.transform = transforms.Compose([*steps, transforms.Normalize([0.5] * 3, [0.5] * 3)])
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with open_lmdb(self.path).begin() as transaction:
-            record = transaction.get(self.keys[index])
+        record = self.source.record(index) or b""
         return self.transform(Image.open(io.BytesIO(record)).convert("RGB")), index
 
 
@@ -80,7 +80,7 @@ def plain_generator() -> nn.Sequential:
 
 
 class PlainLoop:
-    """The seed's training loop."""
+    """minimal_glo's training loop."""
 
     def __init__(self, num_images: int, device: torch.device):
         self.device = device
@@ -93,8 +93,8 @@ class PlainLoop:
         codes = torch.tensor(self.codes[index.numpy()], dtype=torch.float32, device=self.device, requires_grad=True)
         groups = [{"params": self.generator.parameters(), "lr": 1.0}, {"params": [codes], "lr": 10.0}]
         optimizer = torch.optim.SGD(groups)
-        fakes = self.generator(codes[:, :, None, None])
-        pairs = zip(plain_pyramid(fakes), plain_pyramid(images), strict=True)
+        generated = self.generator(codes[:, :, None, None])
+        pairs = zip(plain_pyramid(generated), plain_pyramid(images), strict=True)
         loss = sum(F.l1_loss(fake, image) for fake, image in pairs)
         self.generator.zero_grad()
         loss.backward()
@@ -154,8 +154,9 @@ def measure_end_to_end(options: argparse.Namespace, data: LSUNDataModule, device
     """Images a second, from the second epoch on: ours through the Trainer, the plain loop with its DataLoader."""
     batches = min(options.batches, len(data.train_dataloader()))
     plain = PlainLoop(data.num_images, device)
+    dataset = PlainDataset(LMDBSource(options.root, IMAGE_SIZE, options.rows))
     loader = DataLoader(
-        PlainDataset(data.records), options.batch_size, shuffle=True, drop_last=True,
+        dataset, options.batch_size, shuffle=True, drop_last=True,
         num_workers=options.workers, persistent_workers=True, pin_memory=device.type == "cuda",
     )  # fmt: skip
 
@@ -183,7 +184,7 @@ def measure_end_to_end(options: argparse.Namespace, data: LSUNDataModule, device
 def measure_step(options: argparse.Namespace, data: LSUNDataModule, device: torch.device) -> dict[str, Any]:
     """Milliseconds of one step on a batch that is there, ours and the plain loop's, and of ours' parts."""
     batch, index = data.dataset[list(range(options.batch_size))]
-    images, rows = to_unit_range(batch).to(device), index.to(device)
+    images, rows = from_uint8(batch).to(device), index.to(device)
     model = GLO(data.num_images, latent_dim=LATENT_DIM, init="random").to(device)
     objective = torch.compile(model.objective, dynamic=False) if options.compile else model.objective
     optimizer = torch.optim.SGD(
@@ -191,7 +192,7 @@ def measure_step(options: argparse.Namespace, data: LSUNDataModule, device: torc
     )
     low = "16" in options.precision
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
-    table, fakes = model.latents.weight, torch.zeros_like(images, requires_grad=True)
+    table, generated = model.latents.weight, torch.zeros_like(images, requires_grad=True)
 
     def update() -> None:
         optimizer.step()
@@ -216,9 +217,9 @@ def measure_step(options: argparse.Namespace, data: LSUNDataModule, device: torc
         "step": step,
         "plain_step": lambda: plain.step(images.cpu(), index),
         "generator": generator_alone,
-        "loss": lambda: model.loss(fakes, images).backward(),
+        "loss": lambda: model.loss(generated, images).backward(),
         "update": update,
-        "data": lambda: to_unit_range(data.dataset[shuffled][0].to(device)),
+        "data": lambda: from_uint8(data.dataset[shuffled][0].to(device)),
     }
     return {name: 1e3 * value for name, value in best_in_turn(works, device, options.rounds, 3).items()}
 
@@ -248,7 +249,7 @@ def measure_pca(data: LSUNDataModule, device: torch.device, num_rows: int = 24_5
     """Seconds of the fit on 24,576 rows, mixtures of images where there are fewer, ours and scikit-learn's default."""
     random = np.random.default_rng(0)
     images, _ = data.dataset[sorted(random.permutation(data.num_images)[:num_rows].tolist())]
-    known = to_unit_range(images).flatten(1).numpy()
+    known = from_uint8(images).flatten(1).numpy()
     missing = num_rows - len(known)
     first, second = random.integers(len(known), size=(2, missing))
     sample = np.concatenate([known, (known[first] + known[second]) / 2])
@@ -280,10 +281,10 @@ def measure_floor(options: argparse.Namespace, device: torch.device) -> dict[str
     """
     flops, elements, pixels = 0, 0, 1
     for layer in Generator(LATENT_DIM, IMAGE_SIZE).layers:
-        if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+        if isinstance(layer, FirstLayer | nn.ConvTranspose2d):
             flops += 3 * 2 * layer.weight.numel() * pixels
             pixels = 16 if pixels == 1 else 4 * pixels
-            elements += layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels * pixels
+            elements += layer.out_features if isinstance(layer, FirstLayer) else layer.out_channels * pixels
     dtype = torch.bfloat16 if "16" in options.precision else torch.float32
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)

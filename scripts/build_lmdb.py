@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import io
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,13 +17,14 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
-from glo_lightning.image_files import find_images
-from glo_lightning.lmdb_dataset import to_rgb
+from glo_lightning.data.image_files import find_images
+from glo_lightning.files import whole_folder
+from glo_lightning.images import NotAnImageError, reading_image, to_rgb
 
 
 def encode(content: bytes, size: int, quality: int) -> bytes:
     """A file's content as WebP, its shorter side at most ``size`` pixels; quality 100 is lossless."""
-    with Image.open(io.BytesIO(content)) as opened:
+    with reading_image(), Image.open(io.BytesIO(content)) as opened:
         image = to_rgb(opened)
     if min(image.size) > size:
         scale = size / min(image.size)
@@ -42,7 +42,7 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
         try:
             content = file.read_bytes()
             record = encode(content, size, quality)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, NotAnImageError) as error:
             unreadable += 1
             tqdm.write(f"{file}: left out, not a readable image ({error})", file=sys.stderr)
             continue
@@ -71,22 +71,17 @@ def main() -> None:
     if missing:
         sys.exit(f"{missing[0]}: does not exist; give image files or folders of them")
     files = list(find_images(arguments.images))
-    half = arguments.output.with_name(f".{arguments.output.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
     try:
-        # a sparse file is as large as what is written; synced once, at the end
-        with lmdb.open(os.fspath(half), map_size=1 << 40, sync=False, writemap=False) as environment:
-            unreadable = write_records(environment, files, arguments.size, arguments.quality)
-            environment.sync(True)
-        if unreadable == len(files):
-            sys.exit(f"{', '.join(map(str, arguments.images))}: no readable image; give files or folders of images")
-        (half / "lock.mdb").unlink()
-        half.rename(arguments.output)
-    except lmdb.DiskError as error:
+        with whole_folder(arguments.output) as folder:
+            # a sparse file is as large as what is written; synced once, at the end
+            with lmdb.open(os.fspath(folder), map_size=1 << 40, sync=False, writemap=False) as environment:
+                unreadable = write_records(environment, files, arguments.size, arguments.quality)
+                environment.sync(True)
+            if unreadable == len(files):
+                sys.exit(f"{', '.join(map(str, arguments.images))}: no readable image; give files or folders of images")
+            (folder / "lock.mdb").unlink()
+    except (lmdb.DiskError, OSError) as error:
         sys.exit(f"{arguments.output}: cannot be written ({error})")
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
     print(f"{arguments.output}: {len(files) - unreadable} images, {unreadable} files left out")
 
 

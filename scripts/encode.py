@@ -7,6 +7,7 @@ mask, whose black pixels are missing, filled.png as well: the images with these 
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -15,21 +16,23 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
-from glo_lightning.commands import CommandParser, TrainedRun, whole_folder
-from glo_lightning.data import to_unit_range
-from glo_lightning.encoding import STARTS, encode, starting_codes
+from glo_lightning.data.image_files import read_images
+from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.image_files import read_images
+from glo_lightning.explore.commands import CommandParser, output_folder
+from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.trained_run import load_run
+from glo_lightning.images import NotAnImageError, from_uint8, reading_image, to_unit
 from glo_lightning.losses import make_loss
 
 
 def read_mask(path: Path, image_size: int) -> torch.Tensor:
     """A mask (1, H, W): 1 where its pixels are brighter than half, 0 where they are missing."""
     try:
-        with Image.open(path) as opened:
+        with reading_image(), Image.open(path) as opened:
             pixels = np.asarray(opened.convert("L"))
-    except OSError as error:
-        raise InputError("mask", path, f"is no image ({error.strerror or 'of no known format'})") from error
+    except NotAnImageError as error:
+        raise InputError("mask", path, f"is no image ({error})") from error
     if pixels.shape != (image_size, image_size):
         width, height = pixels.shape[::-1]
         raise InputError("mask", path, f"is of {width}x{height} pixels; give one of {image_size}x{image_size}")
@@ -49,35 +52,33 @@ def main() -> None:
     parser.call(lambda: run(parser.parse_args()))
 
 
-def run(options) -> None:
+def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     if options.loss:
         make_loss(options.loss)
-    trained = TrainedRun(options.run, options.accelerator)
-    model, image_size = trained.model, trained.model.hparams["image_size"]
+    trained = load_run(options.run, options.accelerator)
+    image_size = trained.model.hparams["image_size"]
     mask = read_mask(options.mask, image_size) if options.mask else None
     pixels, names = read_images(options.images, image_size)
-    images = to_unit_range(pixels.to(model.device))
-    starts = starting_codes(model, trained.images(range(model.n_pca)), images, options.starts, mask)
-    loss = options.loss and make_loss(options.loss, image_size)
-    codes = encode(model, images, starts, mask, options.steps, progress=True, loss=loss)
-    with torch.no_grad():
-        fakes = torch.cat([model(some) for some in codes.split(64)])
+    loss = make_loss(options.loss, image_size).to(trained.model.device) if options.loss else None
+    codes = trained.encode(pixels, options.starts, mask=mask, loss=loss, steps=options.steps, progress=True)
+    generated = generate(trained.model, codes).cpu()
 
-    known = torch.ones_like(images[:1, :1]) if mask is None else mask.to(images)
-    errors = ((fakes - images) / 2 * known).square().sum(dim=(1, 2, 3)) / (3 * known.sum())
+    images = from_uint8(pixels)
+    known = torch.ones_like(images[:1, :1]) if mask is None else mask
+    errors = ((to_unit(generated) - to_unit(images)) * known).square().sum(dim=(1, 2, 3)) / (3 * known.sum())
     psnr = (-10 * torch.log10(errors)).tolist()
     mean = float(-10 * torch.log10(errors.mean()))
     for name, value in zip(names, psnr, strict=True):
         print(f"{name}: PSNR {value:.2f} dB")
     print(f"all {len(names)} images: PSNR {mean:.2f} dB")
-    pictures = {"targets": images * known + (1 - known), "reconstructions": fakes}
+    pictures = {"targets": images * known + (1 - known), "reconstructions": generated}
     if mask is not None:
-        pictures["filled"] = images * known + fakes * (1 - known)
+        pictures["filled"] = images * known + generated * (1 - known)
     metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
-    with whole_folder(options.output) as folder:
+    with output_folder(options.output) as folder:
         for name, shown in pictures.items():
-            save_image(make_grid(shown.cpu() / 2 + 0.5), folder / f"{name}.png")
+            save_image(make_grid(to_unit(shown)), folder / f"{name}.png")
         np.save(folder / "codes.npy", codes.cpu().numpy())
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")

@@ -1,13 +1,13 @@
 """Exports a run as safetensors and JSON: python scripts/export.py RUN OUTPUT
 
-glo_lightning.export.load_export(OUTPUT) loads it again.
+glo_lightning.explore.export.load_export(OUTPUT) loads it again.
 """
 
 import argparse
 import sys
 
 from glo_lightning.errors import InputError
-from glo_lightning.export import export_run
+from glo_lightning.explore.export import export_run
 
 
 def main() -> None:

@@ -11,13 +11,14 @@ import argparse
 
 import torch
 
-from glo_lightning.commands import CommandParser, TrainedRun, write_picture
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.evaluation import generate
-from glo_lightning.explore import gradient_magnitude, interpolate, interpolate_spherically
-from glo_lightning.pictures import picture
+from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.paths import gradient_magnitude, lerp, slerp
+from glo_lightning.explore.pictures import picture
+from glo_lightning.explore.trained_run import TrainedRun, load_run
 
-WAYS = {"linear": interpolate, "spherical": interpolate_spherically}
+WAYS = {"linear": lerp, "spherical": slerp}
 
 
 def main() -> None:
@@ -33,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
     if len(options.images) % 2:
         raise InputError("START END", " ".join(options.images), "give an even number of images, two for each row")
     check_at_least("sharpness", options.sharpness, 0)
-    trained = TrainedRun(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator)
     project = trained.model.project
-    ends, targets = trained.find(options.images)
+    ends, targets = trained.codes_of(options.images)
     paths = [way(*pair, options.steps, project) for pair in ends.split(2) for way in WAYS.values()]
     images = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     rows = [[targets[i // 2 * 2], "", *row, "", targets[i // 2 * 2 + 1]] for i, row in enumerate(images)]

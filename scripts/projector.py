@@ -10,8 +10,9 @@ import logging
 
 from torch.utils.tensorboard import SummaryWriter
 
-from glo_lightning.commands import CommandParser, TrainedRun, whole_folder
 from glo_lightning.errors import InputError
+from glo_lightning.explore.commands import CommandParser, output_folder
+from glo_lightning.explore.trained_run import load_run
 
 SPRITE = 8192  # pixels: TensorBoard takes all images in one picture of this size at most
 
@@ -25,14 +26,14 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = TrainedRun(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator)
     most = (SPRITE // trained.data.image_size) ** 2
     if not 1 <= options.num <= most:
         raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
     rows = list(range(min(options.num, trained.data.num_images)))
     images, index = trained.data.dataset[rows]
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
-    with whole_folder(options.output) as folder, SummaryWriter(folder) as writer:
+    with output_folder(options.output) as folder, SummaryWriter(folder) as writer:
         writer.add_embedding(codes, index.tolist(), images.float() / 255, trained.global_step, "codes")
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
 

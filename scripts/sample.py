@@ -11,11 +11,13 @@ import itertools
 
 import torch
 
-from glo_lightning.commands import CommandParser, TrainedRun, write_picture
-from glo_lightning.evaluation import generate
-from glo_lightning.explore import nearest
-from glo_lightning.pictures import picture
-from glo_lightning.priors import PRIORS, make_prior, sample_codes
+from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.paths import nearest
+from glo_lightning.explore.pictures import picture
+from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
+from glo_lightning.explore.trained_run import load_run
+from glo_lightning.images import to_unit
 
 SHOWN = 64  # samples in the picture, at most; --codes has them all
 PER_ROW = 4
@@ -34,14 +36,14 @@ def main() -> None:
 
 def sample(options: argparse.Namespace) -> None:
     prior = make_prior(options.prior, options.n_components)
-    trained = TrainedRun(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator)
     table = trained.model.latents.weight
     prior.fit(table)
     codes = sample_codes(prior, table, options.num, trained.model.project, options.seed, options.temperature)
 
     images = generate(trained.model, codes[:SHOWN]).cpu()
     by_code = trained.images(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]).tolist())
-    by_pixels = trained.images(nearest((images + 1) * 127.5, trained.data.ordered_dataloader()).tolist())
+    by_pixels = trained.images(nearest(to_unit(images) * 255, trained.data.ordered_dataloader()).tolist())
     triples = [[*triple, ""] for triple in zip(images, by_code, by_pixels, strict=True)]
     rows = [list(itertools.chain(*triples[first : first + PER_ROW])) for first in range(0, len(triples), PER_ROW)]
     headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * len(triples[:PER_ROW])

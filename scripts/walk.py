@@ -10,10 +10,11 @@ import argparse
 
 import torch
 
-from glo_lightning.commands import CommandParser, TrainedRun, write_picture
-from glo_lightning.evaluation import generate
-from glo_lightning.explore import principal_axes, walk
-from glo_lightning.pictures import picture
+from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.paths import principal_axes, walk
+from glo_lightning.explore.pictures import picture
+from glo_lightning.explore.trained_run import load_run
 
 
 def main() -> None:
@@ -27,10 +28,10 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = TrainedRun(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator)
     table = trained.model.latents.weight
     axes = principal_axes(table, options.axes)
-    origin = table.mean(0) if options.image is None else trained.find([options.image])[0][0]
+    origin = table.mean(0) if options.image is None else trained.codes_of([options.image])[0][0]
     paths = [walk(origin, axis, options.steps, options.reach, trained.model.project) for axis in axes]
     rows = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     columns = [

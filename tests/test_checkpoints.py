@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, assert_same_run, load
-
 from glo_lightning.checkpoints import is_whole
+from glo_lightning.run_folder import write_atomically
+
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.run_folder import write_atomically
 
 FIXTURE = Path(__file__).parent / "fixtures" / "format_1.ckpt"
 # ten batches an epoch, two epochs

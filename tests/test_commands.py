@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+from glo_lightning.commands import TrainedRun
 from PIL import Image
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from glo_lightning.commands import TrainedRun
 from glo_lightning.data import to_unit_range
 from glo_lightning.errors import InputError
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
 from conftest import encode, flat_image, write_lmdb
+from glo_lightning.lmdb_dataset import EMOJI, LMDBDataset, cache_folder, decode_image
+from glo_lightning.store import StoredImages
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from glo_lightning.data import BatchSampler, LSUNDataModule
 from glo_lightning.errors import InputError
-from glo_lightning.lmdb_dataset import EMOJI, LMDBDataset, cache_folder, decode_image
-from glo_lightning.store import StoredImages
 
 
 def rows_of(images: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from glo_lightning.evaluation import distances, load_features, neighbours_kept, pca_reconstructions, quality
 from scipy.linalg import sqrtm
 from torch import nn
 
 from glo_lightning.errors import InputError
-from glo_lightning.evaluation import distances, load_features, neighbours_kept, pca_reconstructions, quality
 
 
 def random_images(number: int, size: int = 32, seed: int = 0) -> torch.Tensor:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from glo_lightning.pictures import picture
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation, Slerp
 from sklearn.decomposition import PCA
@@ -18,7 +19,6 @@ from glo_lightning.explore import (
     walk,
 )
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
-from glo_lightning.pictures import picture
 
 
 @pytest.fixture

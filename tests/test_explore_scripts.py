@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, encode, flat_image
+from glo_lightning.priors import IMLE, PRIORS
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glo_lightning.cli import main as train
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
-from glo_lightning.priors import IMLE, PRIORS
 
 RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random")}
 

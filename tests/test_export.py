@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, TINY
+from glo_lightning.export import load_export
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
-from glo_lightning.export import load_export
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import encode, flat_image, write_lmdb
+from glo_lightning.lmdb_dataset import LMDBDataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -12,7 +13,6 @@ from torch.utils.data import Dataset
 from glo_lightning.data import BatchSampler, ResumableLoader
 from glo_lightning.errors import InputError
 from glo_lightning.latents import to_ball, to_sphere
-from glo_lightning.lmdb_dataset import LMDBDataset
 from glo_lightning.losses import LaplacianLoss
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.latents import Projection
 
-Project = Callable[[Tensor], Tensor]
 
-
-def interpolate(start: Tensor, end: Tensor, steps: int, project: Project) -> Tensor:
+def lerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
     """The codes (steps, D) on the straight line from ``start`` (D,) to ``end`` (D,), both included, projected.
 
     Raises:
@@ -22,8 +21,8 @@ def interpolate(start: Tensor, end: Tensor, steps: int, project: Project) -> Ten
     return project(torch.lerp(start, end, _fractions(steps, start)))
 
 
-def interpolate_spherically(start: Tensor, end: Tensor, steps: int, project: Project) -> Tensor:
-    """As ``interpolate``, on the great arc between the directions; the length goes evenly from one to the other.
+def slerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
+    """As ``lerp``, on the great arc between the directions; the length goes evenly from one to the other.
 
     After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes it is the straight line.
 
@@ -34,11 +33,11 @@ def interpolate_spherically(start: Tensor, end: Tensor, steps: int, project: Pro
     fractions = _fractions(steps, start)
     lengths = torch.linalg.vector_norm(torch.stack([start, end]), dim=1)
     if lengths.min() == 0:
-        return interpolate(start, end, steps, project)
+        return lerp(start, end, steps, project)
     directions = start / lengths[0], end / lengths[1]
     angle = torch.dot(*directions).clamp(-1, 1).acos()
     if angle.sin() < 1e-6:
-        return interpolate(start, end, steps, project)
+        return lerp(start, end, steps, project)
     first, last = torch.sin((1 - fractions) * angle), torch.sin(fractions * angle)
     arc = (first * directions[0] + last * directions[1]) / angle.sin()
     return project(arc * torch.lerp(lengths[0], lengths[1], fractions))
@@ -60,7 +59,7 @@ def principal_axes(codes: Tensor, num: int) -> Tensor:
     return (axes * largest.sign()).to(codes)
 
 
-def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Project) -> Tensor:
+def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projection) -> Tensor:
     """The codes (steps, D) from ``origin - reach * axis`` to ``origin + reach * axis``, projected.
 
     Raises:
@@ -72,7 +71,7 @@ def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projec
     return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
 
 
-def arithmetic(a: Tensor, b: Tensor, c: Tensor, project: Project) -> Tensor:
+def arithmetic(a: Tensor, b: Tensor, c: Tensor, project: Projection) -> Tensor:
     """The code (D,) of ``a - b + c``, projected; each is the mean of several codes (k, D)."""
     return project(a.mean(0) - b.mean(0) + c.mean(0))
 

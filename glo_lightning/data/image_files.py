@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.source import StreamedImages
 from glo_lightning.errors import InputError
-from glo_lightning.lmdb_dataset import LMDBDataset, decode_image
+from glo_lightning.images import NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +48,18 @@ def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[st
         if not path.exists():
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
-            records = LMDBDataset(path, image_size, on_error="skip")
-            read, rows = records[list(range(len(records)))]
+            source = LMDBSource(path, image_size)
+            read, rows = StreamedImages(source, image_size, "skip")[list(range(len(source)))]
             images += read
-            names += [records.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
-            unreadable += len(records) - len(rows)
+            names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
+            unreadable += len(source) - len(rows)
             continue
         for file in find_images([path]):
             try:
                 images.append(decode_image(file.read_bytes(), image_size))
                 names.append(str(file))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                why = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-                log.warning("left out %s: not an image (%s)", file, why)
+            except (OSError, NotAnImageError) as error:  # it may not be read, or is none
+                log.warning("left out %s: not an image (%s)", file, error)
                 unreadable += 1
     if not images:
         raise InputError("images", " ".join(map(str, paths)), "no image was found there")

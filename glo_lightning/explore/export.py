@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from glo_lightning.commands import TrainedRun
+from glo_lightning.data.source import key_table
 from glo_lightning.errors import InputError
+from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO
+from glo_lightning.retired import current_arguments
+
+log = logging.getLogger(__name__)
 
 EXPORT_VERSION = 1
 PREPROCESSING = {
@@ -29,7 +34,8 @@ PREPROCESSING = {
 def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
     """Writes the folder ``output``, whole or not at all:
 
-    - ``generator.safetensors``: the state of ``generator.Generator``;
+    - ``generator.safetensors``: the state of the generator, of the class that ``glo.json`` names: DCGAN's needs torch
+      alone, one of a user's own whatever that imports;
     - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
       zeros, and ``key_lengths`` (N,);
     - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys.
@@ -48,28 +54,29 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         raise InputError("output", output, "exists already; give another folder")
     trained = TrainedRun(Path(run), accelerator="cpu")
     model, data = trained.model, trained.data
-    keys = data.records.keys[: data.num_images]
+    keys = key_table(data.source, data.num_images)
     codes = {
         "codes": model.latents.weight.detach(),
         "keys": torch.from_numpy(np.array(keys["key"]).view(np.uint8).reshape(len(keys), -1)),
         "key_lengths": torch.from_numpy(keys["length"].astype(np.int32)),
     }
     arguments = inspect.signature(GLO).parameters
+    generator_class = f"{type(model.generator).__module__}.{type(model.generator).__qualname__}"
+    package = generator_class.partition(".")[0]
+    if package != "glo_lightning":
+        log.warning("the generator is a %s: whoever loads this export needs %s", generator_class, package)
     about = {
         "format_version": EXPORT_VERSION,
         "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
+        "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
         "preprocessing": PREPROCESSING,
         **data.state_dict(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
-        whole = Path(temporary) / "export"
-        whole.mkdir()
-        generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
-        save_file(generator, whole / "generator.safetensors")
-        save_file(codes, whole / "codes.safetensors")
-        (whole / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
-        os.replace(whole, output)
+    generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
+    with whole_folder(output) as folder:
+        save_file(generator, folder / "generator.safetensors")
+        save_file(codes, folder / "codes.safetensors")
+        (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
@@ -79,7 +86,8 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
         The GLO, its codes in ``latents.weight``, and the key of each row.
 
     Raises:
-        InputError: when it is no export, or a later format, or without safetensors.
+        InputError: when it is no export, or a later format, or without safetensors; and when the class of its generator
+            or loss cannot be imported, or is no module.
     """
     load_file = _safetensors().load_file
     folder = Path(folder)
@@ -91,7 +99,7 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
     if version > EXPORT_VERSION:
         raise InputError("format_version", version, f"this program reads {EXPORT_VERSION}; update the program")
     table = load_file(folder / "codes.safetensors")
-    model = GLO(**about["hyper_parameters"])
+    model = GLO(**current_arguments(about["hyper_parameters"]))
     model.generator.load_state_dict(load_file(folder / "generator.safetensors"))
     with torch.no_grad():
         model.latents.weight.copy_(table["codes"])

@@ -21,8 +21,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from glo_lightning.errors import InputError, check_at_least, check_choice
-from glo_lightning.run_folder import RunFolder, sync_folder, write_atomically
+from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
+from glo_lightning.files import link, sync_folder, write_whole
+from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +32,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves checkpoints whole or not at all, and loads them without unpickling code.
 
     Args:
-        on_error: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
+        on_bad_write: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
     """
 
-    def __init__(self, on_error: str = "raise"):
-        self.on_error = on_error
+    def __init__(self, on_bad_write: OnError = "raise"):
+        self.on_bad_write = on_bad_write
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        with _writing(self.on_error):
+        with _writing(self.on_bad_write):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
@@ -51,11 +52,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 @contextlib.contextmanager
-def _writing(on_error: str) -> Iterator[None]:
+def _writing(on_bad_write: OnError) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if on_error == "raise":
+        if on_bad_write == "raise":
             raise
         log.warning("a checkpoint could not be written (%s): going on; the one before is intact", error)
 
@@ -78,19 +79,21 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: writes ``last.ckpt`` in mid-epoch too, after every so many steps.
         every_minutes: the same, when so many minutes have passed since it was written.
-        on_error: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
+        on_bad_write: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
 
     Raises:
         InputError: for a value out of range.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_minutes: float | None = None, on_error: str = "raise"):
+    def __init__(
+        self, every_n_steps: int | None = None, every_minutes: float | None = None, on_bad_write: OnError = "raise"
+    ):
         if every_n_steps is not None:
             check_at_least("every_n_steps", every_n_steps, 1)
         if every_minutes is not None:
             check_at_least("every_minutes", every_minutes, 0)
-        check_choice("checkpoint.on_error", on_error, ("raise", "skip"))
-        self.every_n_steps, self.every_minutes, self.on_error = every_n_steps, every_minutes, on_error
+        check_choice("on_bad_write", on_bad_write, OnError)
+        self.every_n_steps, self.every_minutes, self.on_bad_write = every_n_steps, every_minutes, on_bad_write
         self.best = math.inf
         self.signal: int | None = None
         self.leaving = False
@@ -147,12 +150,12 @@ class Checkpoints(Checkpoint):
         self.leaving = self._agree(trainer, self.signal is not None)
         folder = RunFolder(trainer.default_root_dir)
         if saved and trainer.is_global_zero and (is_best or not folder.best.exists()):
-            with _writing(self.on_error):
+            with _writing(self.on_bad_write):
                 try:
                     link(folder.last, folder.best)
                 except OSError:  # no hard links here
                     with open(folder.last, "rb") as last:
-                        write_atomically(folder.best, lambda file: shutil.copyfileobj(last, file))
+                        write_whole(folder.best, lambda file: shutil.copyfileobj(last, file))
 
     @staticmethod
     def _agree(trainer: Trainer, decision: bool) -> bool:
@@ -169,7 +172,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         if not (trainer.is_global_zero and new.exists()):
             return False
-        with _writing(self.on_error):
+        with _writing(self.on_bad_write):
             if folder.last.exists():
                 try:
                     link(folder.last, folder.previous)
@@ -204,19 +207,6 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
 
 
-def link(source: Path, target: Path) -> None:
-    """Makes ``target`` another name of the file ``source``, atomically.
-
-    Raises:
-        OSError: where the file system has no hard links.
-    """
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # still there if both were one file before
-
-
 def is_whole(path: Path) -> bool:
     """Whether the file is a zip archive, as torch writes it, whose checksums are right; reads all of it."""
     try:
@@ -228,12 +218,13 @@ def is_whole(path: Path) -> bool:
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
     """``last.ckpt``, or, where that is damaged or missing, the one before it, saying so; None where there is none."""
-    present = [path for path in (folder.last, folder.previous) if path.exists()]
-    whole = [path for path in present if is_whole(path)]
-    if whole and whole[0] == folder.previous:
+    if folder.last.exists() and is_whole(folder.last):
+        return folder.last
+    if folder.previous.exists() and is_whole(folder.previous):
         what = "is damaged" if folder.last.exists() else "is missing"
         log.warning("%s %s: going on from the checkpoint before it, %s", folder.last, what, folder.previous.name)
-    return next(iter(whole + present), None)
+        return folder.previous
+    return next((path for path in (folder.last, folder.previous) if path.exists()), None)
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from glo_lightning.environment import describe_environment
 from glo_lightning.errors import InputError
+from glo_lightning.files import write_text
+from glo_lightning.runs.environment import describe_environment
 
 
 class RunFolder:
@@ -80,55 +79,6 @@ class RunFolder:
         self._made = []
 
 
-class _Sink:
-    """A file that takes bytes until it fails, and remembers how: torch.save turns an OSError into a RuntimeError."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        if self.error is None:
-            try:
-                self.file.write(data)
-            except OSError as error:
-                self.error = error
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: old or new, never half.
-
-    Raises:
-        OSError: when the disk does not take it; what was there before is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            sink = _Sink(file)
-            write(sink)
-            if sink.error is not None:
-                raise sink.error
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Has the names in a folder reach the disk, as fsync does for a file's content."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 class WriteConfig(Callback):
     """Writes ``config.yaml`` and ``environment.json`` when training starts: all input has been checked by then.
 
@@ -142,10 +92,9 @@ class WriteConfig(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = RunFolder(trainer.default_root_dir)
             starts = json.loads(folder.environment.read_bytes()) if folder.environment.exists() else []
-            starts.append(describe_environment(self.seed, trainer.datamodule.records))  # type: ignore[attr-defined]
-            environment = json.dumps(starts, indent=1, ensure_ascii=False)
-            write_atomically(folder.environment, lambda file: file.write(environment.encode()))
-            write_atomically(folder.config, lambda file: file.write(self.config.encode()))
+            starts.append(describe_environment(self.seed, trainer.datamodule.source))  # type: ignore[attr-defined]
+            write_text(folder.environment, json.dumps(starts, indent=1, ensure_ascii=False))
+            write_text(folder.config, self.config)
 
 
 class RunLogger(TensorBoardLogger):

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from glo_lightning.evaluation import as_bytes, distances, generate, load_features
+from glo_lightning.priors import PRIORS, make_prior, sample_codes
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.evaluation import as_bytes, distances, generate, load_features
 from glo_lightning.module import GLO
-from glo_lightning.priors import PRIORS, make_prior, sample_codes
 
 SCRIPTS = Path(__file__).resolve().parent
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from glo_lightning.images import to_uint8
+
 
 def picture(
     rows: Sequence[Sequence[Tensor | str | None]],
@@ -72,7 +74,7 @@ def picture(
 
 def _to_pillow(image: Tensor, size: int) -> Image.Image:
     if image.is_floating_point():
-        image = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
+        image = to_uint8(image)
     factor = -(-size // image.shape[-1])
     image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

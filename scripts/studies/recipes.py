@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from glo_lightning.baselines import Make, steps_within, train
+from glo_lightning.evaluation import generate, quality
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from glo_lightning.baselines import Make, steps_within, train
 from glo_lightning.data import LSUNDataModule, to_unit_range
-from glo_lightning.evaluation import generate, quality
 from glo_lightning.module import GLO
 
 BASE = {

@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from glo_lightning.lmdb_dataset import LMDBDataset, open_lmdb
+from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.source import Source, keys_digest
 
 SAMPLED_RECORDS = 1024
 
 
-def describe_environment(seed: int | None, records: LMDBDataset) -> dict[str, Any]:
+def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
     """Returns what another run has to share to repeat this one, as plain values.
 
     Args:
         seed: of the run.
-        records: the data.
+        source: of the images.
     """
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -46,23 +47,21 @@ def describe_environment(seed: int | None, records: LMDBDataset) -> dict[str, An
             "cuda": torch.version.cuda,
         },
         "data": {
-            "path": os.fspath(records.path),
-            "num_images": len(records),
-            "keys_sha256": records.digest(),
-            f"sha256_of_{min(len(records), SAMPLED_RECORDS)}_records": records_digest(records),
+            "path": str(source.fingerprint[0]),
+            "num_images": len(source),
+            "keys_sha256": keys_digest(source),
+            **(_records_digest(source) if isinstance(source, LMDBSource) else {}),
         },
     }
 
 
-def records_digest(records: LMDBDataset) -> str:
+def _records_digest(source: LMDBSource) -> dict[str, str]:
     """SHA-256 of up to 1,024 records, evenly spaced: all of LSUN would take minutes."""
-    digest = hashlib.sha256()
-    rows = np.linspace(0, len(records) - 1, min(len(records), SAMPLED_RECORDS)).astype(int)
-    with open_lmdb(records.path).begin() as transaction:
-        for row in rows.tolist():
-            record = transaction.get(records.key(row), default=b"")
-            digest.update(len(record).to_bytes(8, "little") + record)
-    return digest.hexdigest()
+    digest, number = hashlib.sha256(), min(len(source), SAMPLED_RECORDS)
+    for row in np.linspace(0, len(source) - 1, number).astype(int).tolist():
+        record = source.record(row) or b""
+        digest.update(len(record).to_bytes(8, "little") + record)
+    return {f"sha256_of_{number}_records": digest.hexdigest()}
 
 
 def _packages() -> dict[str, str]:

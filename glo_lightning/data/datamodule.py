@@ -1,108 +1,25 @@
-"""The LightningDataModule: which rows make a batch, and the way of their images to the device."""
+"""The LightningDataModule: the way of the images from their source to the device."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from glo_lightning.errors import InputError, check_at_least, check_choice, check_image_size
-from glo_lightning.lmdb_dataset import LMDBDataset
-from glo_lightning.store import StoredImages
-
-
-class BatchSampler(Sampler[list[int]]):
-    """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
-
-    The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch.
-
-    Attributes:
-        first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
-
-    Args:
-        num_images: N.
-        batch_size: B, over all processes.
-        skipped: rows that are in no batch.
-        seed: None keeps the rows in order.
-        rank, world_size: this process among all.
-    """
-
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        skipped: Sequence[int] | np.ndarray = (),
-    ):
-        self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.epoch = self.first = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order; Lightning calls it before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rows = self.rows
-        if self.seed is not None:
-            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-        for batch in np.array_split(rows, len(self))[self.first :]:
-            yield np.array_split(batch, self.world_size)[self.rank].tolist()
-
-
-class ResumableLoader(DataLoader):
-    """A DataLoader whose epoch can be gone on with in its middle: its state is the number of batches it has yielded.
-
-    Workers fetch ahead; what they have fetched and nobody has trained on does not count. Lightning saves and loads
-    the state.
-    """
-
-    yielded = resume_at = 0
-
-    @property
-    def order(self) -> BatchSampler:
-        return cast(BatchSampler, self.sampler)
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
-        self.yielded = self.order.first = self.resume_at
-        self.resume_at = 0
-        for batch in super().__iter__():
-            self.yielded += 1
-            yield batch
-
-    def _made_by(self) -> dict[str, Any]:
-        order = self.order
-        return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"yielded": self.yielded, **self._made_by()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Begins the next iteration where the saved one was.
-
-        Raises:
-            InputError: when that is in the middle of an order that this loader does not have.
-        """
-        self.yielded = self.resume_at = state_dict["yielded"]
-        for key, given in self._made_by().items():
-            if self.resume_at and state_dict[key] != given:
-                remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
-                raise InputError(key, given, remedy)
+from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
+from glo_lightning.data.source import Source, StreamedImages, keys_digest
+from glo_lightning.data.store import StoredImages
+from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
+from glo_lightning.images import from_uint8
 
 
 def _ignore_signals(_: int) -> None:
@@ -126,14 +43,14 @@ class LSUNDataModule(LightningDataModule):
         num_samples: takes the first so many images in key order; all if not given.
         holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
             are encoded after each epoch for ``val/psnr``.
-        image_size: H and W to resize and crop to; 32, 64 or 128.
+        image_size: H and W to resize and crop to.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
         cache: decodes every image once, into a store in the user's cache folder; otherwise each is decoded from the
             LMDB whenever it is wanted.
         device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` if they take less than half of
             its free memory; a batch is then an index.
-        on_error: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
+        on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
         seed: of the order of the images.
 
     Raises:
@@ -149,8 +66,8 @@ class LSUNDataModule(LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         cache: bool = True,
-        device_resident: bool | str = "auto",
-        on_error: str = "raise",
+        device_resident: bool | Literal["auto", "true", "false"] = "auto",
+        on_bad_record: OnError = "raise",
         seed: int = 0,
     ):
         super().__init__()
@@ -158,28 +75,29 @@ class LSUNDataModule(LightningDataModule):
         check_at_least("num_workers", num_workers, 0)
         check_at_least("holdout", holdout, 0)
         check_at_least("seed", seed, 0)
-        check_image_size(image_size)
+        check_at_least("image_size", image_size, 1)
         self.device_resident = str(device_resident).lower()  # YAML reads true and false as booleans
         check_choice("device_resident", self.device_resident, ("auto", "true", "false"))
         if self.device_resident == "true" and not cache:
             raise InputError(
                 "device_resident", "true", "images that are not cached cannot be kept; give --data.cache true"
             )
-        check_choice("on_error", on_error, ("raise", "skip"))
+        check_choice("on_bad_record", on_bad_record, OnError)
         self.root, self.num_samples, self.holdout = root, num_samples, holdout
-        self.image_size, self.on_error = image_size, on_error
+        self.image_size, self.on_bad_record = image_size, on_bad_record
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
         self._resident: Tensor | None = None
 
     @functools.cached_property
-    def records(self) -> LMDBDataset:
-        """The LMDB's records by index."""
-        return LMDBDataset(self.root, self.image_size, self.num_samples, self.on_error)
+    def source(self) -> Source:
+        """Where the images come from; a subclass with images of its own overrides it."""
+        return LMDBSource(self.root, self.image_size, self.num_samples)
 
     @functools.cached_property
-    def dataset(self) -> LMDBDataset | StoredImages:
+    def dataset(self) -> StreamedImages | StoredImages:
         """The images by index; the first use decodes what is not in the store yet."""
-        return StoredImages(self.records, self.on_error) if self.cache else self.records
+        images = StoredImages if self.cache else StreamedImages
+        return images(self.source, self.image_size, self.on_bad_record)
 
     @property
     def num_images(self) -> int:
@@ -188,9 +106,9 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when no image is left besides those held out.
         """
-        number = len(self.records) - self.holdout
+        number = len(self.source) - self.holdout
         if number < 1:
-            raise InputError("holdout", self.holdout, f"leaves none of {len(self.records)} images; give a smaller one")
+            raise InputError("holdout", self.holdout, f"leaves none of {len(self.source)} images; give a smaller one")
         return number
 
     def prepare_data(self) -> None:
@@ -218,7 +136,7 @@ class LSUNDataModule(LightningDataModule):
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
         skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
-        rows = (row for row in range(self.num_images, len(self.records)) if row not in skipped)
+        rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
         return list(itertools.islice(rows, most))
 
     def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
@@ -229,7 +147,7 @@ class LSUNDataModule(LightningDataModule):
         loader = DataLoader if seed is None else ResumableLoader
         return loader(
             dataset,
-            sampler=BatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
+            sampler=RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
             batch_size=None,  # the sampler makes the batches
             num_workers=workers,
             worker_init_fn=_ignore_signals,
@@ -248,12 +166,12 @@ class LSUNDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._resident is not None and isinstance(batch, Tensor):
-            return to_unit_range(self._resident[batch]), batch
+            return from_uint8(self._resident[batch]), batch
         images, index = batch
-        return to_unit_range(images), index
+        return from_uint8(images), index
 
     def state_dict(self) -> dict[str, Any]:
-        return {"keys_digest": self.records.digest(self.num_images)}
+        return {"keys_digest": keys_digest(self.source, self.num_images)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images.
@@ -261,11 +179,6 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when the digests of the keys differ.
         """
-        if state_dict["keys_digest"] != self.records.digest(self.num_images):
+        if state_dict["keys_digest"] != keys_digest(self.source, self.num_images):
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
-            raise InputError("root", self.records.path, remedy)
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1)
+            raise InputError("root", self.source.fingerprint[0], remedy)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from glo_lightning.baselines import train
+from glo_lightning.evaluation import generate, pca_reconstructions
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from glo_lightning.baselines import train
 from glo_lightning.data import LSUNDataModule, to_unit_range
 from glo_lightning.encoding import encode, starting_codes
-from glo_lightning.evaluation import generate, pca_reconstructions
 from glo_lightning.module import GLO
 
 WAYS: dict[str, dict[str, dict[str, Any]]] = {

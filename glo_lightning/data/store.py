@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from glo_lightning.errors import InputError
-from glo_lightning.lmdb_dataset import LMDBDataset, cache_folder, identity
+from glo_lightning.data.lmdb_source import cache_folder
+from glo_lightning.data.source import Source
+from glo_lightning.errors import InputError, OnError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ CHUNK = 1024  # images decoded between two syncs to the disk
 
 
 class StoredImages(Dataset[tuple[Tensor, Any]]):
-    """The images of an LMDBDataset, by the same index, out of a store that is filled when it is first asked for.
+    """The images of a source, by the same index, out of a store that is filled when it is first asked for.
 
     The store is keyed by everything that its content depends on. It is filled with all cores; a process that is
     killed in the middle leaves what it has decoded to the next one, and of several that want the same store at
@@ -42,18 +43,19 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         skipped: the rows, in order, whose records are no images; their pixels are black.
 
     Args:
-        records: where the images come from.
-        on_error: ``raise`` or ``skip`` records that are no images.
+        source: where the images come from.
+        image_size: H and W.
+        on_bad_record: ``raise`` or ``skip`` records that are no images.
 
     Raises:
         InputError: for a record that is no image, or a cache folder without room.
     """
 
-    def __init__(self, records: LMDBDataset, on_error: str = "raise"):
-        shape = (len(records), 3, records.image_size, records.image_size)
-        folder = _folder(records)
+    def __init__(self, source: Source, image_size: int, on_bad_record: OnError = "raise"):
+        shape = (len(source), 3, image_size, image_size)
+        folder = _folder(source, image_size)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, records, shape, on_error)
+            status = _fill(folder, source, shape, on_bad_record)
         self.file, self.shape, self.skipped = folder / "pixels", shape, np.flatnonzero(status == NO_IMAGE)
         self.images = self._map()
 
@@ -79,11 +81,11 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         self.images = self._map()
 
 
-def _folder(records: LMDBDataset) -> Path:
+def _folder(source: Source, image_size: int) -> Path:
     """``<place>-<state>-<N>x<size>``: stores of the same place in another state can never be used again."""
-    place, *state = identity(records.path)
+    place, *state = source.fingerprint
     names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, VERSION))]
-    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(records)}x{records.image_size}"
+    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}"
 
 
 @contextlib.contextmanager
@@ -106,20 +108,20 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(folder: Path, records: LMDBDataset, shape: tuple[int, ...], on_error: str) -> np.ndarray:
+def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError) -> np.ndarray:
     """Decodes the rows that are still to do; returns the status of every row."""
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
     todo = np.flatnonzero(status == TODO)
     if len(todo):
-        log.info("decoding %d of %d images into %s", len(todo), len(records), folder)
+        log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
 
         def decode(row: int) -> int:
             try:
-                pixels[row] = records.read(row).numpy()
+                pixels[row] = source.read(row).numpy()
             except InputError as error:
-                if on_error == "raise":
+                if on_bad_record == "raise":
                     raise
                 log.warning("%s", error)
                 return NO_IMAGE
@@ -136,9 +138,9 @@ def _fill(folder: Path, records: LMDBDataset, shape: tuple[int, ...], on_error: 
                 status.flush()
                 bar.update(len(rows))
     missing = np.flatnonzero(status == NO_IMAGE)
-    if len(missing) and on_error == "raise":
-        records.read(int(missing[0]))  # an earlier run skipped it: raises with its key
-    log.info("decoded %d of %d images%s", len(todo), len(records), f", skipped {len(missing)}" if len(missing) else "")
+    if len(missing) and on_bad_record == "raise":
+        source.read(int(missing[0]))  # an earlier run skipped it: raises with its key
+    log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {len(missing)}" if len(missing) else "")
     return np.array(status)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from pathlib import Path
 
@@ -13,47 +12,44 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from glo_lightning.class_path import make_instance
+from glo_lightning.encoding import Generate, Loss
 from glo_lightning.errors import InputError
+from glo_lightning.images import to_unit
 from glo_lightning.latents import as_rows, fit_pca
-from glo_lightning.module import GLO
 
 
 @torch.no_grad()
-def quality(fakes: Tensor, images: Tensor, loss: nn.Module) -> dict[str, float]:
+def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
     """PSNR in dB of the mean squared error over all pixels, mean SSIM, and the mean loss, all on the CPU.
 
     Args:
-        fakes: (B, C, H, W) in [-1, 1].
+        generated: (B, C, H, W) in [-1, 1].
         images: the same shape and range.
-        loss: maps (fakes, images) to a mean over the batch.
+        loss: maps (generated, images) to a mean over the batch.
     """
     psnr, ssim = PeakSignalNoiseRatio(data_range=1.0), StructuralSimilarityIndexMeasure(data_range=1.0)
     total = 0.0
-    for some, wanted in zip(fakes.split(128), images.split(128), strict=True):
+    for some, wanted in zip(generated.split(128), images.split(128), strict=True):
         total += float(loss(some, wanted)) * len(some)
-        some, wanted = some.cpu().float() / 2 + 0.5, wanted.cpu().float() / 2 + 0.5
+        some, wanted = to_unit(some.cpu()), to_unit(wanted.cpu())
         psnr.update(some, wanted)
         ssim.update(some, wanted)
     similarity = torch.as_tensor(ssim.compute())
-    return {"psnr": float(psnr.compute()), "ssim": float(similarity), "loss": total / len(fakes)}
+    return {"psnr": float(psnr.compute()), "ssim": float(similarity), "loss": total / len(generated)}
 
 
 @torch.no_grad()
-def generate(model: GLO, codes: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1] of codes (B, D), 128 at a time."""
-    return torch.cat([model(some) for some in codes.split(128)])
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, on the CPU."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).byte().cpu()
+def generate(generator: Generate, codes: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] of codes (B, D), 128 at a time; ``generator`` in eval mode."""
+    return torch.cat([generator(some) for some in codes.split(128)])
 
 
 def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
     """uint8 images (B, C, H, W), in [-1, 1], from their first D principal components of the training images (uint8)."""
     mean, axes = fit_pca(as_rows(training), latent_dim)
-    fakes = mean + (as_rows(images) - mean) @ axes @ axes.T
-    return fakes.clamp(-1, 1).view(images.shape)
+    reconstructions = mean + (as_rows(images) - mean) @ axes @ axes.T
+    return reconstructions.clamp(-1, 1).view(images.shape)
 
 
 def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
@@ -90,26 +86,24 @@ def load_features(name: str) -> nn.Module:
                 return torch.jit.load(name, map_location="cpu").eval()
         except RuntimeError as error:
             raise InputError("features", name, "is no TorchScript file; make it with torch.jit.save") from error
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)().eval()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        remedy = "give inception, a TorchScript file, or the path of a class made without arguments"
-        raise InputError("features", name, remedy) from error
+    remedy = "give inception, a TorchScript file, or the path of a class made without arguments"
+    return make_instance(name, nn.Module, "features", remedy).eval()
 
 
 @torch.no_grad()
-def distances(fakes: Tensor, images: Tensor, features: nn.Module) -> dict[str, float]:
-    """How far the fakes are from images in the features: Frechet and kernel distance, precision and recall.
+def feature_metrics(generated: Tensor, images: Tensor, features: nn.Module) -> dict[str, float]:
+    """How far generated images are from others in the features: Frechet and kernel distance, precision and recall.
 
     Frechet distance after Heusel et al. (2017), kernel distance after Binkowski et al. (2018), both by torchmetrics;
     precision and recall after Kynkaanniemi et al. (2019) with 3 neighbours.
 
     Args:
-        fakes, images: uint8 (B, 3, H, W), at least 4 of each.
+        generated, images: uint8 (B, 3, H, W), at least 4 of each.
         features: see ``load_features``.
     """
-    as_features = [torch.cat([features(some).float().cpu() for some in part.split(128)]) for part in (fakes, images)]
+    as_features = [
+        torch.cat([features(some).float().cpu() for some in part.split(128)]) for part in (generated, images)
+    ]
     known = nn.Identity()
     known.num_features = as_features[0].shape[1]  # type: ignore[assignment]
     frechet = FrechetInceptionDistance(feature=known).set_dtype(torch.float64)

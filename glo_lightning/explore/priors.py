@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.latents import Projection
 
 
 @runtime_checkable
@@ -216,22 +217,15 @@ def make_prior(name: str, n_components: int | None = None) -> Prior:
         return Mixture(n_components)
     if name in PRIORS:
         return PRIORS[name]()
-    module, _, attribute = str(name).rpartition(".")
-    try:
-        prior = getattr(importlib.import_module(module), attribute)()
-        if not isinstance(prior, Prior):
-            raise TypeError("it has no fit and sample")
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        remedy = f"give {', '.join(PRIORS)} or the path of a class with fit(codes) and sample(num, seed)"
-        raise InputError("prior", name, remedy) from error
-    return prior
+    remedy = f"give {', '.join(PRIORS)} or the path of a class with fit(codes) and sample(num, seed)"
+    return make_instance(name, Prior, "prior", remedy)
 
 
 def sample_codes(
     prior: Prior,
     codes: Tensor,
     num: int,
-    project: Callable[[Tensor], Tensor],
+    project: Projection,
     seed: int = 0,
     temperature: float = 1.0,
 ) -> Tensor:

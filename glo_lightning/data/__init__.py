@@ -1,0 +1,5 @@
+"""Images by index: sources, the store of decoded pixels, the order of the data, the LightningDataModule."""
+
+from glo_lightning.data.datamodule import LSUNDataModule
+
+__all__ = ["LSUNDataModule"]

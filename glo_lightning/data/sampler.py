@@ -1,0 +1,97 @@
+"""The order of the data: which rows make a batch, and how an epoch goes on in its middle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from glo_lightning.errors import InputError
+
+
+class RowBatchSampler(Sampler[list[int]]):
+    """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
+
+    The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch.
+
+    Attributes:
+        first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
+
+    Args:
+        num_images: N.
+        batch_size: B, over all processes.
+        skipped: rows that are in no batch.
+        seed: None keeps the rows in order.
+        rank, world_size: this process among all.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        skipped: Sequence[int] | np.ndarray = (),
+    ):
+        self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.epoch = self.first = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order; Lightning calls it before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.rows
+        if self.seed is not None:
+            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
+        for batch in np.array_split(rows, len(self))[self.first :]:
+            yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader whose epoch can be gone on with in its middle: its state is the number of batches it has yielded.
+
+    Workers fetch ahead; what they have fetched and nobody has trained on does not count. Lightning saves and loads
+    the state.
+    """
+
+    yielded = resume_at = 0
+
+    @property
+    def order(self) -> RowBatchSampler:
+        return cast(RowBatchSampler, self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
+        self.yielded = self.order.first = self.resume_at
+        self.resume_at = 0
+        for batch in super().__iter__():
+            self.yielded += 1
+            yield batch
+
+    def _made_by(self) -> dict[str, Any]:
+        order = self.order
+        return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"yielded": self.yielded, **self._made_by()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begins the next iteration where the saved one was.
+
+        Raises:
+            InputError: when that is in the middle of an order that this loader does not have.
+        """
+        self.yielded = self.resume_at = state_dict["yielded"]
+        for key, given in self._made_by().items():
+            if self.resume_at and state_dict[key] != given:
+                remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
+                raise InputError(key, given, remedy)

@@ -1,0 +1,66 @@
+"""The one owner of pixels: bytes to RGB, and uint8 to [-1, 1] to [0, 1] and back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to uint8, rounded; what lies outside is clipped."""
+    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to float32 in [0, 1], as metrics and picture files have them."""
+    return images.float() / 2 + 0.5
+
+
+class NotAnImageError(ValueError):
+    """Bytes that Pillow does not read as an image; its text says why."""
+
+
+@contextlib.contextmanager
+def reading_image() -> Iterator[None]:
+    """Turns whatever Pillow raises about bytes that are no image into NotAnImageError."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise NotAnImageError("of no known format") from error
+    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as error:
+        raise NotAnImageError(str(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as RGB: transparency laid on white, 16-bit greys scaled, turned as its EXIF tag says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def decode_image(record: bytes, image_size: int) -> Tensor:
+    """Decodes WebP, JPEG, PNG or whatever Pillow reads into a uint8 RGB image (3, image_size, image_size).
+
+    The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step.
+
+    Raises:
+        NotAnImageError: for bytes that are no image.
+    """
+    with reading_image(), Image.open(io.BytesIO(record)) as opened:
+        image = ImageOps.fit(to_rgb(opened), (image_size, image_size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

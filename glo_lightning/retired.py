@@ -1,0 +1,83 @@
+"""What older versions had: arguments and checkpoints as they were saved, read as they are now."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from glo_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2  # of the checkpoints; 0 is one that does not say
+LAST_WITH_THEM = "glo_lightning 0.1.0 (commit e982c3f)"
+
+# Flags by their old names; in a configuration the parts between dots are sections.
+RENAMED = {
+    "on_nonfinite": "on_bad_loss",
+    "checkpoint.on_error": "checkpoint.on_bad_write",
+    "data.on_error": "data.on_bad_record",
+}
+GONE = {old: f"it is --{new} now" for old, new in RENAMED.items()} | {
+    "model.start_rows": "the initial codes of the first 16,384 rows are always kept",
+    "model.latent_from": f"it did not pay; the last version to have it is {LAST_WITH_THEM}",
+}
+
+
+def lost_option(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The first option with an effect that GLO no longer has, and its value, of the arguments of an old run."""
+    if arguments.get("latent_from", 0.0) != 0.0:
+        return "latent_from", arguments["latent_from"]
+    if arguments.get("latent_optimizer") == "adam":
+        return "latent_optimizer", "adam"
+    return None
+
+
+def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """GLO's arguments as they are called now, of those that any version saved; options that it lost are left out."""
+    current = dict(arguments)
+    gone = {key: current.pop(key) for key in ("latent_from", "start_rows") if key in current}
+    if current.get("latent_optimizer") == "adam":
+        gone["latent_optimizer"] = current.pop("latent_optimizer")
+    if gone:
+        log.info("left out %s, which GLO no longer has", ", ".join(f"{key} {value}" for key, value in gone.items()))
+    if gone and current.get("loss", "lap_l1") != "lap_l1":
+        # They stood in every resolved configuration, used or not.
+        for key in ("levels", "level_weights", "l2_weight"):
+            current[key] = None
+    return current
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole configuration, as a YAML file has it, of any version, as it would be written now."""
+    current = copy.deepcopy(dict(config))
+    for old, new in RENAMED.items():
+        section, _, key = old.rpartition(".")
+        part = current.get(section) if section else current
+        if isinstance(part, dict) and key in part:
+            part[new.rpartition(".")[2]] = part.pop(key)
+    if isinstance(current.get("model"), Mapping):
+        current["model"] = current_arguments(current["model"])
+    return current
+
+
+def upgrade_checkpoint(checkpoint: dict[str, Any]) -> None:
+    """Brings a checkpoint of an older format to the present one, in place.
+
+    Raises:
+        InputError: for a later format.
+    """
+    version = checkpoint.get("format_version", 0)
+    if version > FORMAT_VERSION:
+        remedy = f"the checkpoint is newer than this program, which reads {FORMAT_VERSION}; update the program"
+        raise InputError("format_version", version, remedy)
+    if version < FORMAT_VERSION:
+        initial = checkpoint["state_dict"].pop("start")
+        checkpoint["initial_codes"] = initial
+        checkpoint["initialised"] = checkpoint["started"] if version else not bool(initial[0, 0].isnan())
+        checkpoint["holdout_codes"] = checkpoint.pop("held_out", None)
+        checkpoint.setdefault("epoch_loss", [0.0, 0.0])
+        checkpoint["lr_schedulers"] = []
+        checkpoint["format_version"] = FORMAT_VERSION

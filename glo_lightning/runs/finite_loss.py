@@ -1,0 +1,95 @@
+"""What becomes of a loss that is not finite: the run stops before it is saved, or the step is left out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from glo_lightning.errors import OnError, check_choice
+
+log = logging.getLogger(__name__)
+
+
+class FiniteLoss(Callback):
+    """Stops a run whose loss is not finite, or leaves the steps of such batches out.
+
+    ``raise`` looks every ``log_every_n_steps`` batches, at an epoch's end and before a checkpoint is written; no step
+    waits for the device. ``skip`` looks before every step is taken, for which the host waits for the device: then
+    neither weights nor codes nor BatchNorm's averages take anything from a batch whose loss or gradients are not
+    finite. Its step counts, and it is logged with a warning.
+
+    Args:
+        on_bad_loss: ``raise`` or ``skip``.
+
+    Raises:
+        FloatingPointError: naming the step, the rates and the keys of the batch.
+    """
+
+    def __init__(self, on_bad_loss: OnError = "raise"):
+        check_choice("on_bad_loss", on_bad_loss, OnError)
+        self.skip = on_bad_loss == "skip"
+        self.recent: list[tuple[int, list[float], Tensor, Tensor]] = []  # step, rates, loss, rows
+        self.averages: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        self.rows = batch[1]
+        if self.skip and not self.averages:
+            self.averages = [buffer.clone() for buffer in pl_module.generator.buffers()]  # type: ignore[union-attr]
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        self.recent.append((trainer.global_step, rates, loss.detach(), self.rows))
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if not self.skip:
+            return
+        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
+        values += [loss for _, _, loss, _ in self.recent]
+        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
+            optimizer.zero_grad(set_to_none=True)
+            for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
+                buffer.copy_(average)
+        self.recent.clear()
+        self.averages.clear()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        if len(self.recent) >= trainer.log_every_n_steps > 0:  # type: ignore[attr-defined]
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check(trainer)
+        if not all(bool(weight.isfinite().all()) for weight in pl_module.parameters()):
+            raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
+
+    def _check(self, trainer: Trainer) -> None:
+        if self.recent and not self.skip:
+            finite = torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().tolist()
+            if not all(finite):
+                raise FloatingPointError(self._describe(trainer, *self.recent[finite.index(False)]))
+            self.recent.clear()
+
+    @staticmethod
+    def _describe(trainer: Trainer, step: int, rates: list[float], loss: Tensor, rows: Tensor) -> str:
+        kind, names = "rows", [str(row) for row in rows.tolist()]
+        source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        if source is not None:
+            kind, names = "keys", [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        return f"loss {float(loss)} in step {step}, rates {shown}, {kind} {' '.join(names)}"
