@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.images import from_uint8
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,15 @@ def per_image(codes: Tensor, batches_per_step: int = 1) -> Tensor:
 
 
 N_OVERSAMPLES = 40  # dimensions of a randomized PCA besides those asked for
+
+
+def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int) -> None:
+    """Raises InputError for more dimensions than a PCA of so many images has."""
+    check_at_least("n_pca", n_pca, 1)
+    most = min(num_images, n_pca, 3 * image_size**2)
+    if latent_dim > most:
+        remedy = f"a PCA of {most} images has at most {most} dimensions; give fewer, or init random"
+        raise InputError("latent_dim", latent_dim, remedy)
 
 
 class PCACoordinates(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import make_generator
 from glo_lightning.images import to_unit
-from glo_lightning.latents import PROJECTIONS, Constraint, Init, init_from_pca, per_image, random_codes
+from glo_lightning.latents import PROJECTIONS, Constraint, Init, check_pca, init_from_pca, per_image, random_codes
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import Schedule, find_optimizer, rate_factor
 from glo_lightning.retired import FORMAT_VERSION, current_arguments, upgrade_checkpoint
 
 log = logging.getLogger(__name__)
+
+STATE = ("initialised", "total_steps", "holdout_codes")  # what a checkpoint has besides weights and codes
 
 
 class GLO(LightningModule):
@@ -41,14 +43,16 @@ class GLO(LightningModule):
         latent_dim: D.
         image_size: H and W; what sizes there are is the generator's to say.
         width: channels of the generator's last hidden layer.
-        generator: ``dcgan`` or the path of a class, see ``make_generator``; generator_args are its further arguments.
+        generator: ``dcgan`` or the path of a class, see ``make_generator``.
+        generator_args: further arguments of that class.
         init: where the codes begin: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
         n_pca: images that the PCA is fitted on, at most.
         whiten: scales the PCA coordinates to equal variances, small enough for most codes to lie inside the ball. As
             they come, nearly all lie far outside: then the projection keeps their direction alone, and that is the
             first few coordinates'.
         constraint: unit ``ball``, unit ``sphere`` or ``none``.
-        loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``; loss_args are the arguments of that class.
+        loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
+        loss_args: the arguments of that class.
         levels: of the Laplacian pyramid, besides the residual (3 if not given).
         level_weights: one for each level, finest first, and one for the residual; equal if not given.
         l2_weight: of the mean squared error, which is added to ``lap_l1`` (0 if not given).
@@ -102,11 +106,7 @@ class GLO(LightningModule):
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(loss, image_size, levels, level_weights, l2_weight, loss_args)
         if init == "pca":
-            check_at_least("n_pca", n_pca, 1)
-            most = min(num_images, n_pca, 3 * image_size**2)
-            if latent_dim > most:
-                remedy = f"a PCA of {most} images has at most {most} dimensions; give fewer, or init random"
-                raise InputError("latent_dim", latent_dim, remedy)
+            check_pca(latent_dim, num_images, n_pca, image_size)
         self.save_hyperparameters(logger=False)
         # Plain values alone go into the checkpoint: it is loaded without unpickling anything else.
         self.hparams.update(plain(dict(self.hparams)))
@@ -131,18 +131,18 @@ class GLO(LightningModule):
         return self.loss(self.generator(codes), images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, index = batch
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches)
-        return self.objective(codes, images)
+        images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
+        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches)  # (B, D)
+        return self.objective(codes, images)  # 1. generate, 2. compare
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.set_rates(self.global_step)
-        super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(*args, **kwargs)  # training_step, its gradients, and 3. step
         table = self.latents.weight
         if table.grad is not None:
             rows = table.grad._indices()[0]
             with torch.no_grad():
-                table[rows] = self.project(table[rows])
+                table[rows] = self.project(table[rows])  # 4. project
 
     def set_rates(self, step: int) -> None:
         """Gives both groups of the optimizer what they have in that step, whatever a checkpoint says."""
@@ -161,10 +161,7 @@ class GLO(LightningModule):
         )
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips the generator's gradients; the steps of the codes are bounded by their constraint, and sparse."""
         if gradient_clip_val is not None:
@@ -180,25 +177,22 @@ class GLO(LightningModule):
         loss: nn.Module | None = None,
         **options: Any,
     ) -> Tensor:
-        """Codes (M, D) for images (M, C, H, W) in [-1, 1] that own no row, with the generator as it is.
+        """Codes (M, D) for images (M, C, H, W) in [-1, 1] that own no row: ``encoding.encode`` with this model's parts.
 
         Args:
             images: on the model's device; the model in eval mode.
             training: the training images (uint8), where ``starts`` are names: see ``starting_codes``.
             starts: names, or codes (M, S, D).
-            mask, options: see ``encoding.encode``.
-            loss: another one than the model's.
+            mask, loss, options: see ``encoding.encode``.
         """
         if not isinstance(starts, Tensor):
-            table, pca = self.latents.weight, {"n_pca": self.n_pca, "whiten": self.whiten}
-            starts = starting_codes(table, training, images, starts, mask, **pca)  # type: ignore[arg-type]
+            if training is None:
+                raise InputError("training", None, "starts by name need the training images; give them, or codes")
+            starts = starting_codes(self.latents.weight, training, images, starts, mask, self.n_pca, self.whiten)
         return encode(self.generator, images, starts, loss or self.loss, self.project, mask, **options)
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
-        """Encodes held-out images, with the generator as it is, and logs their PSNR in dB.
-
-        A few steps of each epoch go on from the codes that the epoch before has found, at first from the mean code.
-        """
+        """Logs the PSNR in dB of held-out images, encoded by a few steps from the epoch before's codes, or the mean."""
         images, _ = batch
         starts = self.latents.weight.mean(dim=0).expand(len(images), -1)
         if self.holdout_codes is not None and self.holdout_codes.shape == starts.shape:
@@ -244,27 +238,22 @@ class GLO(LightningModule):
                 log.info(message, self.total_steps, saved, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["format_version"] = FORMAT_VERSION
-        for key in ("initialised", "total_steps", "holdout_codes"):
-            checkpoint[key] = getattr(self, key)
+        checkpoint |= {"format_version": FORMAT_VERSION} | {key: getattr(self, key) for key in STATE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of a later format, or of a model of another shape.
-
-        Raises:
-            InputError: naming the argument that differs.
-        """
+        """Refuses a checkpoint of a later format, or of a model of another shape, naming the argument that differs."""
         upgrade_checkpoint(checkpoint)
-        for key in ("num_images", "latent_dim", "image_size", "width"):
-            saved, given = checkpoint["hyper_parameters"][key], self.hparams[key]
+        for key in ("num_images", "latent_dim", "image_size", "width", "generator"):
+            saved, given = checkpoint["hyper_parameters"].get(key, "dcgan"), self.hparams[key]
             if saved != given:
                 raise InputError(key, given, f"the checkpoint was made with {saved}; give that, or begin a new run")
-        for key in ("initialised", "total_steps", "holdout_codes"):
+        for key in STATE:
             setattr(self, key, checkpoint[key])
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> GLO:  # type: ignore[override]
         """As Lightning's; no argument is needed, also for a checkpoint whose arguments an older version had."""
-        saved: Mapping[str, Any] = torch.load(checkpoint_path, map_location="meta", weights_only=True)
-        arguments = current_arguments(saved["hyper_parameters"])
-        return super().load_from_checkpoint(checkpoint_path, **(arguments | {"weights_only": True} | kwargs))
+        saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        arguments = current_arguments(saved["hyper_parameters"]) | {"weights_only": True} | kwargs
+        # By this class, and not by the argument parser that a run of the command line names.
+        return super().load_from_checkpoint(checkpoint_path, **(arguments | {"_instantiator": None}))

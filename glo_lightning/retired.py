@@ -38,9 +38,9 @@ def lost_option(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
 def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """GLO's arguments as they are called now, of those that any version saved; options that it lost are left out."""
     current = dict(arguments)
-    gone = {key: current.pop(key) for key in ("latent_from", "start_rows") if key in current}
+    gone: dict[str, Any] = {key: current.pop(key) for key in ("latent_from", "start_rows") if key in current}
     if current.get("latent_optimizer") == "adam":
-        gone["latent_optimizer"] = current.pop("latent_optimizer")
+        gone["latent_optimizer"], current["latent_optimizer"] = "adam", "sgd"
     if gone:
         log.info("left out %s, which GLO no longer has", ", ".join(f"{key} {value}" for key, value in gone.items()))
     if gone and current.get("loss", "lap_l1") != "lap_l1":

@@ -1,0 +1,133 @@
+"""What a user types after scripts/train.py, as the parser knows it; and one line for what it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Trainer
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import InputError
+from glo_lightning.module import GLO
+from glo_lightning.retired import GONE, LAST_WITH_THEM, current_config, lost_option
+from glo_lightning.runs.checkpoints import Checkpoints
+from glo_lightning.runs.folder import RunFolder
+
+# Whose arguments are flags, and under which name.
+OWNERS = (("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints))
+
+
+def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[str], str]:
+    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first.
+
+    Returns:
+        The arguments, with the content of configurations that an older version wrote for their names, and the name of
+        the last configuration: the recipe.
+
+    Raises:
+        InputError: for a configuration of a run with an option that GLO no longer has.
+    """
+    trainer_arguments = set(inspect.signature(Trainer).parameters)
+    expanded: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if expanded and expanded[-1] in ("--config", "--resume"):
+            expanded[-1] += f"={argument}"
+        elif name.startswith("--") and name[2:] in trainer_arguments:
+            expanded.append(f"--trainer.{name[2:]}{equals}{value}")
+        else:
+            expanded.append("--config" + argument[2:] if name == "-c" else argument)
+    configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
+    if resumed:
+        config = RunFolder(resumed[-1]).config
+        first = [str(config)] if config.is_file() else []
+    else:
+        first = [] if configs else [str(default_config)]
+    recipe = Path([*first, *configs, "run"][-1]).stem
+    expanded = [f"--config={file}" for file in first] + expanded
+    return [_current(argument, "resume" if resumed else "config") for argument in expanded], recipe
+
+
+def _values(arguments: list[str], flag: str) -> list[str]:
+    return [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
+
+
+def _current(argument: str, key: str) -> str:
+    """The argument, or, for a configuration that an older version wrote, its content as it would be written now."""
+    name, _, file = argument.partition("=")
+    if name != "--config" or not Path(file).is_file():
+        return argument
+    try:
+        config = yaml.safe_load(Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # the parser names it
+        return argument
+    if not (isinstance(config, dict) and isinstance(config.get("model", {}), dict)):
+        return argument
+    refuse_lost_options(config.get("model", {}), key, Path(file))
+    current = current_config(config)
+    return argument if current == config else f"--config={json.dumps(current)}"
+
+
+def refuse_lost_options(arguments: dict[str, Any], key: str, where: Path) -> None:
+    """Raises InputError for the arguments of an old run whose algorithm GLO no longer has."""
+    lost = lost_option(arguments)
+    if lost is not None:
+        remedy = (
+            f"was made with {lost[0]} {lost[1]}, which GLO no longer has; going on with another algorithm is no resume"
+        )
+        raise InputError(key, where, f"{remedy}: the last version that can is {LAST_WITH_THEM}")
+
+
+def flag_of(key: str) -> str:
+    """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
+    linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
+    if key in linked:
+        return linked[key]
+    for group, owner in OWNERS:
+        if key in inspect.signature(owner).parameters:
+            return f"--{group}.{key}"
+    own = ("accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss")
+    return f"--{key}" if key in own else key
+
+
+def _all_flags() -> list[str]:
+    owners = (*OWNERS, ("trainer", Trainer))
+    flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
+    own = ["output", "resume", "ckpt_path", "on_bad_loss"]
+    return [*flags, *own, "config", "seed_everything", "help", "print_config"]
+
+
+def one_line(message: str) -> str:
+    """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
+    # the wordings of jsonargparse 4.39 to 4.53
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
+    if unknown:
+        given = next(filter(None, unknown.groups()))
+        name = given.lstrip("-").partition("=")[0]
+        if name in GONE:
+            return f"{given}: there is no such argument any more: {GONE[name]}"
+        flags = _all_flags()
+        by_last_part = {flag.rpartition(".")[2]: flag for flag in flags}
+        close = difflib.get_close_matches(name, flags, n=1) or [
+            by_last_part[part] for part in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+        ]
+        meant = f"did you mean --{close[0]}?" if close else "see --help"
+        return f"{given}: there is no such argument; {meant}"
+    if re.search("Problems parsing config|File does not exist", message):
+        return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
+    wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
+    if not wrong:
+        return " ".join(message.split())
+    key, details = wrong.groups()
+    value = re.search(r"(?:Got value|Given value): (.*)", details)
+    expected = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\])", details)
+    if not value or not expected:
+        return f"--{key}: {' '.join(details.split())}"
+    kinds = " or ".join((kind or choices).replace("NoneType", "null") for kind, choices in expected)
+    return f"--{key} {value[1]}: give {kinds}"
