@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from glo_lightning.explore.priors import Gaussian, sample_codes
-from glo_lightning.images import to_unit
+from glo_lightning.images import from_uint8, to_unit
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -96,7 +96,7 @@ class ReconstructionGrid(Callback):
         if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
             data = trainer.datamodule  # type: ignore[attr-defined]
             images, _ = data.dataset[list(range(min(self.num_images, data.num_images)))]
-            _show(trainer, "targets", images.float() / 255, "targets.png")
+            _show(trainer, "targets", to_unit(from_uint8(images)), "targets.png")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]

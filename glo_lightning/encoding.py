@@ -15,6 +15,8 @@ from glo_lightning.latents import Projection, as_rows, fit_pca, random_codes
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in a batch, always: other sizes round otherwise, and an image has one code in any company
 CHECK = 10  # steps between two looks at the losses
+TRIAL_STEPS = 30  # in which the starts of an image are told apart
+RATE = 0.1  # Adam's, in units of a code's spread in the unit ball, D ** -0.5
 PATIENCE = 3  # looks without gain after which an image's descent ends
 
 Generate = Callable[[Tensor], Tensor]  # codes (B, D) to images (B, C, H, W)
@@ -29,13 +31,11 @@ def encode(
     project: Projection,
     mask: Tensor | None = None,
     steps: int = 150,
-    trial_steps: int = 30,
-    rate: float = 0.1,
     progress: bool = False,
 ) -> Tensor:
     """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
 
-    Every start is followed for ``trial_steps``; each image's best goes on for ``steps`` at most, until 30 in a row
+    Every start is followed for 30 steps; each image's best goes on for ``steps`` at most, until 30 in a row
     bring it no more. Each step is one of Adam, its rate falling as a cosine to zero, and a projection as in training.
     ``GLO.encode`` gives a model's own generator, loss and projection.
 
@@ -46,19 +46,18 @@ def encode(
         loss: maps (generated, images) to a mean over the batch.
         project: brings codes (B, D) back into their set.
         mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
-        rate: Adam's, in units of a code's spread in the unit ball, ``D ** -0.5``.
         progress: shows a progress bar.
     """
     number, per_image, latent_dim = starts.shape
     mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
-    descent = _Descent(generator, loss, project, mask, rate * latent_dim**-0.5)
+    descent = _Descent(generator, loss, project, mask, RATE * latent_dim**-0.5)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, CHUNK):
             some = slice(first, first + CHUNK)
             codes = starts[some, 0]
             if per_image > 1:
-                trials = [descent(images[some], starts[some, s], trial_steps) for s in range(per_image)]
+                trials = [descent(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
                 losses = torch.stack([reached for _, reached in trials])
                 best = losses.argmin(dim=0)
                 codes = torch.stack([code for code, _ in trials])[best, torch.arange(len(best), device=best.device)]

@@ -61,7 +61,8 @@ def _values(arguments: list[str], flag: str) -> list[str]:
 def _current(argument: str, key: str) -> str:
     """The argument, or, for a configuration that an older version wrote, its content as it would be written now."""
     name, _, file = argument.partition("=")
-    if name != "--config" or not Path(file).is_file():
+    content = file.startswith("{")  # as it reaches the processes that DDP starts
+    if name != "--config" or content or not Path(file).is_file():
         return argument
     try:
         config = yaml.safe_load(Path(file).read_text())
@@ -69,7 +70,7 @@ def _current(argument: str, key: str) -> str:
         return argument
     if not (isinstance(config, dict) and isinstance(config.get("model", {}), dict)):
         return argument
-    refuse_lost_options(config.get("model", {}), key, Path(file))
+    refuse_lost_options(config.get("model", {}), key, Path(file).parent if key == "resume" else Path(file))
     current = current_config(config)
     return argument if current == config else f"--config={json.dumps(current)}"
 

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, output_folder
 from glo_lightning.explore.trained_run import load_run
+from glo_lightning.images import from_uint8, to_unit
 
 SPRITE = 8192  # pixels: TensorBoard takes all images in one picture of this size at most
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     images, index = trained.data.dataset[rows]
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
     with output_folder(options.output) as folder, SummaryWriter(folder) as writer:
-        writer.add_embedding(codes, index.tolist(), images.float() / 255, trained.global_step, "codes")
+        writer.add_embedding(codes, index.tolist(), to_unit(from_uint8(images)), trained.global_step, "codes")
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
 
 

@@ -17,7 +17,7 @@ from glo_lightning.explore.paths import nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
 from glo_lightning.explore.trained_run import load_run
-from glo_lightning.images import to_unit
+from glo_lightning.images import to_uint8
 
 SHOWN = 64  # samples in the picture, at most; --codes has them all
 PER_ROW = 4
@@ -43,7 +43,7 @@ def sample(options: argparse.Namespace) -> None:
 
     images = generate(trained.model, codes[:SHOWN]).cpu()
     by_code = trained.images(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]).tolist())
-    by_pixels = trained.images(nearest(to_unit(images) * 255, trained.data.ordered_dataloader()).tolist())
+    by_pixels = trained.images(nearest(to_uint8(images), trained.data.ordered_dataloader()).tolist())
     triples = [[*triple, ""] for triple in zip(images, by_code, by_pixels, strict=True)]
     rows = [list(itertools.chain(*triples[first : first + PER_ROW])) for first in range(0, len(triples), PER_ROW)]
     headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "] * len(triples[:PER_ROW])
