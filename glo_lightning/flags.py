@@ -49,7 +49,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
         first = [str(config)] if config.is_file() else []
     else:
         first = [] if configs else [str(default_config)]
-    recipe = Path([*first, *configs, "run"][-1]).stem
+    recipe = Path(["run", *first, *configs][-1]).stem
     expanded = [f"--config={file}" for file in first] + expanded
     return [_current(argument, "resume" if resumed else "config") for argument in expanded], recipe
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.class_path import make_instance
+from glo_lightning.class_path import find_class, make_instance
 from glo_lightning.errors import InputError, check_at_least
 
 
@@ -121,6 +121,9 @@ def make_loss(
     Raises:
         InputError: for a name that is none of these, and for an argument that this loss does not use.
     """
+    remedy = "give lap_l1, l2 or the path of a module's class, such as torch.nn.L1Loss"
+    if name not in ("lap_l1", "l2"):
+        find_class(name, nn.Module, "loss", remedy)
     own = {"levels": levels, "level_weights": level_weights, "l2_weight": l2_weight}
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     unused = {} if name == "lap_l1" else dict(given)
@@ -132,5 +135,4 @@ def make_loss(
         return LaplacianLoss(image_size=image_size, **given)
     if name == "l2":
         return nn.MSELoss()
-    remedy = "give lap_l1, l2 or the path of a module's class, such as torch.nn.L1Loss"
     return make_instance(name, nn.Module, "loss", remedy, arguments=loss_args)

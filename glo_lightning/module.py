@@ -101,6 +101,7 @@ class GLO(LightningModule):
         check_choice("schedule", schedule, Schedule)
         for key, value in (("generator_lr", generator_lr), ("weight_decay", weight_decay), ("latent_lr", latent_lr)):
             check_at_least(key, value, 0)
+        generator_lr, weight_decay, latent_lr = float(generator_lr), float(weight_decay), float(latent_lr)
         self.optimizer_class = find_optimizer(latent_optimizer)
         made = make_generator(generator, latent_dim, image_size, width, generator_args)
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
