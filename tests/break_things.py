@@ -23,11 +23,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "runs"))  # of test_finite_loss
+
 from conftest import REPOSITORY, TINY, curves, load, same_state
 
 EVERY = 3  # steps between two checkpoints
 RUN = (*TINY, "--data.num_samples=240", "--data.batch_size=8", "--max_epochs=8", "--log_every_n_steps=1")
 RUN += (f"--checkpoint.every_n_steps={EVERY}",)
+POISONED = ("--model.loss=test_finite_loss.NaNInCall5", "--model.l2_weight=null")
 STREAMING = ("--data.cache=false", "--data.num_workers=2")
 # The server imports all that a run needs; a process forked from it begins at once.
 processes = multiprocessing.get_context("forkserver")
@@ -251,7 +254,7 @@ def disk(runs: Runs, fault: str) -> Row:
 def not_finite(runs: Runs) -> Row:
     """The loss of the fifth batch is not a number."""
     run = runs.new()
-    status = runs.start(run, "--model.loss=test_checkpoints.NaNInCall5", "--log_every_n_steps=10").join_or_fail()
+    status = runs.start(run, *POISONED, "--log_every_n_steps=10").join_or_fail()
     seen = runs.said(run)
     assert (status, runs.step(run)) == (1, EVERY), (status, seen)
     return Row("a loss that is not a number", 1, "2 steps, one of them the bad one", f"exit status 1: `{seen}`")

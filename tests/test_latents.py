@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from sklearn.decomposition import PCA
 
-from glo_lightning.latents import PROJECTIONS, _lowrank_pca, pca_codes, random_codes
+from glo_lightning.errors import InputError
+from glo_lightning.latents import (
+    PROJECTIONS,
+    _lowrank_pca,
+    check_pca,
+    pca_codes,
+    per_image,
+    random_codes,
+    to_ball,
+    to_sphere,
+)
 
 
 @pytest.fixture
@@ -62,3 +75,42 @@ def test_the_accelerators_pca_is_scikit_learns():
     np.testing.assert_allclose(mean, expected.mean_, atol=1e-5)
     np.testing.assert_allclose(variances, expected.explained_variance_, rtol=1e-4)
     np.testing.assert_allclose(np.abs(axes.numpy().T @ expected.components_.T), np.eye(4), atol=1e-3)
+
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def floats(limit: float) -> st.SearchStrategy:
+    return st.floats(-limit, limit, width=32)
+
+
+tables = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=floats(2.0**60), fill=floats(4)
+).map(torch.from_numpy)
+
+
+@quick
+@given(tables)
+def test_projection_ends_in_the_set_and_keeps_what_is_there(codes):
+    ball, sphere = to_ball(codes), to_sphere(codes)
+    norms = codes.double().norm(dim=1)
+    assert (ball.double().norm(dim=1) <= 1 + 1e-5).all()
+    assert torch.equal(ball[norms < 0.999], codes[norms < 0.999])
+    torch.testing.assert_close(to_ball(ball), ball)
+    long = norms > 1e-15  # shorter ones have a square of zero in float32
+    torch.testing.assert_close(sphere[long].norm(dim=1), torch.ones(int(long.sum())), atol=1e-4, rtol=0)
+    assert torch.isfinite(sphere).all()
+
+
+def test_gradients_per_image_are_those_of_each_images_own_loss():
+    codes, targets = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
+    (per_image(codes * 1.0, batches_per_step=2) - targets).square().sum(dim=1).mean().div(2).backward()
+    torch.testing.assert_close(codes.grad, 2 * (codes - targets).detach())
+    assert not per_image(codes.detach()).requires_grad
+
+
+@pytest.mark.parametrize("sizes", [(7, 6, 100, 32), (7, 100, 6, 32), (13, 100, 100, 2)])
+def test_a_pca_has_no_more_dimensions_than_images_or_pixels(sizes):
+    with pytest.raises(InputError, match="latent_dim"):
+        check_pca(*sizes)
+    check_pca(sizes[0] - 1, *sizes[1:])

@@ -3,13 +3,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from sklearn.decomposition import PCA
 
+from glo_lightning.callbacks import Curves
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.encoding import encode
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import RowSGD
 
 SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
 
@@ -17,8 +18,10 @@ SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
 def fit(model: GLO, data: LSUNDataModule, tmp_path, **options) -> Trainer:
     options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
-    trainer = Trainer(default_root_dir=tmp_path, **quiet, **options)
+    curves = Curves()
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[curves], **quiet, **options)
     trainer.fit(model, data)
+    trainer.initial = curves.initial
     return trainer
 
 
@@ -68,19 +71,19 @@ class TestTraining:
 
     def test_rows_outside_the_batch_do_not_move(self, data, tmp_path):
         model = GLO(24, **SMALL)
-        fit(model, data, tmp_path, max_steps=1)
+        initial = fit(model, data, tmp_path, max_steps=1).initial
         in_batch = next(iter(data.train_dataloader()))[1]
-        moved = (model.latents.weight != model.start).any(dim=1)
+        moved = (model.latents.weight != initial).any(dim=1)
         assert sorted(moved.nonzero().flatten().tolist()) == sorted(in_batch.tolist())
 
     def test_one_step_is_sgd_on_the_images_own_losses_then_the_projection(self, data, tmp_path):
         model = GLO(24, **SMALL, latent_lr=3.0, generator_lr=0.5, weight_decay=0.1)
         start = copy.deepcopy(model)
-        fit(model, data, tmp_path, max_steps=1)
+        initial = fit(model, data, tmp_path, max_steps=1).initial
         images, index = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
         start.train()
-        codes = model.start[index].requires_grad_()
+        codes = initial[index].requires_grad_()
         loss = start.loss(start.generator(codes), images)
         loss.backward()
         rows = codes.detach() - 3.0 * len(index) * codes.grad
@@ -119,15 +122,16 @@ class TestTraining:
 
     def test_rate_zero_freezes_the_codes_to_the_bit(self, data, tmp_path):
         model = GLO(24, **SMALL, latent_lr=0, constraint="sphere")
-        fit(model, data, tmp_path, max_epochs=2)
-        assert torch.equal(model.latents.weight, model.start)
+        initial = fit(model, data, tmp_path, max_epochs=2).initial
+        assert torch.equal(model.latents.weight, initial)
 
     @pytest.mark.filterwarnings("ignore")  # the compiler's own
-    def test_compiled_training_is_the_same_but_for_rounding(self, data, tmp_path):
+    def test_compiled_training_is_the_same_but_for_rounding(self, tmp_path):
+        data = LSUNDataModule(num_samples=24, image_size=8, batch_size=8)
         models = []
         for compiled in (False, True):
             torch.manual_seed(0)
-            models.append(GLO(24, **SMALL, compile=compiled))
+            models.append(GLO(24, latent_dim=6, image_size=8, width=4, levels=1, compile=compiled))
             fit(models[-1], data, tmp_path, max_steps=2)
         assert models[0].state_dict().keys() == models[1].state_dict().keys()
         for eager, compiled in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -137,11 +141,19 @@ class TestTraining:
         assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=2).global_step == 6
         assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=9, max_steps=4).global_step == 4
 
-    def test_cosine_schedule_brings_both_rates_to_zero(self, data, tmp_path):
+    def test_both_rates_follow_the_cosine_of_the_step(self, data, tmp_path):
+        seen = []
+
+        class Look(RowSGD):
+            def step(self, closure=None):
+                seen.append([group["lr"] for group in self.param_groups])
+                return super().step(closure)
+
         model = GLO(24, **SMALL, schedule="cosine", generator_lr=2.0, latent_lr=0.5)
+        model.optimizer_class = Look
         fit(model, data, tmp_path, max_epochs=4)
-        assert model.rate_factor(6) == pytest.approx(0.5)
-        assert [group["lr"] for group in model.rates.optimizer.param_groups] == pytest.approx([0, 0])
+        cosine = 0.5 + 0.5 * np.cos(np.pi * np.arange(12) / 12)
+        np.testing.assert_allclose(seen, np.outer(cosine, [2.0, 0.5]))
 
     def test_an_endless_run_has_no_schedule(self, data, tmp_path):
         with pytest.raises(InputError, match="schedule"):
@@ -182,39 +194,17 @@ class TestHoldout:
         images = held.dataset[list(range(24, 32))][0].float() / 127.5 - 1
         model.eval()
         with torch.no_grad():
-            fakes = model(encode(model, images, model.held_out[:, None], steps=30))
-        error = ((fakes - images).double() / 2).square().mean()
+            generated = model(model.encode(images, starts=model.holdout_codes[:, None], steps=30))
+        error = ((generated - images).double() / 2).square().mean()
         assert measured == pytest.approx(float(-10 * error.log10()), abs=1e-3)
         assert trainer.validate(model, held, verbose=False)[0]["val/psnr"] == measured
 
     def test_predict_reconstructs_every_row_in_order(self, data, tmp_path):
         model = GLO(24, **SMALL)
         trainer = fit(model, data, tmp_path)
-        fakes = torch.cat(trainer.predict(model, data))
+        reconstructions = torch.cat(trainer.predict(model, data))
         with torch.no_grad():
-            torch.testing.assert_close(fakes, model.eval()(model.latents.weight))
-
-    def test_codes_that_learn_late_stay_until_then(self, data, tmp_path):
-        model = GLO(24, **SMALL, latent_from=0.5, latent_lr=1.0)
-        fit(model, data, tmp_path, max_epochs=2)  # the last 3 of 6 steps have all rows
-        assert model.rate_factor(2, 0.5) == 0
-        assert model.rate_factor(3, 0.5) == 1
-        assert (model.latents.weight != model.start).any(dim=1).all()
-
-    def test_codes_that_learn_late_do_not_move_before(self, data, tmp_path):
-        model = GLO(24, **SMALL, latent_from=0.9, latent_lr=1.0)
-        moved = []
-
-        class Look(Callback):
-            def on_train_batch_end(self, *_):
-                moved.append(bool((model.latents.weight != model.start).any()))
-
-        trainer = Trainer(
-            default_root_dir=tmp_path, accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[Look()],
-        )  # fmt: skip
-        trainer.fit(model, data)
-        assert moved == [False] * 11 + [True]
+            torch.testing.assert_close(reconstructions, model.eval()(model.latents.weight))
 
 
 def test_forward_generates():
@@ -225,7 +215,7 @@ def test_forward_generates():
     ("key", "value"),
     [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
      ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("weight_decay", -1), ("l2_weight", -1),
-     ("latent_optimizer", "adamw"), ("latent_from", 1.0), ("loss", "l3"), ("levels", 6)],
+     ("latent_optimizer", "adamw"), ("generator", "vae"), ("loss", "l3"), ("levels", 6)],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:

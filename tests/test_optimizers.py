@@ -3,28 +3,8 @@ import math
 import pytest
 import torch
 
-from glo_lightning.optimizers import RowAdam, WhitenedRows
-
-
-def test_row_adam_is_adam_on_each_row_by_itself():
-    torch.manual_seed(0)
-    table, dense = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
-    alone = [row.clone().requires_grad_() for row in table.weight.detach()]
-    adams = [torch.optim.Adam([row], lr=0.1) for row in alone]
-    weight = dense.weight.detach().clone()
-    optimizer = RowAdam([{"params": dense.parameters(), "lr": 0.5}, {"params": table.parameters(), "lr": 0.1}])
-    for rows in ([0, 1], [3], [1, 0], [1, 3], [0]):
-        optimizer.zero_grad()
-        table(torch.tensor(rows)).pow(3).sum().backward()
-        dense.weight.grad = torch.ones_like(weight)
-        optimizer.step()
-        weight -= 0.5
-        for row in rows:
-            adams[row].zero_grad()
-            alone[row].pow(3).sum().backward()
-            adams[row].step()
-    torch.testing.assert_close(table.weight.detach(), torch.stack([row.detach() for row in alone]))
-    torch.testing.assert_close(dense.weight.detach(), weight)
+from glo_lightning.errors import InputError
+from glo_lightning.optimizers import RowSGD, WhitenedRows, find_optimizer, rate_factor
 
 
 @pytest.fixture
@@ -78,3 +58,32 @@ def test_whitened_steps_of_a_bfloat16_table_are_those_of_a_float32_one(table):
     expected = move(WhitenedRows(table.parameters(), lr=1.0), table, torch.arange(80), gradient.float())
     moved = move(WhitenedRows(half.parameters(), lr=1.0), half, torch.arange(80), gradient)
     torch.testing.assert_close(moved.float(), expected, rtol=0.05, atol=0.02)
+
+
+def test_rows_and_weights_step_as_torchs_sgd(table):
+    dense, twin = torch.nn.Linear(5, 2), torch.nn.Embedding(80, 5, _weight=table.weight.detach().clone())
+    other = torch.nn.Linear(5, 2)
+    other.load_state_dict(dense.state_dict())
+    groups = [[{"params": layer.parameters(), "lr": 0.1, "weight_decay": 0.3}, {"params": rows.parameters(), "lr": 2.0}]
+              for layer, rows in ((dense, table), (other, twin))]  # fmt: skip
+    ours, torchs = RowSGD(groups[0]), torch.optim.SGD(groups[1])
+    for rows in ([3, 1, 7], [1, 79], [0]):
+        for optimizer, layer, embedding in ((ours, dense, table), (torchs, other, twin)):
+            optimizer.zero_grad()
+            layer(embedding(torch.tensor(rows))).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(table.weight, twin.weight)
+    torch.testing.assert_close(dense.weight, other.weight)
+
+
+def test_rates_are_a_function_of_the_step():
+    assert [rate_factor("constant", step, math.inf) for step in (0, 9)] == [1, 1]
+    assert [rate_factor("cosine", step, 8) for step in (0, 4, 8, 9)] == pytest.approx([1, 0.5, 0, 0])
+    assert rate_factor("cosine", 2, 8) == pytest.approx(math.cos(math.pi / 8) ** 2)
+
+
+def test_a_rule_for_the_rows_is_a_row_sgd():
+    assert find_optimizer("glo_lightning.optimizers.WhitenedRows") is WhitenedRows
+    for name in ("adam", "torch.optim.Adam", "os.abort"):
+        with pytest.raises(InputError, match="latent_optimizer"):
+            find_optimizer(name)

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
-from glo_lightning.priors import IMLE, PRIORS
+
+from glo_lightning.explore.priors import IMLE, PRIORS
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = [

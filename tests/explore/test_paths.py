@@ -3,19 +3,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from glo_lightning.pictures import picture
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation, Slerp
 from sklearn.decomposition import PCA
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore import (
+from glo_lightning.explore.paths import (
     arithmetic,
     gradient_magnitude,
-    interpolate,
-    interpolate_spherically,
+    lerp,
     nearest,
     principal_axes,
+    slerp,
     walk,
 )
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
@@ -26,7 +25,7 @@ def codes() -> torch.Tensor:
     return to_ball(0.4 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("between", [interpolate, interpolate_spherically])
+@pytest.mark.parametrize("between", [lerp, slerp])
 def test_interpolations_run_from_end_to_end_inside_the_set(between, codes):
     path = between(codes[0], codes[1], 7, to_ball)
     torch.testing.assert_close(path[0], codes[0])
@@ -37,34 +36,34 @@ def test_interpolations_run_from_end_to_end_inside_the_set(between, codes):
 
 
 def test_linear_steps_are_equal(codes):
-    path = interpolate(codes[0], codes[1], 5, unconstrained)
+    path = lerp(codes[0], codes[1], 5, unconstrained)
     torch.testing.assert_close(path[2], (codes[0] + codes[1]) / 2)
     torch.testing.assert_close(path[1], 0.75 * codes[0] + 0.25 * codes[1])
 
 
 def test_linear_interpolation_is_projected(codes):
     ends = to_sphere(codes[:2])
-    torch.testing.assert_close(interpolate(*ends, 5, to_sphere).norm(dim=1), torch.ones(5))
-    assert interpolate(*ends, 5, to_ball)[2].norm() < 0.99
+    torch.testing.assert_close(lerp(*ends, 5, to_sphere).norm(dim=1), torch.ones(5))
+    assert lerp(*ends, 5, to_ball)[2].norm() < 0.99
 
 
 def test_spherical_interpolation_is_scipys_rotation():
     # a rotation about the third axis turns x into y: its slerp moves the image of x on the great arc
     start, end = torch.tensor([1.0, 0, 0]), torch.tensor([math.cos(2.0), math.sin(2.0), 0])
     rotations = Slerp([0, 1], Rotation.from_rotvec([[0, 0, 0], [0, 0, 2.0]]))(np.linspace(0, 1, 9))
-    path = interpolate_spherically(start, end, 9, unconstrained)
+    path = slerp(start, end, 9, unconstrained)
     np.testing.assert_allclose(path, rotations.apply(start.numpy()), atol=1e-6)
 
 
 def test_spherical_interpolation_goes_evenly_from_length_to_length(codes):
-    path = interpolate_spherically(0.2 * to_sphere(codes[0]), to_sphere(codes[1]), 5, to_ball)
+    path = slerp(0.2 * to_sphere(codes[0]), to_sphere(codes[1]), 5, to_ball)
     torch.testing.assert_close(path.norm(dim=1), torch.linspace(0.2, 1, 5))
 
 
 def test_spherical_interpolation_between_parallel_codes_is_linear(codes):
     for end in (2 * codes[0], -codes[0], torch.zeros(6)):
-        path = interpolate_spherically(codes[0], end, 5, unconstrained)
-        torch.testing.assert_close(path, interpolate(codes[0], end, 5, unconstrained))
+        path = slerp(codes[0], end, 5, unconstrained)
+        torch.testing.assert_close(path, lerp(codes[0], end, 5, unconstrained))
 
 
 def test_principal_axes_are_sklearns(codes):
@@ -108,28 +107,11 @@ def test_gradient_magnitude_of_a_ramp_is_its_slope():
     torch.testing.assert_close(gradient_magnitude(torch.cat([ramp, ramp.mT, 0 * ramp])), torch.tensor([0.5, 0.5, 0]))
 
 
-def test_a_picture_holds_every_pixel_of_its_images():
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    shown = picture([[images[0], "=", images[1]], [None, "+", images[2]]], "title", ["a", "", "c"], ["row", ""], size=8)
-    pixels = np.asarray(shown)
-    for image in images.permute(0, 2, 3, 1).numpy():
-        corners = np.argwhere((pixels == image[0, 0]).all(2))
-        assert any(np.array_equal(pixels[y : y + 8, x : x + 8], image) for y, x in corners)
-    larger = np.asarray(picture([[images[0]]], size=30))  # 4 times as large: 32 pixels
-    enlarged = images[0].permute(1, 2, 0).numpy().repeat(4, 0).repeat(4, 1)
-    assert np.array_equal(larger[8:40, 8:40], enlarged)
-
-
-def test_generated_and_stored_images_look_alike_in_a_picture():
-    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert picture([[image]]).tobytes() == picture([[image.float() / 127.5 - 1]]).tobytes()
-
-
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("steps", lambda codes: interpolate(codes[0], codes[1], 1, to_ball)),
-        ("steps", lambda codes: interpolate_spherically(codes[0], codes[1], 1, to_ball)),
+        ("steps", lambda codes: lerp(codes[0], codes[1], 1, to_ball)),
+        ("steps", lambda codes: slerp(codes[0], codes[1], 1, to_ball)),
         ("steps", lambda codes: walk(codes[0], codes[1], 1, 3.0, to_ball)),
         ("reach", lambda codes: walk(codes[0], codes[1], 3, 0.0, to_ball)),
         ("axes", lambda codes: principal_axes(codes, 7)),

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from glo_lightning.priors import IMLE, KDE, PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from glo_lightning.errors import InputError
+from glo_lightning.explore.priors import IMLE, KDE, PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
 
 

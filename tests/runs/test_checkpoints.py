@@ -1,27 +1,24 @@
-"""A run that can't be lost: cut off anywhere it resumes as the run that was never stopped, whatever the disk does."""
-
 import errno
-import importlib.metadata
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, assert_same_run, load
-from glo_lightning.checkpoints import is_whole
-from glo_lightning.run_folder import write_atomically
 
+from glo_lightning.callbacks import Curves
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
+from glo_lightning.runs.checkpoints import is_whole, newest_checkpoint
+from glo_lightning.runs.folder import RunFolder
 
-FIXTURE = Path(__file__).parent / "fixtures" / "format_1.ckpt"
-# ten batches an epoch, two epochs
+FIXTURE = REPOSITORY / "tests" / "fixtures" / "format_1.ckpt"
+
+
 RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
 
 
@@ -66,9 +63,6 @@ def whole(run, tmp_path_factory, whole_runs):
     return whole
 
 
-# --------------------------------------------------------------------------------------------------------------- resume
-
-
 @pytest.mark.parametrize(
     ("data", "flags"),
     [
@@ -77,12 +71,11 @@ def whole(run, tmp_path_factory, whole_runs):
         (("--data.cache=false", "--data.num_workers=2"), ()),
         ((), ("--model.schedule=constant", "--max_epochs=-1", "--max_steps=20")),
         ((), ("--data.holdout=8", "--max_epochs=-1", "--max_steps=18", "--model.schedule=constant")),
-        ((), ("--model.latent_optimizer=adam", "--model.latent_from=0.3")),
         ((), ("--model.latent_optimizer=whitened",)),
         ((), ("--accumulate_grad_batches=3",)),
         ((), ("--limit_train_batches=7",)),
     ],
-    ids=["store", "streaming", "workers", "max_steps", "holdout", "adam", "whitened", "accumulate", "limit"],
+    ids=["store", "streaming", "workers", "max_steps", "holdout", "whitened", "accumulate", "limit"],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tmp_path, at_step, data, flags):
@@ -142,12 +135,9 @@ def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("glo_lightning.callbacks.pca_codes", lambda *_, **__: send(signal.SIGTERM)())
+    monkeypatch.setattr("glo_lightning.latents.pca_codes", lambda *_, **__: send(signal.SIGTERM)())
     assert run(*RUN, "--output", tmp_path / "run")[0] == 143
     assert not (tmp_path / "run").exists()
-
-
-# ------------------------------------------------------------------------------------------------ which files are there
 
 
 def test_newest_and_the_one_before_are_kept_and_best_is_a_link(run, tmp_path):
@@ -181,7 +171,7 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["half", "noise", "empty", "flipped", "missing"])
 def test_where_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, how, monkeypatch):
     said = []
-    monkeypatch.setattr("glo_lightning.checkpoints.log.warning", lambda message, *a: said.append(message % a))
+    monkeypatch.setattr("glo_lightning.runs.checkpoints.log.warning", lambda message, *a: said.append(message % a))
     at_step({7: cut})
     run(*RUN, "--checkpoint.every_n_steps=3", "--output", tmp_path / "cut")
     damage(tmp_path / "cut" / "checkpoints" / "last.ckpt", how)
@@ -192,9 +182,6 @@ def test_where_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_s
     assert "previous.ckpt" in said[-1]
     assert is_whole(tmp_path / "cut" / "checkpoints" / "previous.ckpt")
     assert_same_run(whole(), tmp_path / "cut")
-
-
-# ---------------------------------------------------------------------------------------------------------- the disk
 
 
 def fail_from(monkeypatch, function, times, code):
@@ -229,7 +216,7 @@ def test_a_disk_that_fails_ends_the_run_with_the_checkpoint_before_intact(
 
 
 def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, whole, tmp_path, monkeypatch):
-    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_error=skip")
+    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_bad_write=skip")
     with monkeypatch.context() as patch:
         fail_from(patch, "fsync", 2, errno.ENOSPC)
         assert run(*RUN, *flags, "--output", tmp_path / "run")[0] == 0
@@ -248,76 +235,6 @@ def test_a_disk_full_before_the_first_checkpoint_keeps_the_folder_it_names(run, 
     assert_same_run(whole(), tmp_path / "run")
 
 
-def test_a_write_cut_short_is_an_oserror_and_leaves_what_was_there(tmp_path):
-    path = tmp_path / "a.ckpt"
-    write_atomically(path, lambda file: torch.save({"a": torch.zeros(3)}, file))
-    content, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # what comes after is refused by the system
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_atomically(path, lambda file: torch.save({"a": torch.zeros(300_000)}, file))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]
-
-
-# ------------------------------------------------------------------------------------------------------- not finite
-
-
-class NaNInCall5(torch.nn.L1Loss):
-    """A loss that is not a number the fifth time it is asked for."""
-
-    calls = 0
-
-    def forward(self, fakes, images):
-        type(self).calls += 1
-        return super().forward(fakes, images) * (float("nan") if self.calls == 5 else 1)
-
-
-@pytest.fixture
-def poisoned(monkeypatch):
-    monkeypatch.setattr(NaNInCall5, "calls", 0)
-    return (*RUN, "--model.loss=test_checkpoints.NaNInCall5", "--max_epochs=1")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run, poisoned, tmp_path):
-    flags = ("--log_every_n_steps=4", "--checkpoint.every_n_steps=3")
-    status, line = run(*poisoned, *flags, "--output", tmp_path / "run")
-    assert status == 1
-    assert line.startswith("loss nan in step 4, rates ")  # counted from 0
-    keys = line.split(" keys ")[1].split(";")[0].split()
-    trained = load(tmp_path / "run")
-    assert trained["global_step"] == 3
-    from glo_lightning.data import LSUNDataModule
-
-    data = LSUNDataModule(num_samples=40, image_size=32, batch_size=4)
-    rows = list(data.train_dataloader().order)[4]
-    assert keys == [data.records.key(row).decode() for row in rows]
-
-
-def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
-    states = {}
-    monkeypatch.setattr(
-        "glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end",
-        lambda self, trainer, module, *_: states.update(
-            {trainer.global_step: {key: value.clone() for key, value in module.state_dict().items()}}
-        ),
-    )
-    assert run(*poisoned, "--on_nonfinite=skip", "--output", tmp_path / "run")[0] == 0
-
-    def moved(step):
-        return {key for key, value in states[step].items() if not torch.equal(value, states[step - 1][key])}
-
-    assert moved(5) == set()
-    assert {"latents.weight", "generator.layers.1.running_mean"} <= moved(4) & moved(6)
-    assert load(tmp_path / "run")["global_step"] == 10
-    assert torch.tensor(load(tmp_path / "run")["epoch_loss"]).isfinite().all()
-
-
-# ------------------------------------------------------------------------------------------------------ what is in it
-
-
 @pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")  # by a newer one
 def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
     model = GLO.load_from_checkpoint(FIXTURE)
@@ -326,25 +243,16 @@ def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
     images = model.eval()(model.latents.weight[:1])
     expected = json.loads(FIXTURE.with_suffix(".json").read_text())["corner"]
     torch.testing.assert_close(images[0, :, 0, :3].tolist(), expected, atol=1e-4, rtol=0)
-    flags = ("--model.latent_dim=2", "--model.width=4", "--model.start_rows=4", "--data.num_samples=24")
+    flags = ("--model.latent_dim=2", "--model.width=4", "--data.num_samples=24")
     assert run(*TINY, *flags, "--ckpt_path", FIXTURE, "--max_epochs=2", "--output", tmp_path / "run")[0] == 0
     assert load(tmp_path / "run")["global_step"] == 6
 
 
 def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
-    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 2}
+    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 3}
     torch.save(checkpoint, tmp_path / "later.ckpt")
     with pytest.raises(InputError, match="newer"):
         GLO.load_from_checkpoint(tmp_path / "later.ckpt")
-
-
-def test_the_codes_start_is_kept_only_while_it_is_asked_for(run, tmp_path):
-    run(*RUN, "--max_epochs=1", "--model.start_rows=5", "--output", tmp_path / "run")
-    assert load(tmp_path / "run")["state_dict"]["start"].shape == (5, 6)
-    run("--resume", tmp_path / "run", "--model.start_rows=0", "--max_epochs=2")
-    assert load(tmp_path / "run")["state_dict"]["start"].shape == (0, 6)
-    status, line = run("--resume", tmp_path / "run", "--model.start_rows=5", "--max_epochs=3")
-    assert (status, line.split()[0]) == (2, "--model.start_rows")
 
 
 class Evil:
@@ -368,20 +276,36 @@ def test_a_strangers_file_runs_no_code(run, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_environment_says_what_each_start_was_made_with(run, tmp_path):
-    run(*RUN, "--max_epochs=1", "--output", tmp_path / "run", "--seed_everything=3")
-    run("--resume", tmp_path / "run", "--max_epochs=2")
-    first, second = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert first["packages"]["torch"] == importlib.metadata.version("torch")
-    git = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
-    assert first["git"]["commit"] == subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    assert (first["seed"], first["data"]["num_images"]) == (3, 40)
-    assert first["data"] == second["data"]
-    assert "--seed_everything=3" in first["command"]
-    assert "--resume" in second["command"]
-
-
 def test_deterministic_is_heard_without_prefix(run, whole, tmp_path):
     assert run(*RUN, "--deterministic=true", "--output", tmp_path / "run")[0] == 0
     torch.use_deterministic_algorithms(False)
     assert_same_run(whole(), tmp_path / "run")
+
+
+def test_the_checkpoint_before_is_not_read_where_the_last_is_whole(run, tmp_path, monkeypatch):
+    run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
+    read = []
+    monkeypatch.setattr("glo_lightning.runs.checkpoints.is_whole", lambda path: read.append(path.name) or True)
+    folder = RunFolder(tmp_path / "run")
+    assert newest_checkpoint(folder) == folder.last
+    assert read == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("scores", [(3.0, 9.0, 4.0), (9.0, 3.0, 4.0)])
+def test_best_has_the_highest_psnr_of_held_out_images(run, tmp_path, monkeypatch, scores):
+    left = list(scores)
+    monkeypatch.setattr(GLO, "validation_step", lambda self, *_: self.log("val/psnr", left.pop(0), batch_size=8))
+    run(*RUN, "--max_epochs=3", "--data.holdout=8", "--output", tmp_path / "run")
+    assert load(tmp_path / "run", "best")["epoch"] == scores.index(9.0)
+
+
+def test_best_has_the_lowest_loss_without_held_out_images(run, tmp_path, monkeypatch):
+    real, factors = Curves.on_train_epoch_end, [2.0, 1.0, 3.0]
+
+    def scaled(self, trainer, module):
+        self.total[0] *= factors.pop(0)
+        real(self, trainer, module)
+
+    monkeypatch.setattr(Curves, "on_train_epoch_end", scaled)
+    run(*RUN, "--max_epochs=3", "--output", tmp_path / "run")
+    assert load(tmp_path / "run", "best")["epoch"] == 1

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, TINY
-from glo_lightning.export import load_export
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
+from glo_lightning.explore.export import load_export
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 
@@ -30,8 +30,8 @@ def test_an_export_gives_the_images_the_codes_and_the_keys_back(export, tmp_path
     loaded, keys = load_export(export)
     assert torch.equal(loaded.latents.weight, model.latents.weight)
     assert torch.equal(loaded.eval()(loaded.latents.weight), model(model.latents.weight))
-    records = LSUNDataModule(num_samples=24).records
-    assert keys == [records.key(row) for row in range(24)]
+    source = LSUNDataModule(num_samples=24).source
+    assert keys == [source.key(row) for row in range(24)]
 
 
 def test_an_export_is_of_use_without_lightning(export):

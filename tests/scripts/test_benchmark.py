@@ -32,12 +32,3 @@ def test_the_benchmark_writes_what_it_measured(flat_lmdb, tmp_path, monkeypatch,
     assert {"ratio_step", "ratio_pca", "device", "floor_images_per_second", "peak_host_gb"} <= result.keys()
     assert result["share"].keys() == {"data", "generator", "loss", "update", "framework"}
     assert f"{result['ratio_step']:.2f}" in capsys.readouterr().out
-
-
-def test_the_study_of_recipes_measures_every_seed(flat_lmdb, tmp_path, monkeypatch):
-    names = ("batch 128", "averaged weights")
-    options = ("--root", flat_lmdb, "--epochs", 1, "--seeds", 2, "--width", 8, "--json", tmp_path / "result.json")
-    run_script(monkeypatch, "study_recipes", *options, "--only", *names)
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result) == list(names)
-    assert all(len(runs) == 2 and all(run["epochs"] == 1 for run in runs) for runs in result.values())

@@ -1,0 +1,78 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import encode, flat_image, rows_of, write_lmdb
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import InputError
+
+
+@pytest.mark.parametrize(("workers", "cached"), [(0, True), (0, False), (2, False)])
+def test_image_and_index_agree_under_shuffling(flat_lmdb, workers, cached):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=32, num_workers=workers, cache=cached)
+    seen = []
+    for images, index in data.train_dataloader():
+        assert images.dtype == torch.uint8
+        assert torch.equal(rows_of(images), index)
+        seen += index.tolist()
+    assert seen != sorted(seen)
+    assert sorted(seen) == list(range(300))
+
+
+def test_images_on_the_device_are_in_the_unit_range(flat_lmdb):
+    batch = (torch.tensor([0, 255], dtype=torch.uint8), torch.tensor([0, 1]))
+    images, _ = LSUNDataModule(str(flat_lmdb)).on_after_batch_transfer(batch, 0)
+    assert images.tolist() == [-1, 1]
+
+
+@pytest.fixture
+def mixed_lmdb(tmp_path):
+    """30 images, of which rows 3 and 17 are none."""
+    records = {b"%040x" % row: encode(flat_image(row)) for row in range(30)}
+    return write_lmdb(tmp_path / "mixed", records | {b"%040x" % row: b"hello" for row in (3, 17)})
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
+    data = LSUNDataModule(str(mixed_lmdb), image_size=32, batch_size=7, cache=cached, on_bad_record="skip")
+    batches = list(data.train_dataloader())
+    assert all(torch.equal(rows_of(images), index) for images, index in batches)
+    assert sorted(torch.cat([index for _, index in batches]).tolist()) == sorted({*range(30)} - {3, 17})
+    assert data.num_images == 30
+    assert b"%040x" % 17 in caplog.text.encode()
+
+
+def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    for batch in data.train_dataloader():
+        assert batch.dtype == torch.int64
+        images, index = data.on_after_batch_transfer(batch, 0)
+        assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)
+
+
+def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):
+    data = LSUNDataModule(flat_lmdb, num_samples=100, holdout=20, image_size=32, batch_size=7)
+    trained = torch.cat([index for _, index in data.train_dataloader()])
+    assert (
+        sorted(trained.tolist())
+        == list(range(80))
+        == sorted(torch.cat([i for _, i in data.ordered_dataloader()]).tolist())
+    )
+    ((images, index),) = list(data.val_dataloader())
+    assert index.tolist() == list(range(80, 96))
+    assert torch.equal(rows_of(images), index)
+
+
+def test_the_digest_is_that_of_the_rows_alone(flat_lmdb):
+    held, plain = LSUNDataModule(flat_lmdb, 100, holdout=20), LSUNDataModule(flat_lmdb, 80)
+    assert held.state_dict()["keys_digest"] == plain.state_dict()["keys_digest"]
+
+
+@pytest.mark.parametrize("holdout", [300, 400, -1])
+def test_a_holdout_as_large_as_the_set_is_named(flat_lmdb, holdout):
+    with pytest.raises(InputError, match="holdout"):
+        _ = LSUNDataModule(flat_lmdb, holdout=holdout).num_images

@@ -1,0 +1,185 @@
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import encode, flat_image, rows_of, write_lmdb
+from torch.utils.data import DataLoader
+
+from glo_lightning.data.lmdb_source import EMOJI, LMDBSource
+from glo_lightning.data.sampler import RowBatchSampler
+from glo_lightning.data.source import StreamedImages, keys_digest
+from glo_lightning.errors import InputError
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
+    dataset = StreamedImages(LMDBSource(flat_lmdb, 32), 32)
+    dataset[0]  # the environment is open in this process
+    sampler = RowBatchSampler(len(dataset), 32, seed=1)
+    loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
+    batches = list(loader)
+    assert all(torch.equal(rows_of(images), index) for images, index in batches)
+    assert sorted(torch.cat([index for _, index in batches]).tolist()) == list(range(300))
+
+
+def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
+    whole, part = LMDBSource(flat_lmdb, 32), LMDBSource(flat_lmdb, 32, num_samples=7)
+    assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
+    assert all(torch.equal(part.read(row), whole.read(row)) for row in range(7))
+    with pytest.raises(IndexError):
+        part.read(7)
+    with pytest.raises(IndexError):
+        part.read(-1)
+
+
+def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
+    image = encode(flat_image(0))
+    short = LMDBSource(write_lmdb(tmp_path / "a", {b"a": image, b"b\0": image}), 32)
+    longer = LMDBSource(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}), 32, 2)
+    other = LMDBSource(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}), 32)
+    assert [short.key(0), short.key(1)] == [b"a", b"b\0"]
+    assert keys_digest(short) == keys_digest(longer) != keys_digest(other)
+
+
+def test_a_changed_database_is_listed_anew(tmp_path):
+    image = encode(flat_image(0))
+    folder = write_lmdb(tmp_path / "lmdb", {b"a": image, b"b": image})
+    assert len(LMDBSource(folder)) == 2
+    before = (folder / "data.mdb").stat()
+    shutil.rmtree(folder)
+    write_lmdb(folder, {b"a": image, b"c": image})  # as many records, the same size, the same time
+    os.utime(folder / "data.mdb", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert LMDBSource(folder).key(1) == b"c"
+
+
+def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
+    LMDBSource(flat_lmdb)
+    monkeypatch.setattr("glo_lightning.data.lmdb_source.write_whole", lambda *_, **__: pytest.fail("listed again"))
+    assert len(LMDBSource(flat_lmdb)) == 300
+
+
+def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
+    write_lmdb_folder = tmp_path / "bedroom_train_lmdb"
+    write_lmdb(write_lmdb_folder, {b"a": encode(flat_image(3))})
+    assert torch.equal(LMDBSource(tmp_path).read(0), LMDBSource(write_lmdb_folder).read(0))
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it has that size, whatever it holds."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+NO_IMAGES = {
+    "nothing": b"",
+    "text": b"hello",
+    "random bytes": np.random.default_rng(0).bytes(5000),
+    "pickle": pickle.dumps({"image": 1}),
+    "truncated PNG": encode(flat_image(0))[:60],
+    "truncated JPEG": encode(flat_image(0, 256), "JPEG")[:300],
+    "truncated WebP": encode(flat_image(0, 256), "WEBP")[:50],
+    "decompression bomb": png(60_000, 60_000),
+    "zero-size PNG": png(0, 5),
+    "zero-size GIF": b"GIF89a" + bytes(7) + b"," + bytes(9) + b"\x02\x02D\x01\0;",
+}
+
+
+@pytest.mark.parametrize("record", NO_IMAGES.values(), ids=NO_IMAGES)
+def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
+    dataset = LMDBSource(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
+    with pytest.raises(InputError, match="the-key"):
+        dataset.read(1)
+
+
+def write_meanwhile(folder, statement):
+    """In another process: an LMDB is opened once in each."""
+    program = f"import lmdb\nwith lmdb.open({str(folder)!r}) as e, e.begin(write=True) as t: {statement}"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_database_that_is_written_to_meanwhile(tmp_path):
+    folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(flat_image(row)) for row in range(9)})
+    dataset = LMDBSource(folder, 32)
+    write_meanwhile(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
+    assert rows_of(dataset.read(8)[None]).item() == 8
+    with pytest.raises(InputError, match=r"key 07 of .* gone"):
+        dataset.read(7)
+    assert len(LMDBSource(folder, 32)) == 9  # listed anew, with 99
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_database_that_has_been_cut_off(tmp_path, opened):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(pixels) for row in range(50)})
+    dataset = LMDBSource(folder, 32) if opened else None
+    os.truncate(folder / "data.mdb", (folder / "data.mdb").stat().st_size // 2)
+    with pytest.raises(InputError, match="cut off"):
+        (dataset or LMDBSource(folder, 32)).read(49)
+
+
+def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
+    # in a process of its own: it may not be ended by the system either
+    folder = tmp_path / "lmdb"
+    folder.mkdir()
+    content = bytearray((flat_lmdb / "data.mdb").read_bytes())
+    content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
+    (folder / "data.mdb").write_bytes(content)
+    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.lmdb_source import *\n"
+    program += f"try: [LMDBSource({str(folder)!r}, 32).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_no_permission(what):
+    base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
+    base.chmod(0o755)
+    folder = write_lmdb(base / "lmdb", {b"a": encode(flat_image(0))})
+    closed = folder if what == "folder" else folder / "data.mdb"
+    closed.chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="permission"):
+            LMDBSource(folder)
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(base)
+
+
+def test_two_datasets_share_one_environment(flat_lmdb):
+    first, second = LMDBSource(flat_lmdb, 64), LMDBSource(flat_lmdb, 32)
+    assert rows_of(first.read(5)[None]) == rows_of(second.read(5)[None]) == 5
+
+
+def test_the_shipped_images_are_the_emoji():
+    dataset = LMDBSource(None, 64)
+    assert len(dataset) == 1911
+    assert (EMOJI / "data.mdb").stat().st_size <= 6e6
+    assert sorted(file.name for file in EMOJI.iterdir()) == ["data.mdb"]
+    images = torch.stack([dataset.read(row) for row in range(64)])
+    assert (images[:, :, 0, 0] > 240).float().mean() > 0.9  # most corners are the white that they are laid on
+
+
+def test_a_read_only_database_is_read(flat_lmdb, tmp_path):
+    folder = tmp_path / "lmdb"
+    folder.mkdir()
+    shutil.copy(flat_lmdb / "data.mdb", folder)
+    folder.chmod(0o555)
+    assert len(LMDBSource(folder)) == 300
+    assert [file.name for file in folder.iterdir()] == ["data.mdb"]
+    folder.chmod(0o755)

@@ -1,0 +1,90 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from conftest import encode
+from PIL import Image
+
+from glo_lightning.images import NotAnImageError, decode_image, from_uint8, to_uint8, to_unit
+
+
+@pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG"])
+@pytest.mark.parametrize("shape", [(256, 341), (400, 256), (64, 64), (20, 50)])
+def test_decoding_is_torchvisions_resize_and_centre_crop(file_format, shape):
+    ramp = np.add.outer(np.linspace(0, 120, shape[0]), np.linspace(0, 120, shape[1]))
+    pixels = np.stack([ramp, 240 - ramp, ramp / 2], -1).astype(np.uint8)
+    record = encode(pixels, file_format)
+    expected = TF.pil_to_tensor(Image.open(io.BytesIO(record)).convert("RGB"))
+    expected = TF.center_crop(TF.resize(expected, 64, antialias=True), [64, 64])
+    decoded = decode_image(record, 64)
+    assert decoded.shape == (3, 64, 64)
+    # torchvision rounds the longer side and the crop to whole pixels: half a pixel, of ramps that rise by up to 6 each
+    difference = (decoded.int() - expected.int()).abs()
+    assert difference.max() <= 4
+    assert difference.float().mean() <= 1
+
+
+def test_downscaling_is_antialiased():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert (decode_image(encode(stripes), 64)[:, :, 1:-1].int() - 127).abs().max() <= 2
+
+
+def test_every_channel_mode_becomes_rgb():
+    white, red = (255, 255, 255), (255, 0, 0)
+
+    def middle(image: Image.Image, file_format="PNG", **options):
+        record = io.BytesIO()
+        image.save(record, file_format, **options)
+        return tuple(decode_image(record.getvalue(), 32)[:, 16, 16].tolist())
+
+    assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 0))) == white
+    assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 255))) == red
+    assert middle(Image.new("RGB", (32, 32), red).quantize()) == red
+    assert middle(Image.new("L", (32, 32), 77)) == (77, 77, 77)
+    assert middle(Image.new("LA", (32, 32), (77, 0))) == white
+    assert middle(Image.new("1", (32, 32), 1)) == white
+    assert middle(Image.fromarray(np.full((32, 32), 77 * 256, np.uint16))) == (77, 77, 77)
+    assert middle(Image.new("CMYK", (32, 32), (0, 0, 0, 0)), "JPEG") == white
+
+
+def test_exif_orientation_is_applied():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    assert decode_image(encode(pixels, "PNG", exif=exif), 32)[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
+def test_an_image_of_one_pixel_or_one_line_is_an_image(shape):
+    pixels = np.full((*shape, 3), 77, np.uint8)
+    assert (decode_image(encode(pixels), 32) == 77).all()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animated_image_the_first_frame_is_taken(file_format):
+    frames, record = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 20)], io.BytesIO()
+    frames[0].save(record, file_format, save_all=True, append_images=frames[1:])
+    assert abs(int(decode_image(record.getvalue(), 32)[0, 16, 16]) - 200) <= 5
+
+
+def test_pixels_come_back_from_minus_one_to_one():
+    values = torch.arange(256, dtype=torch.uint8)
+    signed = from_uint8(values)
+    np.testing.assert_allclose(signed, np.linspace(-1, 1, 256), atol=1e-6)
+    assert torch.equal(to_uint8(signed), values)
+    np.testing.assert_allclose(to_unit(signed), np.linspace(0, 1, 256), atol=1e-6)
+    assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("error", [OverflowError, SyntaxError, ValueError, OSError, Image.DecompressionBombError])
+def test_whatever_pillow_raises_is_no_image(monkeypatch, error):
+    def refuse(*_):
+        raise error("too much")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(NotAnImageError, match="too much"):
+        decode_image(b"", 32)
