@@ -14,7 +14,7 @@ from glo_lightning.class_path import find_class
 Schedule = Literal["constant", "cosine"]
 
 
-def rate_factor(schedule: Schedule, step: int, steps: float) -> float:
+def rate_factor(schedule: Schedule, step: float, steps: float) -> float:
     """What the learning rates are multiplied with at that step of a run of so many: 1, or a cosine from 1 to 0."""
     if schedule == "constant":
         return 1.0

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
     sizes = [len(some) for some in names]
     terms, given = codes.split(sizes), targets.split(sizes)
-    result = arithmetic(*terms, trained.model.project)
+    a, b, c = terms
+    result = arithmetic(a, b, c, trained.model.project)
     made = torch.stack([*[trained.model.project(term.mean(0)) for term in terms], result])
     images = generate(trained.model, made).cpu()
     (closest,) = trained.images(nearest(result[None], [(table, torch.arange(len(table)))]).tolist())

@@ -95,7 +95,7 @@ class PlainLoop:
         optimizer = torch.optim.SGD(groups)
         generated = self.generator(codes[:, :, None, None])
         pairs = zip(plain_pyramid(generated), plain_pyramid(images), strict=True)
-        loss = sum(F.l1_loss(fake, image) for fake, image in pairs)
+        loss = torch.stack([F.l1_loss(fake, image) for fake, image in pairs]).sum()
         self.generator.zero_grad()
         loss.backward()
         optimizer.step()
@@ -168,7 +168,7 @@ def measure_end_to_end(options: argparse.Namespace, data: LSUNDataModule, device
     ours, theirs = [], []
     for _ in range(options.rounds):
         timer = EpochTimer()
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         quiet |= {"enable_model_summary": False, "accelerator": options.accelerator, "precision": options.precision}
         trainer = Trainer(max_epochs=3, limit_train_batches=batches, callbacks=[timer], devices=1, **quiet)
         model = GLO(data.num_images, latent_dim=LATENT_DIM, init="random", compile=options.compile)

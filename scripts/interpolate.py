@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator)
     project = trained.model.project
     ends, targets = trained.codes_of(options.images)
-    paths = [way(*pair, options.steps, project) for pair in ends.split(2) for way in WAYS.values()]
+    paths = [
+        way(start, end, options.steps, project) for start, end in ends.unflatten(0, (-1, 2)) for way in WAYS.values()
+    ]
     images = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     rows = [[targets[i // 2 * 2], "", *row, "", targets[i // 2 * 2 + 1]] for i, row in enumerate(images)]
     columns = ["from", "  ", "its code", *[""] * (options.steps - 2), "its code", "  ", "to"]
@@ -54,7 +56,7 @@ def measure(trained: TrainedRun, num: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = torch.stack([torch.randperm(len(table), generator=generator)[:2] for _ in range(num)])
     for name, way in WAYS.items():
-        paths = torch.stack([way(*table[pair], 3, trained.model.project) for pair in pairs])
+        paths = torch.stack([way(table[first], table[second], 3, trained.model.project) for first, second in pairs])
         start, middle, end = (gradient_magnitude(generate(trained.model, codes)).mean() for codes in paths.unbind(1))
         print(f"{name}: half-way {num} pairs are {float(2 * middle / (start + end)):.2f} times as sharp as their ends")
 

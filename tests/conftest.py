@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,13 @@ Run = Callable[..., tuple[int, str]]
 def cache(tmp_path_factory):
     """The users' cache folder stays as it is."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def silent_logger():
+    """The command line logs to the standard output of its test, which is closed after it."""
+    yield
+    logging.getLogger("glo_lightning").handlers = []
 
 
 def encode(pixels: np.ndarray, file_format: str = "PNG", **options) -> bytes:

