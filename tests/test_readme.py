@@ -1,73 +1,155 @@
-"""Every command of the README starts, shortened where it trains."""
+"""Every command of both READMEs starts, shortened where it trains: one test a command."""
 
 import re
 import runpy
 import shlex
 import shutil
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
 from glo_lightning.explore.priors import IMLE, PRIORS
 
-README = (REPOSITORY / "README.md").read_text()
-COMMANDS = [
-    shlex.split(command)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    for command in line.split("&&")
-]
+README, STUDIES = REPOSITORY / "README.md", REPOSITORY / "scripts" / "studies" / "README.md"
 
 
-def test_the_readmes_commands_train_build_and_resume(run, tmp_path, monkeypatch):
-    records = {b"%040x" % row: encode(flat_image(row)) for row in range(520)}
-    write_lmdb(tmp_path / "lsun" / "bedroom_train_lmdb", records)
-    (tmp_path / "my_photos").mkdir()
-    for row in range(110):
-        (tmp_path / "my_photos" / f"{row}.png").write_bytes(encode(flat_image(row)))
-    (tmp_path / "mask.png").write_bytes(encode(np.arange(64 * 64).reshape(64, 64) % 64 > 20))
-    encoding = ["--steps=2", "--starts", "mean"]
-    quicker = {"encode.py": encoding, "evaluate.py": [*encoding, "--seconds=0.1", "--seeds=1"]}
-    shorter = ["--max_epochs=1", "--model.width=4", "--accelerator=cpu", "--enable_progress_bar=false"]
+def commands_of(readme: Path) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
+    return [shlex.split(command) for block in blocks for line in block.splitlines() for command in line.split("&&")]
+
+
+ALL = commands_of(README) + commands_of(STUDIES)
+COMMANDS = [arguments for program, *arguments in ALL if program == "python"]
+TRAINING = ("--model.width=4", "--accelerator=cpu", "--enable_progress_bar=false")
+SHORTER = {
+    "benchmark.py": ("--rows=64", "--batch_size=8", "--batches=4", "--rounds=1", "--workers=1"),
+    "recipes.py": ("--root", "my_lmdb", "--epochs=1", "--seeds=1", "--width=2", "--only", "batch 128"),
+    "codes.py": (
+        *(
+            "--root",
+            "my_lmdb",
+            "--num_samples=40",
+            "--holdout=8",
+            "--image_size=32",
+            "--width=2",
+            "--dims=3",
+            "--epochs=1",
+            "--seeds=1",
+        ),
+        *("--ways", "frozen", "--encode_steps=2"),
+    ),
+    "baselines.py": ("--seconds=0.05", "--seeds=1", "--steps=2", "--num=8"),
+    "evaluate.py": ("--steps=2", "--starts", "mean", "--num=8"),
+    "priors.py": ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=1", "--temperatures=1"),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """What the READMEs' commands read, small: LMDBs, photographs, MNIST's four files."""
+    folder = tmp_path_factory.mktemp("inputs")
+    records = {b"%040x" % row: encode(flat_image(row)) for row in range(110)}
+    for name in ("lsun/bedroom_train_lmdb", "my_lmdb", "lsun12k", "emoji15k", "mnist_run/lmdb"):
+        write_lmdb(folder / name, records)
+    (folder / "my_photos").mkdir()
+    for row in range(8):
+        (folder / "my_photos" / f"{row}.png").write_bytes(encode(flat_image(row)))
+    (folder / "mnist").mkdir()
+    random = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        labels, images = random.integers(0, 10, 60), random.integers(0, 200, (60, 28, 28))
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (folder / "mnist" / f"{part}-{name}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Path]:
+    return {}
+
+
+@pytest.fixture
+def workplace(inputs, trained, run, tmp_path, tmp_path_factory):
+    """A folder with all inputs, and short runs where the commands look for them."""
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    if not trained:
+        trained["run"] = tmp_path_factory.mktemp("trained") / "run"
+        flags = (
+            "--data.num_samples=128",
+            "--data.holdout=16",
+            "--data.image_size=32",
+            "--model.latent_dim=32",
+            "--max_epochs=1",
+            "--output",
+            trained["run"],
+        )
+        assert run(*TRAINING, *flags)[0] == 0
+    for name in ("quickstart/version_0", "showcase/version_0", "holdout", "small"):
+        shutil.copytree(trained["run"], tmp_path / "runs" / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=[" ".join(arguments)[:70] for arguments in COMMANDS])
+def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch):
+    script, *arguments = arguments
+    name = Path(script).name
+    arguments = [str(workplace / "lsun") if word == "$LSUN_DIR" else word for word in arguments]
+    arguments = [str(REPOSITORY / word) if word.startswith("configs/") else word for word in arguments]
+    if name == "train.py":
+        if "--output" in arguments:  # not into the run that is there for the commands after it
+            arguments[arguments.index("--output") + 1] = "elsewhere"
+        short = ["--max_epochs=2" if "--resume" in arguments else "--max_epochs=1"]
+        if "--resume" not in arguments:
+            own_data = "--data.root" in arguments
+            short += [f"--data.num_samples={110 if own_data else 256}", "--model.latent_dim=32", "--data.image_size=32"]
+        assert run(*arguments, *TRAINING, *short) == (0, "")
+        return
+    if name == "build_lmdb.py":
+        shutil.rmtree(workplace / "my_lmdb")
+    arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
-    trained = 0
-    for program, *arguments in COMMANDS:
-        if program != "python":
-            assert program in ("pip", "pytest", "tensorboard")
-            continue
-        arguments = [str(tmp_path / "lsun") if word == "$LSUN_DIR" else word for word in arguments]
-        arguments = [
-            str(REPOSITORY / word) if word.startswith(("configs/", "scripts/")) else word for word in arguments
-        ]
-        if arguments[0].endswith("train.py"):
-            number = 520 if "d512" in " ".join(arguments) else 110 if "my_lmdb" in arguments else 256
-            shorter_data = [] if "--resume" in arguments else [f"--data.num_samples={number}"]
-            assert run(*arguments[1:], *shorter, *shorter_data)[0] == 0
-            trained += 1
-            if arguments == [str(REPOSITORY / "scripts" / "train.py")]:
-                # the commands on the trained showcase run on this one, which has fewer images
-                shutil.copytree(tmp_path / "runs/quickstart/version_0", tmp_path / "runs/showcase/version_0")
-        else:
-            # indices of images that the shorter run has not
-            arguments = [str(int(word) % 256) if word.isdigit() and int(word) > 256 else word for word in arguments]
-            arguments += quicker.get(arguments[0].rpartition("/")[2], [])
-            monkeypatch.setattr(sys, "argv", arguments)
-            runpy.run_path(arguments[0], run_name="__main__")
-    assert trained == 11  # the default, six recipes, one on photos, two that resume, one that holds images out
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
+    monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.15 deprecates TorchScript
+        module = runpy.run_path(str(REPOSITORY / script), run_name="a_script")
+        if name == "benchmark.py":  # tables of gigabytes, and 24,576 rows
+            module["main"].__globals__["measure_update"] = lambda device: 1.0
+            measure_pca = module["measure_pca"]
+            module["main"].__globals__["measure_pca"] = lambda data, device: measure_pca(data, device, 200)
+        module["main"]()
+
+
+def test_the_other_commands_are_those_that_ci_and_a_browser_run():
+    assert {program for program, *_ in ALL if program != "python"} == {"pip", "pytest", "tensorboard"}
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*smaller than the logging interval.*")
 def test_the_readmes_python_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
     exec(code, names)
     assert names["images"].shape == (8, 3, 64, 64)
     assert names["images"].abs().max() <= 1
 
 
-def test_the_readme_shows_files_that_are_there():
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (REPOSITORY / path).exists(), path
+@pytest.mark.parametrize("readme", [README, STUDIES], ids=["README", "studies"])
+def test_a_readme_shows_files_and_headings_that_are_there(readme):
+    for path, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", readme.read_text()):
+        target = readme.parent / path
+        assert target.exists(), path
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles]
+
+
+def test_the_readme_is_short():
+    assert README.stat().st_size <= 15_000

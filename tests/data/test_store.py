@@ -92,6 +92,6 @@ def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
         "from glo_lightning.data.store import StoredImages\nfrom glo_lightning.data.lmdb_source import LMDBSource\n"
     )
     program += f"StoredImages(LMDBSource({str(flat_lmdb)!r}, 64, 290), 64)"
-    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate(timeout=100)[0] for run in runs]
-    assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in said) == [0, 0, 290]
+    assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in said) == [0, 290]

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py and study_recipes.py on a few images: what they measure is not judged here."""
+"""scripts/benchmark.py on a few images: what it measures is not judged here."""
 
 import functools
 import json

@@ -1,30 +1,64 @@
-import subprocess
+import runpy
 import sys
 
+import pytest
 from conftest import REPOSITORY, encode, flat_image
 
+from glo_lightning.data.lmdb_source import LMDBSource
 
-def test_build_lmdb_makes_what_the_dataset_reads(tmp_path):
-    from glo_lightning.data.lmdb_source import LMDBSource
 
-    images = tmp_path / "images"
-    (images / "below").mkdir(parents=True)
+@pytest.fixture
+def build(monkeypatch, capsys):
+    """build(OUTPUT, IMAGES, ...) -> (what ended it, standard output, standard error)."""
+
+    def build(*arguments):
+        monkeypatch.setattr(sys, "argv", ["build_lmdb.py", *map(str, arguments)])
+        ended = None
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / "build_lmdb.py"), run_name="__main__")
+        except SystemExit as stop:
+            ended = stop.code
+        return ended, *capsys.readouterr()
+
+    return build
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five images, a copy of one in a folder below, and a file that is none."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
     for row in range(5):
-        (images / f"{row}.png").write_bytes(encode(flat_image(row, size=300)))
-    (images / "below" / "copy.png").write_bytes((images / "0.png").read_bytes())
-    (images / "broken.jpg").write_bytes(b"not an image")
-    script = [sys.executable, REPOSITORY / "scripts" / "build_lmdb.py", tmp_path / "lmdb", images, "--size", "64"]
-    done = subprocess.run([*script, "--quality", "100"], check=True, capture_output=True, text=True)
-    assert "6 images, 1 files left out" in done.stdout
-    assert "broken.jpg" in done.stderr
-    dataset = LMDBSource(tmp_path / "lmdb", 64)
-    reds = [int(dataset.read(row)[0, 0, 0]) for row in range(6)]
-    assert sorted(reds) == [0, 0, 1, 2, 3, 4]
-    assert all(len(dataset.key(row)) == 40 for row in range(6))
+        (folder / f"{row}.png").write_bytes(encode(flat_image(row, size=300)))
+    (folder / "below" / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    return folder
 
-    again = subprocess.run(script, capture_output=True, text=True)
-    assert again.returncode != 0
-    assert "Traceback" not in again.stderr
-    nothing = subprocess.run([*script[:2], tmp_path / "b", images / "broken.jpg"], capture_output=True, text=True)
-    assert nothing.returncode != 0
+
+def test_build_lmdb_makes_what_the_source_reads(build, images, tmp_path):
+    ended, output, errors = build(tmp_path / "lmdb", images, "--size", 64, "--quality", 100)
+    assert ended is None
+    assert "6 images, 1 files left out" in output
+    assert "broken.jpg" in errors
+    source = LMDBSource(tmp_path / "lmdb", 64)
+    reds = [int(source.read(row)[0, 0, 0]) for row in range(6)]
+    assert sorted(reds) == [0, 0, 1, 2, 3, 4]
+    assert all(len(source.key(row)) == 40 for row in range(6))
+    assert sorted(path.name for path in (tmp_path / "lmdb").iterdir()) == ["data.mdb"]
+
+
+def test_wrong_input_is_one_line_and_leaves_nothing(build, images, tmp_path):
+    build(tmp_path / "lmdb", images)
+    before = (tmp_path / "lmdb" / "data.mdb").read_bytes()
+    for arguments, word in (
+        ((tmp_path / "lmdb", images), "exists already"),
+        ((tmp_path / "b", images / "broken.jpg"), "no readable image"),
+        ((tmp_path / "b", tmp_path / "nowhere"), "does not exist"),
+        ((tmp_path / "b", images, "--quality", 0), "--quality 0"),
+        (("/proc/nobody/writes", images), "cannot be written"),
+    ):
+        ended, _, _ = build(*arguments)
+        assert word in str(ended)
+        assert "\n" not in str(ended)
+    assert (tmp_path / "lmdb" / "data.mdb").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "lmdb"]
