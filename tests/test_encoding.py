@@ -4,8 +4,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from glo_lightning.encoding import encode, starting_codes
+from glo_lightning.encoding import CHECK, CHUNK, PATIENCE, TRIAL_STEPS, encode, starting_codes
 from glo_lightning.errors import InputError
+from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
 
@@ -23,48 +24,127 @@ def model():
 @pytest.fixture(scope="module")
 def images(model):
     """What the generator makes of nine codes: each has a code that reconstructs it exactly."""
-    return model(model.project(torch.randn(9, 6, generator=torch.Generator().manual_seed(1))))
+    return model(to_ball(torch.randn(9, 6, generator=torch.Generator().manual_seed(1))))
 
 
-def zeros(number: int, per_image: int = 1) -> torch.Tensor:
-    return torch.full((number, per_image, 6), 0.1)
+@pytest.fixture(scope="module")
+def training():
+    """40 images (3, 32, 32) near a plane."""
+    random = np.random.default_rng(0)
+    smooth = random.normal(size=(40, 8)) * 2.0 ** -np.arange(8) @ random.normal(size=(8, 3 * 32 * 32))
+    return torch.from_numpy(np.clip(127 + 40 * smooth, 0, 255).astype(np.uint8)).view(40, 3, 32, 32)
+
+
+def same_starts(number: int) -> torch.Tensor:
+    return torch.full((number, 1, 6), 0.1)
+
+
+def random_starts(number: int, per_image: int, seed: int) -> torch.Tensor:
+    return torch.randn(number, per_image, 6, generator=torch.Generator().manual_seed(seed))
+
+
+# ----------------------------------------------------------------------------------------------------------- encoding
 
 
 def test_encoding_finds_the_code_of_a_generated_image(model, images):
-    codes = model.encode(images, starts=zeros(9))
-    before = float((model(zeros(9)[:, 0]) - images).square().mean())
+    codes = model.encode(images, starts=same_starts(9))
+    before = float((model(same_starts(9)[:, 0]) - images).square().mean())
     after = float((model(codes) - images).square().mean())
     assert after < 0.02 * before
     assert codes.norm(dim=1).max() <= 1 + 1e-6
 
 
+def test_whatever_generates_can_be_encoded_with(images):
+    """A linear generator, whose best codes are known: the least squares."""
+    weight = torch.randn(6, 3 * 8 * 8, generator=torch.Generator().manual_seed(2)) / 6
+    wanted = torch.randn(20, 6, generator=torch.Generator().manual_seed(3))
+    targets = (wanted @ weight).view(20, 3, 8, 8)
+    codes = encode(
+        lambda codes: (codes @ weight).view(-1, 3, 8, 8),
+        targets,
+        random_starts(20, 2, seed=4),
+        nn.functional.mse_loss,
+        project=lambda codes: codes,
+        steps=400,
+    )
+    torch.testing.assert_close(codes, wanted, atol=0.02, rtol=0)
+
+
+def test_a_models_encode_is_encode_with_its_own_parts(model, images):
+    starts = random_starts(9, 1, seed=2)
+    expected = encode(model.generator, images, starts, model.loss, model.project, steps=20)
+    assert torch.equal(model.encode(images, starts=starts, steps=20), expected)
+
+
+def test_a_models_encode_makes_its_own_starts(model, images, training):
+    names = ["nearest", "pca"]
+    starts = starting_codes(model.latents.weight, training, images, names, n_pca=30, whiten=False)
+    expected = model.encode(images, starts=starts, steps=20)
+    assert torch.equal(model.encode(images, training, names, steps=20), expected)
+    with pytest.raises(InputError, match="training None: starts by name need the training images"):
+        model.encode(images, starts=names)
+
+
 def test_an_image_has_one_code_in_any_company(model, images):
-    starts = torch.randn(9, 2, 6, generator=torch.Generator().manual_seed(2))
-    together = model.encode(images, starts=starts, steps=40)
+    starts = random_starts(9, 2, seed=2)
+    together = model.encode(images, starts=starts, steps=20)
     for row in (0, 4, 8):
-        assert torch.equal(
-            model.encode(images[row : row + 1], starts=starts[row : row + 1], steps=40)[0], together[row]
-        )
-    assert torch.equal(model.encode(images.flip(0), starts=starts.flip(0), steps=40).flip(0), together)
+        alone = model.encode(images[row : row + 1], starts=starts[row : row + 1], steps=20)
+        assert torch.equal(alone[0], together[row])
+    backwards = model.encode(images.flip(0), starts=starts.flip(0), steps=20)
+    assert torch.equal(backwards.flip(0), together)
+
+
+def test_many_images_are_encoded_as_few(model, images):
+    number = CHUNK + 2
+    many = images[torch.arange(number) % 9]
+    starts = random_starts(number, 1, seed=2)
+    codes = model.encode(many, starts=starts, steps=20)
+    assert torch.equal(codes[CHUNK:], model.encode(many[CHUNK:], starts=starts[CHUNK:], steps=20))
+
+
+def losses(model, codes, images, loss=None):
+    """Each image's own."""
+    loss = loss or model.loss
+    return torch.stack([loss(model(code[None]), image[None]) for code, image in zip(codes, images, strict=True)])
 
 
 def test_of_several_starts_the_best_is_kept(model, images):
-    codes = model.encode(images, starts=zeros(9), steps=100)
-    bad = torch.randn(9, 1, 6, generator=torch.Generator().manual_seed(3))
+    codes = model.encode(images, starts=same_starts(9), steps=100)
+    bad = random_starts(9, 1, seed=3)
     again = model.encode(images, starts=torch.cat([bad, codes[:, None]], dim=1), steps=20)
+    assert (losses(model, again, images) <= losses(model, codes, images) + 1e-6).all()
 
-    def losses(found):
-        return torch.stack(
-            [model.loss(model(code[None]), image[None]) for code, image in zip(found, images, strict=True)]
-        )
 
-    assert (losses(again) <= losses(codes) + 1e-6).all()
+def test_a_descent_ends_after_thirty_steps_without_gain(model, images):
+    """Nothing is gained from the exact code on; looks are ten steps apart, and the first is no gain over nothing."""
+    codes = to_ball(torch.randn(9, 6, generator=torch.Generator().manual_seed(1)))
+    calls = []
+
+    def generator(some):
+        calls.append(len(some))
+        return model.generator(some)
+
+    found = encode(generator, images, codes[:, None], model.loss, model.project, steps=150)
+    assert len(calls) == PATIENCE * CHECK + 1 == 31
+    assert torch.equal(found, to_ball(codes))
+
+
+def test_several_starts_are_told_apart_in_thirty_steps_each(model, images):
+    calls = []
+
+    def generator(some):
+        calls.append(len(some))
+        return model.generator(some)
+
+    encode(generator, images[:2], random_starts(2, 3, seed=2), model.loss, model.project, steps=5)
+    assert calls == [CHUNK] * (3 * (TRIAL_STEPS + 1) + 5 + 1)
 
 
 def test_another_loss_than_the_models_can_be_encoded_by(model, images):
     others = (images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(4))).clamp(-1, 1)
-    l2 = torch.nn.MSELoss()
-    by_l2, by_its_own = model.encode(others, starts=zeros(9), loss=l2), model.encode(others, starts=zeros(9))
+    l2, starts = nn.MSELoss(), same_starts(9)
+    by_l2, by_its_own = model.encode(others, starts=starts, loss=l2), model.encode(others, starts=starts)
     assert l2(model(by_l2), others) < l2(model(by_its_own), others)
     assert model.loss(model(by_its_own), others) < model.loss(model(by_l2), others)
 
@@ -74,16 +154,14 @@ def test_missing_pixels_do_not_matter(model, images):
     mask[:, :, 16:] = 0
     other = images.clone()
     other[:, :, :, 16:] = torch.rand(9, 3, 32, 16) * 2 - 1
-    assert torch.equal(
-        model.encode(images, starts=zeros(9), mask=mask, steps=30),
-        model.encode(other, starts=zeros(9), mask=mask, steps=30),
-    )
+    options = {"starts": same_starts(9), "mask": mask, "steps": 30}
+    assert torch.equal(model.encode(images, **options), model.encode(other, **options))
 
 
 def test_missing_pixels_are_filled_in(model, images):
     mask = torch.ones(1, 32, 32)
     mask[:, :, 20:] = 0
-    filled = model(model.encode(images, starts=zeros(9), mask=mask))
+    filled = model(model.encode(images, starts=same_starts(9), mask=mask))
     missing = slice(20, None)
     error = (filled - images)[..., missing].square().mean()
     assert error < 0.2 * (images[..., missing] - images[..., missing].mean(dim=0)).square().mean()
@@ -92,26 +170,56 @@ def test_missing_pixels_are_filled_in(model, images):
 def test_the_model_stays_as_it_is(model, images):
     before = {name: value.clone() for name, value in model.generator.state_dict().items()}
     with torch.inference_mode():
-        model.encode(images.clone(), starts=zeros(9), steps=10)
+        model.encode(images.clone(), starts=same_starts(9), steps=10)
     assert all(torch.equal(before[name], value) for name, value in model.generator.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_starting_codes_are_what_they_are_called(model, images):
-    random = np.random.default_rng(0)
-    smooth = random.normal(size=(40, 8)) * 2.0 ** -np.arange(8) @ random.normal(size=(8, 3 * 32 * 32))
-    training = torch.from_numpy(np.clip(127 + 40 * smooth, 0, 255).astype(np.uint8)).view(40, 3, 32, 32)
+# ------------------------------------------------------------------------------------------------------------- starts
+
+
+def test_starting_codes_are_what_they_are_called(model, images, training):
     names = ["nearest", "pca", "mean", "random"]
-    nearest, pca, mean, random = starting_codes(model.latents.weight, training, images, names, n_pca=30).unbind(dim=1)
+    table = model.latents.weight
+    state = torch.get_rng_state()
+    nearest, pca, mean, random = starting_codes(table, training, images, names, n_pca=30).unbind(dim=1)
+    assert torch.equal(torch.get_rng_state(), state)
     rows = training.flatten(1).double().numpy() / 127.5 - 1
     wanted = images.flatten(1).double().numpy()
     distances = ((wanted[:, None] - rows[None]) ** 2).sum(-1)
-    assert torch.equal(nearest, model.latents.weight[distances.argmin(1)])
+    assert torch.equal(nearest, table[distances.argmin(1)])
     expected = PCA(6, svd_solver="full").fit(rows[:30]).transform(wanted)
     signs = np.sign((pca.numpy() * expected).sum(0))
     np.testing.assert_allclose(pca.numpy() * signs, expected, atol=0.05 * expected.std())
-    torch.testing.assert_close(mean, model.latents.weight.mean(dim=0).expand(9, -1))
-    assert (random == random[0]).all()
+    torch.testing.assert_close(mean, table.mean(dim=0).expand(9, -1))
+    torch.manual_seed(0)
+    assert torch.equal(random, torch.randn(1, 6).expand(9, -1))
+    torch.set_rng_state(state)
+    other = starting_codes(table, training, images, ["random"], seed=1)[:, 0]
+    assert not torch.equal(other, random)
+
+
+def test_whitened_pca_starts_are_the_plain_ones_scaled(model, images, training):
+    plain, whitened = (
+        starting_codes(model.latents.weight, training, images, ["pca"], n_pca=30, whiten=whiten)[:, 0]
+        for whiten in (False, True)
+    )
+    rows = training[:30].flatten(1).double().numpy() / 127.5 - 1
+    deviations = PCA(6, svd_solver="full").fit(rows).explained_variance_ ** 0.5
+    np.testing.assert_allclose(plain / whitened, np.broadcast_to(1.5 * 6**0.5 * deviations, (9, 6)), rtol=0.01)
+
+
+def test_missing_pixels_are_the_mean_for_pca(model, images, training):
+    mask = torch.ones(1, 32, 32)
+    mask[..., :12] = 0
+    ours = starting_codes(model.latents.weight, training, images, ["pca"], mask)[:, 0].numpy()
+    rows = training.flatten(1).double().numpy() / 127.5 - 1
+    pca = PCA(6, svd_solver="full").fit(rows)
+    filled = images.double().numpy().copy()
+    filled[..., :12] = pca.mean_.reshape(3, 32, 32)[..., :12]
+    expected = pca.transform(filled.reshape(9, -1))
+    signs = np.sign((ours * expected).sum(0))
+    np.testing.assert_allclose(ours * signs, expected, atol=0.05 * expected.std())
 
 
 def test_nearest_looks_at_known_pixels_alone(model):
@@ -126,26 +234,6 @@ def test_nearest_looks_at_known_pixels_alone(model):
     assert torch.equal(nearest, model.latents.weight[1])
 
 
-def test_an_unknown_start_is_named(model, images):
+def test_an_unknown_start_is_named(model, images, training):
     with pytest.raises(InputError, match="starts middle"):
-        starting_codes(model.latents.weight, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), images, ["middle"])
-
-
-def test_starts_by_name_are_those_of_the_models_own_pca(model, images):
-    training = (images + 1).mul(127.5).byte().repeat(4, 1, 1, 1)
-    starts = starting_codes(model.latents.weight, training, images, ["pca", "mean"], n_pca=30)
-    by_name = model.encode(images, training, ["pca", "mean"], steps=5)
-    assert torch.equal(by_name, model.encode(images, starts=starts, steps=5))
-    with pytest.raises(InputError, match="training"):
-        model.encode(images)
-
-
-def test_a_descent_ends_after_thirty_steps_without_gain(images):
-    codes, steps = torch.zeros(9, 1, 6), []
-
-    def generator(codes):
-        steps.append(len(codes))
-        return images[:1].expand(len(codes), -1, -1, -1) + 0 * codes.sum()
-
-    encode(generator, images, codes, torch.nn.L1Loss(), lambda codes: codes, steps=1000)
-    assert len(steps) == 31
+        starting_codes(model.latents.weight, training, images, ["middle"])

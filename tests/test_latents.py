@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from glo_lightning.latents import (
     PROJECTIONS,
     _lowrank_pca,
     check_pca,
+    init_from_pca,
     pca_codes,
     per_image,
     random_codes,
@@ -22,6 +25,9 @@ from glo_lightning.latents import (
 @pytest.fixture
 def codes():
     return torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 50)[:, None]
+
+
+# ------------------------------------------------------------------------------------------------------- projections
 
 
 def test_ball_shortens_long_codes_and_leaves_the_others(codes):
@@ -43,6 +49,51 @@ def test_none_changes_nothing(codes):
     assert torch.equal(PROJECTIONS["none"](codes), codes)
 
 
+tables = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.integers(1, 9)),
+    elements=st.floats(-(2.0**60), 2.0**60, width=32),
+    fill=st.floats(-4, 4, width=32),
+).map(torch.from_numpy)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tables)
+def test_projection_ends_in_the_set_and_keeps_what_is_there(codes):
+    ball, sphere = to_ball(codes), to_sphere(codes)
+    norms = codes.double().norm(dim=1)
+    assert (ball.double().norm(dim=1) <= 1 + 1e-5).all()
+    assert torch.equal(ball[norms < 0.999], codes[norms < 0.999])
+    torch.testing.assert_close(to_ball(ball), ball)
+    long = norms > 1e-15  # shorter ones have a square of zero in float32
+    torch.testing.assert_close(sphere[long].norm(dim=1), torch.ones(int(long.sum())), atol=1e-4, rtol=0)
+    assert torch.isfinite(sphere).all()
+
+
+# --------------------------------------------------------------------------------------------- gradients of each image
+
+
+def test_a_codes_gradient_is_that_of_its_own_images_loss():
+    table = torch.nn.Embedding(9, 4, sparse=True)
+    rows, wanted = torch.tensor([7, 2, 5]), torch.randn(3, 4)
+    for batches_per_step in (1, 3):
+        table.weight.grad = None
+        codes = per_image(table(rows), batches_per_step)
+        assert torch.equal(codes, table.weight[rows])
+        ((codes - wanted).pow(4).sum(dim=1).mean() / batches_per_step).backward()
+        expected = 4 * (table.weight.detach()[rows] - wanted) ** 3  # by hand, no mean
+        gradient = table.weight.grad.to_dense()
+        torch.testing.assert_close(gradient[rows], expected)
+        assert gradient.count_nonzero(dim=1).tolist() == [0, 0, 4, 0, 0, 4, 0, 4, 0]
+
+
+def test_frozen_codes_have_no_gradient():
+    assert per_image(torch.zeros(2, 3)).grad_fn is None
+
+
+# --------------------------------------------------------------------------------------------------- where codes begin
+
+
 def test_random_codes_are_standard_normal():
     torch.manual_seed(0)
     codes = random_codes(2000, 10)
@@ -51,19 +102,41 @@ def test_random_codes_are_standard_normal():
     assert abs(float(codes.std()) - 1) < 0.02
 
 
-@pytest.mark.parametrize("n_fit", [60, 200])
-@pytest.mark.parametrize("whiten", [False, True])
-def test_pca_codes_are_scikit_learns(n_fit, whiten):
+@pytest.fixture(scope="module")
+def smooth_images():
+    """200 images (3, 8, 8) near a plane."""
     random = np.random.default_rng(0)
     smooth = random.normal(size=(200, 8)) * 2.0 ** -np.arange(8) @ random.normal(size=(8, 3 * 8 * 8))
-    images = torch.from_numpy(np.clip(127 + 40 * smooth, 0, 255).astype(np.uint8)).view(200, 3, 8, 8)
-    codes = torch.cat(list(pca_codes(iter(images.split(33)), 4, n_fit, whiten))).numpy()
+    return torch.from_numpy(np.clip(127 + 40 * smooth, 0, 255).astype(np.uint8)).view(200, 3, 8, 8)
 
+
+def pca_by_sklearn(images: torch.Tensor, n_fit: int, whiten: bool) -> np.ndarray:
     rows = images.flatten(1).double().numpy() / 127.5 - 1
-    expected = PCA(4, svd_solver="full", whiten=whiten).fit(rows[:n_fit]).transform(rows)
-    expected = expected / (1.5 * 4**0.5) if whiten else expected
+    codes = PCA(4, svd_solver="full", whiten=whiten).fit(rows[:n_fit]).transform(rows)
+    return codes / (1.5 * 4**0.5) if whiten else codes
+
+
+@pytest.mark.parametrize("n_fit", [60, 200])
+@pytest.mark.parametrize("whiten", [False, True])
+def test_pca_codes_are_scikit_learns(smooth_images, n_fit, whiten):
+    codes = torch.cat(list(pca_codes(iter(smooth_images.split(33)), 4, n_fit, whiten))).numpy()
+    expected = pca_by_sklearn(smooth_images, n_fit, whiten)
     signs = np.sign((codes * expected).sum(0))
     np.testing.assert_allclose(codes * signs, expected, atol=1e-3 * expected.std())
+
+
+def test_init_writes_each_images_own_row_projected_and_leaves_the_others(smooth_images):
+    table = torch.full((210, 4), 7.0)
+    rows = torch.randperm(200, generator=torch.Generator().manual_seed(1)) + 5
+    init_from_pca(table, zip(smooth_images.split(33), rows.split(33), strict=True), to_ball, 60, False)
+    expected = pca_by_sklearn(smooth_images, 60, False)
+    expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
+    codes = table[rows].numpy()
+    signs = np.sign((codes * expected).sum(0))
+    np.testing.assert_allclose(codes * signs, expected, atol=2e-3)
+    left = torch.ones(210, dtype=torch.bool)
+    left[rows] = False
+    assert (table[left] == 7).all()
 
 
 def test_the_accelerators_pca_is_scikit_learns():
@@ -77,40 +150,14 @@ def test_the_accelerators_pca_is_scikit_learns():
     np.testing.assert_allclose(np.abs(axes.numpy().T @ expected.components_.T), np.eye(4), atol=1e-3)
 
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def floats(limit: float) -> st.SearchStrategy:
-    return st.floats(-limit, limit, width=32)
-
-
-tables = arrays.arrays(
-    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=floats(2.0**60), fill=floats(4)
-).map(torch.from_numpy)
-
-
-@quick
-@given(tables)
-def test_projection_ends_in_the_set_and_keeps_what_is_there(codes):
-    ball, sphere = to_ball(codes), to_sphere(codes)
-    norms = codes.double().norm(dim=1)
-    assert (ball.double().norm(dim=1) <= 1 + 1e-5).all()
-    assert torch.equal(ball[norms < 0.999], codes[norms < 0.999])
-    torch.testing.assert_close(to_ball(ball), ball)
-    long = norms > 1e-15  # shorter ones have a square of zero in float32
-    torch.testing.assert_close(sphere[long].norm(dim=1), torch.ones(int(long.sum())), atol=1e-4, rtol=0)
-    assert torch.isfinite(sphere).all()
-
-
-def test_gradients_per_image_are_those_of_each_images_own_loss():
-    codes, targets = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
-    (per_image(codes * 1.0, batches_per_step=2) - targets).square().sum(dim=1).mean().div(2).backward()
-    torch.testing.assert_close(codes.grad, 2 * (codes - targets).detach())
-    assert not per_image(codes.detach()).requires_grad
-
-
-@pytest.mark.parametrize("sizes", [(7, 6, 100, 32), (7, 100, 6, 32), (13, 100, 100, 2)])
-def test_a_pca_has_no_more_dimensions_than_images_or_pixels(sizes):
-    with pytest.raises(InputError, match="latent_dim"):
-        check_pca(*sizes)
-    check_pca(sizes[0] - 1, *sizes[1:])
+@pytest.mark.parametrize(
+    ("num_images", "n_pca", "image_size", "most"), [(20, 99, 8, 20), (99, 30, 8, 30), (999, 999, 8, 192)]
+)
+def test_a_pca_has_no_more_dimensions_than_images_and_pixels(num_images, n_pca, image_size, most):
+    check_pca(most, num_images, n_pca, image_size)
+    with pytest.raises(InputError, match=f"latent_dim {most + 1}: a PCA of {most} images has at most {most}"):
+        check_pca(most + 1, num_images, n_pca, image_size)
+    with pytest.raises(InputError, match="n_pca 0"):
+        check_pca(1, num_images, 0, image_size)
+    with pytest.raises(InputError, match="n_pca nan"):
+        check_pca(1, num_images, math.nan, image_size)

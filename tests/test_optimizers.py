@@ -1,10 +1,29 @@
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from glo_lightning.errors import InputError
-from glo_lightning.optimizers import RowSGD, WhitenedRows, find_optimizer, rate_factor
+from glo_lightning.optimizers import RowSGD, WhitenedRows, find_optimizer, gather_rows, rate_factor
+
+
+def test_a_constant_schedule_leaves_the_rates():
+    assert [rate_factor("constant", step, steps) for step, steps in ((0, 9), (5, 9), (99, math.inf))] == [1, 1, 1]
+
+
+def test_a_cosine_goes_from_one_to_zero_and_stays_there():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+    for step in range(13):
+        assert rate_factor("cosine", step, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        torchs.step()
+    assert rate_factor("cosine", 0, 12) == 1
+    assert rate_factor("cosine", 12, 12) == rate_factor("cosine", 40, 12) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.fixture
@@ -22,15 +41,56 @@ def move(optimizer, table, rows, gradient):
     return table.weight.detach() - before
 
 
+def test_sgd_moves_each_row_by_its_own_gradient_and_the_weights_as_torchs(table):
+    weights = [torch.nn.Parameter(torch.arange(6.0)) for _ in range(2)]
+    groups = [{"params": [weights[0]], "lr": 0.5, "weight_decay": 0.1}, {"params": [table.weight], "lr": 0.25}]
+    ours, torchs = RowSGD(groups), torch.optim.SGD([weights[1]], lr=0.5, weight_decay=0.1)
+    for weight in weights:
+        weight.grad = torch.linspace(-1, 1, 6)
+    rows, gradient = torch.tensor([70, 3, 41]), torch.randn(3, 5)
+    before = table.weight.detach().clone()
+    (table(rows) * gradient).sum().backward()
+    ours.step()
+    torchs.step()
+    assert torch.equal(*weights)
+    expected = before.clone()
+    for row, change in zip(rows.tolist(), gradient, strict=True):
+        expected[row] -= 0.25 * change
+    torch.testing.assert_close(table.weight.detach(), expected)
+    assert sorted(table.weight.grad._indices()[0].tolist()) == [3, 41, 70]  # whose rows are to be projected
+
+
+def test_the_loss_of_a_closure_is_handed_on(table):
+    optimizer = RowSGD(table.parameters(), lr=1.0)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = table(torch.tensor([2])).sum()
+        loss.backward()
+        return loss
+
+    expected = float(table.weight.detach()[2].sum())
+    assert float(optimizer.step(closure).detach()) == pytest.approx(expected)
+    assert float(table.weight.detach()[2].sum()) == pytest.approx(expected - 5, abs=1e-5)
+
+
 def test_whitened_steps_are_equally_long_in_every_direction(table):
     rows = torch.randperm(80)[:64]
     gradient = torch.randn(64, 5) * torch.logspace(-1, 0, 5) @ torch.linalg.qr(torch.randn(5, 5)).Q
     moved = move(WhitenedRows(table.parameters(), lr=0.3), table, rows, gradient)
     torch.testing.assert_close(moved[rows].T @ moved[rows] / 64, 0.3**2 / 5 * torch.eye(5), atol=1e-5, rtol=0)
-    assert ((moved[rows] * gradient).sum(dim=1) < 0).all()  # each goes down its own image's loss
     left = torch.ones(80, dtype=torch.bool)
     left[rows] = False
     assert not moved[left].any()
+
+
+def test_a_whitened_step_is_the_inverse_root_of_the_gradients_covariance(table):
+    rows = torch.randperm(80)[:64]
+    gradient = torch.randn(64, 5) * torch.logspace(-1, 0, 5) @ torch.linalg.qr(torch.randn(5, 5)).Q
+    moved = move(WhitenedRows(table.parameters(), lr=0.3), table, rows, gradient)
+    exact = gradient.double().numpy()
+    left, _, right = np.linalg.svd(exact, full_matrices=False)  # g (g^T g)^(-1/2) is what is left without the scales
+    np.testing.assert_allclose(moved[rows], -0.3 * (left @ right) * (64 / 5) ** 0.5, atol=1e-4)
 
 
 def test_whitening_follows_the_gradients(table):
@@ -60,30 +120,81 @@ def test_whitened_steps_of_a_bfloat16_table_are_those_of_a_float32_one(table):
     torch.testing.assert_close(moved.float(), expected, rtol=0.05, atol=0.02)
 
 
-def test_rows_and_weights_step_as_torchs_sgd(table):
-    dense, twin = torch.nn.Linear(5, 2), torch.nn.Embedding(80, 5, _weight=table.weight.detach().clone())
-    other = torch.nn.Linear(5, 2)
-    other.load_state_dict(dense.state_dict())
-    groups = [[{"params": layer.parameters(), "lr": 0.1, "weight_decay": 0.3}, {"params": rows.parameters(), "lr": 2.0}]
-              for layer, rows in ((dense, table), (other, twin))]  # fmt: skip
-    ours, torchs = RowSGD(groups[0]), torch.optim.SGD(groups[1])
-    for rows in ([3, 1, 7], [1, 79], [0]):
-        for optimizer, layer, embedding in ((ours, dense, table), (torchs, other, twin)):
-            optimizer.zero_grad()
-            layer(embedding(torch.tensor(rows))).square().sum().backward()
-            optimizer.step()
-    torch.testing.assert_close(table.weight, twin.weight)
-    torch.testing.assert_close(dense.weight, other.weight)
+# ------------------------------------------------------------------------------------------------- several processes
 
 
-def test_rates_are_a_function_of_the_step():
-    assert [rate_factor("constant", step, math.inf) for step in (0, 9)] == [1, 1]
-    assert [rate_factor("cosine", step, 8) for step in (0, 4, 8, 9)] == pytest.approx([1, 0.5, 0, 0])
-    assert rate_factor("cosine", 2, 8) == pytest.approx(math.cos(math.pi / 8) ** 2)
+class TwoProcesses:
+    """Two threads in the place of processes: torch's collectives, as far as they are used; they want equal shapes."""
+
+    def __init__(self, monkeypatch):
+        self.barrier, self.given = threading.Barrier(2, timeout=20), {}
+        fakes = {"is_initialized": lambda: True, "get_world_size": lambda: 2}
+        for name, fake in (fakes | {"all_reduce": self.all_reduce, "all_gather": self.all_gather}).items():
+            monkeypatch.setattr(distributed, name, fake)
+
+    def meet(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        self.given[threading.current_thread().name] = tensor.clone()
+        self.barrier.wait()
+        parts = [self.given[name] for name in sorted(self.given)]
+        self.barrier.wait()
+        assert parts[0].shape == parts[1].shape
+        return parts
+
+    def all_reduce(self, tensor, op):
+        assert op == distributed.ReduceOp.MAX
+        tensor.copy_(torch.stack(self.meet(tensor)).amax(dim=0))
+
+    def all_gather(self, outputs, tensor):
+        assert tensor.is_contiguous()
+        for output, part in zip(outputs, self.meet(tensor), strict=True):
+            output.copy_(part)
+
+    def each(self, work, arguments):
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(work, arguments))
 
 
-def test_a_rule_for_the_rows_is_a_row_sgd():
-    assert find_optimizer("glo_lightning.optimizers.WhitenedRows") is WhitenedRows
-    for name in ("adam", "torch.optim.Adam", "os.abort"):
-        with pytest.raises(InputError, match="latent_optimizer"):
-            find_optimizer(name)
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+@pytest.mark.parametrize("rows", [([7, 2, 11], [19, 4]), ([3], [1, 0, 6, 12])])
+def test_each_row_keeps_its_own_gradient_when_processes_gather_unlike_numbers_of_rows(monkeypatch, rows):
+    gradients, expected = [], torch.zeros(20, 3)
+    for some in rows:
+        values, table = torch.randn(len(some), 3), torch.nn.Embedding(20, 3, sparse=True)
+        (table(torch.tensor(some)) * values).sum().backward()
+        gradients.append(table.weight.grad.coalesce())
+        for row, value in zip(some, values, strict=True):
+            expected[row] = value
+    for gathered in TwoProcesses(monkeypatch).each(gather_rows, gradients):
+        assert torch.equal(gathered.to_dense(), expected)
+        indices = gathered._indices()[0].tolist()
+        assert sorted(indices) == sorted([*rows[0], *rows[1]])  # each once, the shorter part's padding too
+
+
+def test_one_process_gathers_nothing(table):
+    table(torch.tensor([3, 5])).sum().backward()
+    assert gather_rows(table.weight.grad) is table.weight.grad
+
+
+# --------------------------------------------------------------------------------------------------------- by name
+
+
+class Signs(RowSGD):
+    """A rule of one's own."""
+
+    def step_rows(self, table, gradient, rate):
+        table[gradient._indices()[0]] -= rate * gradient._values().sign()
+
+
+def test_optimizers_by_name():
+    assert [find_optimizer(name) for name in ("sgd", "whitened")] == [RowSGD, WhitenedRows]
+    assert find_optimizer("test_optimizers.Signs") is Signs
+    for unknown in ("adam", "adamw", "torch.optim.Adam", "os.abort", ""):
+        with pytest.raises(InputError, match=f"latent_optimizer {unknown}: give sgd, whitened or the path of a sub"):
+            find_optimizer(unknown)
+
+
+def test_a_rule_of_ones_own_moves_the_rows(table):
+    moved = move(Signs(table.parameters(), lr=0.5), table, torch.tensor([4, 9]), torch.tensor([[-3.0] * 5, [0.1] * 5]))
+    expected = torch.zeros(80, 5)
+    expected[4], expected[9] = 0.5, -0.5
+    torch.testing.assert_close(moved, expected)
