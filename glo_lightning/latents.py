@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.images import from_uint8
@@ -120,15 +120,25 @@ def pca_codes(
 
 @torch.no_grad()
 def init_from_pca(
-    table: Tensor, batches: Iterable[tuple[Tensor, Tensor]], project: Projection, n_pca: int, whiten: bool
+    table: Tensor, loader: Callable[[], Iterable[tuple[Tensor, Tensor]]], project: Projection, n_pca: int, whiten: bool
 ) -> None:
-    """Writes the projected PCA coordinates of its image into every row of the table (N, D).
+    """Writes the projected PCA coordinates of its image into every row of the table (N, D), in all processes alike.
 
     Args:
-        table: the codes; the PCA is fitted on their device.
-        batches: uint8 images (b, C, H, W) and their rows (b,), in order.
+        table: the codes; the PCA is fitted on their device, in the first process.
+        loader: gives uint8 images (b, C, H, W) and their rows (b,), in order.
         project, n_pca, whiten: see ``module.GLO``.
     """
+    several = distributed.is_available() and distributed.is_initialized()
+    if not several or distributed.get_rank() == 0:
+        _write_pca_codes(table, loader(), project, n_pca, whiten)
+    if several:
+        distributed.broadcast(table, src=0)
+
+
+def _write_pca_codes(
+    table: Tensor, batches: Iterable[tuple[Tensor, Tensor]], project: Projection, n_pca: int, whiten: bool
+) -> None:
     began = time.monotonic()
     rows: list[Tensor] = []
 

@@ -21,7 +21,7 @@ from glo_lightning.images import to_unit
 from glo_lightning.latents import PROJECTIONS, Constraint, Init, check_pca, init_from_pca, per_image, random_codes
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import Schedule, find_optimizer, rate_factor
-from glo_lightning.retired import FORMAT_VERSION, current_arguments, upgrade_checkpoint
+from glo_lightning.retired import FORMAT_VERSION, check_same_shape, current_arguments, upgrade_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,8 @@ class GLO(LightningModule):
         generator_args: further arguments of that class.
         init: where the codes begin: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
         n_pca: images that the PCA is fitted on, at most.
-        whiten: scales the PCA coordinates to equal variances, small enough for most codes to lie inside the ball. As
-            they come, nearly all lie far outside: then the projection keeps their direction alone, and that is the
-            first few coordinates'.
+        whiten: scales the PCA coordinates to equal variances, so that most codes lie inside the ball. As they come
+            nearly all lie far outside, and the projection keeps their direction alone: the first few coordinates'.
         constraint: unit ``ball``, unit ``sphere`` or ``none``.
         loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
         loss_args: the arguments of that class.
@@ -63,8 +62,7 @@ class GLO(LightningModule):
         latent_optimizer: ``sgd``; ``whitened``, see ``WhitenedRows``: then ``latent_lr`` is how far a row moves; or the
             path of a subclass of ``RowSGD``.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run.
-        compile: compiles generator and loss with torch.compile for the training: a minute at the start, and faster
-            steps. The checkpoints are the same.
+        compile: compiles generator and loss for the training: a minute at the start, then faster steps.
 
     Raises:
         InputError: for a value out of range.
@@ -109,9 +107,7 @@ class GLO(LightningModule):
         if init == "pca":
             check_pca(latent_dim, num_images, n_pca, image_size)
         self.save_hyperparameters(logger=False)
-        # Plain values alone go into the checkpoint: it is loaded without unpickling anything else.
-        self.hparams.update(plain(dict(self.hparams)))
-
+        self.hparams.update(plain(dict(self.hparams)))  # a checkpoint is loaded without unpickling anything else
         self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
         self.generator_lr, self.weight_decay, self.latent_lr = generator_lr, weight_decay, latent_lr
         self.project = PROJECTIONS[constraint]
@@ -153,13 +149,9 @@ class GLO(LightningModule):
         latents["lr"] = self.latent_lr * factor
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # One optimizer with two groups serves dense and sparse gradients alike, and one step counts as one.
-        return self.optimizer_class(
-            [
-                {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"},
-                {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"},
-            ]
-        )
+        generator = {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"}
+        latents = {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"}
+        return self.optimizer_class([generator, latents])  # one for both: one step counts as one
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
@@ -180,11 +172,7 @@ class GLO(LightningModule):
     ) -> Tensor:
         """Codes (M, D) for images (M, C, H, W) in [-1, 1] that own no row: ``encoding.encode`` with this model's parts.
 
-        Args:
-            images: on the model's device; the model in eval mode.
-            training: the training images (uint8), where ``starts`` are names: see ``starting_codes``.
-            starts: names, or codes (M, S, D).
-            mask, loss, options: see ``encoding.encode``.
+        ``starts`` are codes (M, S, D), or names, see ``starting_codes``, which need the training images (uint8).
         """
         if not isinstance(starts, Tensor):
             if training is None:
@@ -209,8 +197,6 @@ class GLO(LightningModule):
         _, index = batch
         return self(self.latents(index))
 
-    # ----------------------------------------------------------------------------------------- begin, save, load
-
     def on_fit_start(self) -> None:
         """Initialises codes that are not yet, and compiles the objective."""
         if self.init == "pca" and not self.initialised:
@@ -218,13 +204,8 @@ class GLO(LightningModule):
             if loader is None:
                 remedy = "reads the images from an LSUNDataModule; fit with one, or give init random"
                 raise InputError("init", "pca", remedy)
-            if self.trainer.is_global_zero:
-                init_from_pca(self.latents.weight, loader(), self.project, self.n_pca, self.whiten)
-            if self.trainer.world_size > 1:
-                torch.distributed.broadcast(self.latents.weight.data, src=0)
-        if self.hparams["compile"]:
-            # The function, not the modules: keys of checkpoints and pictures in eval mode stay as they are.
-            # Batches have two sizes, each compiled once.
+            init_from_pca(self.latents.weight.data, loader, self.project, self.n_pca, self.whiten)
+        if self.hparams["compile"]:  # the function, not the modules: keys of checkpoints and pictures stay as they are
             mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
             self.objective = torch.compile(self.objective, dynamic=False, mode=mode)  # type: ignore[method-assign]
 
@@ -242,12 +223,9 @@ class GLO(LightningModule):
         checkpoint |= {"format_version": FORMAT_VERSION} | {key: getattr(self, key) for key in STATE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of a later format, or of a model of another shape, naming the argument that differs."""
+        """Refuses a checkpoint of a later format, or of a model of another shape."""
         upgrade_checkpoint(checkpoint)
-        for key in ("num_images", "latent_dim", "image_size", "width", "generator"):
-            saved, given = checkpoint["hyper_parameters"].get(key, "dcgan"), self.hparams[key]
-            if saved != given:
-                raise InputError(key, given, f"the checkpoint was made with {saved}; give that, or begin a new run")
+        check_same_shape(checkpoint["hyper_parameters"], self.hparams)
         for key in STATE:
             setattr(self, key, checkpoint[key])
 
@@ -256,5 +234,5 @@ class GLO(LightningModule):
         """As Lightning's; no argument is needed, also for a checkpoint whose arguments an older version had."""
         saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
         arguments = current_arguments(saved["hyper_parameters"]) | {"weights_only": True} | kwargs
-        # By this class, and not by the argument parser that a run of the command line names.
-        return super().load_from_checkpoint(checkpoint_path, **(arguments | {"_instantiator": None}))
+        arguments["_instantiator"] = None  # by this class, not by the parser that a run of the command line names
+        return super().load_from_checkpoint(checkpoint_path, **arguments)

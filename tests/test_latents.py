@@ -128,7 +128,7 @@ def test_pca_codes_are_scikit_learns(smooth_images, n_fit, whiten):
 def test_init_writes_each_images_own_row_projected_and_leaves_the_others(smooth_images):
     table = torch.full((210, 4), 7.0)
     rows = torch.randperm(200, generator=torch.Generator().manual_seed(1)) + 5
-    init_from_pca(table, zip(smooth_images.split(33), rows.split(33), strict=True), to_ball, 60, False)
+    init_from_pca(table, lambda: zip(smooth_images.split(33), rows.split(33), strict=True), to_ball, 60, False)
     expected = pca_by_sklearn(smooth_images, 60, False)
     expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
     codes = table[rows].numpy()
