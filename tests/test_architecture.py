@@ -1,0 +1,67 @@
+"""The rooms of the house: who may import whom, read from the source."""
+
+import ast
+from graphlib import TopologicalSorter
+
+import pytest
+from conftest import REPOSITORY
+
+SCIENCE = {"module", "generator", "losses", "latents", "optimizers", "encoding"}
+OWNERS = {"errors", "images", "files", "class_path", "retired"}
+
+
+def imports_of(path):
+    """The modules of the package that a file imports, also inside of functions; what is for types alone left out."""
+    tree = ast.parse(path.read_text())
+    typing = {id(child) for node in tree.body if isinstance(node, ast.If) for child in ast.walk(node)}
+    return {
+        node.module.removeprefix("glo_lightning.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glo_lightning.")
+        if id(node) not in typing
+    }
+
+
+PACKAGE = REPOSITORY / "glo_lightning"
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imports_of(path)
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+}
+
+
+def rooms_imported_by(names):
+    return {other.partition(".")[0] for name in names for other in FILES[name]}
+
+
+def test_no_circle_of_imports():
+    order = list(TopologicalSorter(FILES).static_order())  # raises CycleError
+    assert set(FILES) <= set(order)
+
+
+@pytest.mark.parametrize(
+    ("room", "may"),
+    [
+        (SCIENCE, SCIENCE | OWNERS),
+        (OWNERS, OWNERS),
+        ({name for name in FILES if name.startswith("data")}, OWNERS | {"data"}),
+        ({name for name in FILES if name.startswith("runs")}, OWNERS | {"data", "runs"}),
+        ({name for name in FILES if name.startswith("explore")}, SCIENCE | OWNERS | {"data", "runs", "explore"}),
+    ],
+    ids=["science", "owners", "data", "runs", "explore"],
+)
+def test_a_room_imports_what_it_may(room, may):
+    assert rooms_imported_by(room) <= may
+
+
+def test_nobody_imports_the_command_line():
+    assert not [
+        name for name, imported in FILES.items() if {"cli", "flags"} & imported and name not in ("cli", "flags")
+    ]
+
+
+def test_no_command_imports_a_study():
+    studies = {path.stem for path in (REPOSITORY / "scripts" / "studies").glob("*.py")}
+    for path in (REPOSITORY / "scripts").glob("*.py"):
+        named = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not studies & named
