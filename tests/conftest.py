@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+# The suite runs as two processes: their threads, and those of the programs that they start, would stand in each
+# other's way. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +23,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-torch.set_num_threads(1)  # the suite runs as two processes, and the numbers do not depend on the machine
 REPOSITORY = Path(__file__).parents[1]
 
 Run = Callable[..., tuple[int, str]]
