@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, encode, flat_image, write_lmdb
 from harness import mean_and_deviation
 
 STUDIES = REPOSITORY / "scripts" / "studies"
@@ -19,9 +19,10 @@ def test_the_deviation_is_the_samples():
     assert (mean_and_deviation([2.5], 1), mean_and_deviation([], 1)) == ("2.5", "-")
 
 
-def test_the_study_of_recipes_measures_every_seed(flat_lmdb, tmp_path, monkeypatch, capsys):
+def test_the_study_of_recipes_measures_every_seed(tmp_path, monkeypatch, capsys):
+    root = write_lmdb(tmp_path / "lmdb", {b"%03d" % row: encode(flat_image(row)) for row in range(104)})
     names = ("averaged weights", "constant rate of the codes")
-    options = ("--root", flat_lmdb, "--epochs", 1, "--seeds", 2, "--width", 2, "--json", tmp_path / "result.json")
+    options = ("--root", root, "--epochs", 1, "--seeds", 2, "--width", 2, "--json", tmp_path / "result.json")
     monkeypatch.setattr(sys, "argv", ["recipes.py", *map(str, options), "--only", *names])
     runpy.run_path(str(STUDIES / "recipes.py"), run_name="__main__")
     result = json.loads((tmp_path / "result.json").read_text())
