@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
 from glo_lightning.explore.priors import IMLE, PRIORS
@@ -114,7 +113,6 @@ def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch)
         shutil.rmtree(workplace / "my_lmdb")
     arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
     with warnings.catch_warnings():
