@@ -93,14 +93,14 @@ def flag_of(key: str) -> str:
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ("accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss")
+    own = ("accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss", "prior")
     return f"--{key}" if key in own else key
 
 
 def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
-    own = ["output", "resume", "ckpt_path", "on_bad_loss"]
+    own = ["output", "resume", "ckpt_path", "on_bad_loss", "prior"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
 

@@ -11,7 +11,7 @@ from glo_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2  # of the checkpoints; 0 is one that does not say
+FORMAT_VERSION = 3  # of the checkpoints; 0 is one that does not say; up to 2 the shipped images were emoji
 LAST_WITH_THEM = "glo_lightning 0.1.0 (commit e982c3f)"
 
 # Flags by their old names; in a configuration the parts between dots are sections.
@@ -81,11 +81,24 @@ def upgrade_checkpoint(checkpoint: dict[str, Any]) -> None:
     if version > FORMAT_VERSION:
         remedy = f"the checkpoint is newer than this program, which reads {FORMAT_VERSION}; update the program"
         raise InputError("format_version", version, remedy)
-    if version < FORMAT_VERSION:
+    if version < 2:
         initial = checkpoint["state_dict"].pop("start")
         checkpoint["initial_codes"] = initial
         checkpoint["initialised"] = checkpoint["started"] if version else not bool(initial[0, 0].isnan())
         checkpoint["holdout_codes"] = checkpoint.pop("held_out", None)
         checkpoint.setdefault("epoch_loss", [0.0, 0.0])
         checkpoint["lr_schedulers"] = []
-        checkpoint["format_version"] = FORMAT_VERSION
+    checkpoint["format_version"] = FORMAT_VERSION
+
+
+def refuse_emoji(version: int, root: str | None, key: str, where: object) -> None:
+    """Raises InputError for a run whose images were the emoji that came with the package.
+
+    Args:
+        version: the format of its checkpoint.
+        root: ``data.root`` as it is now.
+        key, where: what names the run.
+    """
+    if version <= 2 and root is None:
+        remedy = "was trained on the emoji that came with glo_lightning until 0.2; make them by python "
+        raise InputError(key, where, f"{remedy}scripts/studies/emoji.py DIR and give --data.root DIR")

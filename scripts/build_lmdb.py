@@ -1,4 +1,4 @@
-"""Turns images into an LMDB of LSUN's format: python scripts/build_lmdb.py OUTPUT IMAGES... [--size 256] [--quality 90]
+"""Turns images into an LMDB of LSUN's format: python scripts/build_lmdb.py OUTPUT IMAGES... [--size 256] [--lossless]
 
 IMAGES are image files, or folders that are searched for them. The keys are digests of the files' content, so that
 the first N records are a random subset. The output appears whole, or not at all.
@@ -22,8 +22,8 @@ from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, reading_image, to_rgb
 
 
-def encode(content: bytes, size: int, quality: int) -> bytes:
-    """A file's content as WebP, its shorter side at most ``size`` pixels; quality 100 is lossless."""
+def encode(content: bytes, size: int, quality: int | None) -> bytes:
+    """A file's content as WebP, its shorter side at most ``size`` pixels; without a quality it is lossless."""
     with reading_image(), Image.open(io.BytesIO(content)) as opened:
         image = to_rgb(opened)
     if min(image.size) > size:
@@ -31,11 +31,11 @@ def encode(content: bytes, size: int, quality: int) -> bytes:
         width, height = (round(side * scale) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     record = io.BytesIO()
-    image.save(record, "WEBP", quality=quality, lossless=quality == 100)
+    image.save(record, "WEBP", quality=50 if quality is None else quality, lossless=quality is None)
     return record.getvalue()
 
 
-def write_records(environment: lmdb.Environment, files: list[Path], size: int, quality: int) -> int:
+def write_records(environment: lmdb.Environment, files: list[Path], size: int, quality: int | None) -> int:
     """Writes one record a file; returns how many could not be read, each of them reported."""
     unreadable = 0
     for file in tqdm(files, unit=" images"):
@@ -60,7 +60,9 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, default=256, help="pixels of the shorter side; smaller images stay as they are"
     )
-    parser.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100; 100 is lossless")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100")
+    kind.add_argument("--lossless", action="store_true", help="keeps every pixel; larger for photographs")
     arguments = parser.parse_args()
 
     if arguments.output.exists():
@@ -75,7 +77,8 @@ def main() -> None:
         with whole_folder(arguments.output) as folder:
             # a sparse file is as large as what is written; synced once, at the end
             with lmdb.open(os.fspath(folder), map_size=1 << 40, sync=False, writemap=False) as environment:
-                unreadable = write_records(environment, files, arguments.size, arguments.quality)
+                quality = None if arguments.lossless else arguments.quality
+                unreadable = write_records(environment, files, arguments.size, quality)
                 environment.sync(True)
             if unreadable == len(files):
                 sys.exit(f"{', '.join(map(str, arguments.images))}: no readable image; give files or folders of images")

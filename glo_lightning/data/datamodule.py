@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import Source, StreamedImages, keys_digest
@@ -39,7 +40,7 @@ class LSUNDataModule(LightningDataModule):
     """Batches of (images, index) for training; images are uint8 until they are on the device, then in [-1, 1].
 
     Args:
-        root: the LSUN folder that holds ``bedroom_train_lmdb``, or an LMDB folder; the shipped emoji if not given.
+        root: the LSUN folder that holds ``bedroom_train_lmdb``, or an LMDB folder; the shipped faces if not given.
         num_samples: takes the first so many images in key order; all if not given.
         holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
             are encoded after each epoch for ``val/psnr``.
@@ -98,6 +99,15 @@ class LSUNDataModule(LightningDataModule):
         """The images by index; the first use decodes what is not in the store yet."""
         images = StoredImages if self.cache else StreamedImages
         return images(self.source, self.image_size, self.on_bad_record)
+
+    @property
+    def attributes(self) -> Attributes | None:
+        """What is known of the images by row, the held-out ones among them; None where nothing is.
+
+        Raises:
+            InputError: when it belongs to other images.
+        """
+        return getattr(self.source, "attributes", None)
 
     @property
     def num_images(self) -> int:

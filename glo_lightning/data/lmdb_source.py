@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -12,13 +13,14 @@ import lmdb
 import numpy as np
 from torch import Tensor
 
+from glo_lightning.data.attributes import FILE, Attributes, read_attributes
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
 from glo_lightning.images import NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
-EMOJI = Path(__file__).parent / "emoji"  # the images that come with the package
+FACES = Path(__file__).parent / "faces"  # the images that come with the package
 
 
 def cache_folder() -> Path:
@@ -27,12 +29,12 @@ def cache_folder() -> Path:
 
 
 def find_lmdb(root: str | os.PathLike[str] | None) -> Path:
-    """Returns the LMDB folder that ``root`` means: itself, or its ``bedroom_train_lmdb``; the emoji for None.
+    """Returns the LMDB folder that ``root`` means: itself, or its ``bedroom_train_lmdb``; the faces for None.
 
     Raises:
         InputError: when there is none.
     """
-    folder = EMOJI if root is None else Path(root).expanduser()
+    folder = FACES if root is None else Path(root).expanduser()
     try:
         for candidate in (folder, folder / "bedroom_train_lmdb"):
             if (candidate / "data.mdb").is_file():
@@ -124,7 +126,7 @@ class LMDBSource:
     lazily by each process that reads, so the source may be handed to workers started by fork, spawn or forkserver.
 
     Args:
-        root: an LMDB folder, the LSUN folder that holds ``bedroom_train_lmdb``, or None for the shipped emoji.
+        root: an LMDB folder, the LSUN folder that holds ``bedroom_train_lmdb``, or None for the shipped faces.
         image_size: H and W.
         num_samples: N; all if not given.
 
@@ -155,6 +157,16 @@ class LMDBSource:
         length, key = self.keys[index]
         return key.tobytes()[:length]
 
+    @functools.cached_property
+    def attributes(self) -> Attributes | None:
+        """What ``attributes.csv``, beside ``data.mdb``, says of these images; None without such a file.
+
+        Raises:
+            InputError: when it names other images.
+        """
+        file = self.path / FILE
+        return read_attributes(file, [self.key(row) for row in range(len(self))]) if file.is_file() else None
+
     def record(self, index: int) -> bytes | None:
         """The bytes of row ``index`` as they lie in the LMDB; None where they are gone."""
         with open_lmdb(self.path).begin() as transaction:
@@ -179,7 +191,7 @@ class LMDBSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as a copy for each worker: send its file's name instead.
-        state = self.__dict__.copy()
+        state = {name: value for name, value in self.__dict__.items() if name != "attributes"}
         if isinstance(self.keys, np.memmap):
             state["keys"] = (self.keys.filename, len(self.keys))
         return state

@@ -23,7 +23,7 @@ class Source(Protocol):
 
     ``read(i)`` gives the image of row i, uint8 (3, H, W), or raises InputError; ``key(i)`` names it, whatever else is
     in the source. ``fingerprint`` is a tuple of plain values: the first is the source's place, the others change with
-    its content. Workers and threads read at once.
+    its content. Workers and threads read at once. A source may have ``attributes``, see ``Attributes``.
     """
 
     def __len__(self) -> int: ...

@@ -30,6 +30,7 @@ def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
         seed: of the run.
         source: of the images.
     """
+    attributes = getattr(source, "attributes", None)
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),
@@ -50,6 +51,7 @@ def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
             "path": str(source.fingerprint[0]),
             "num_images": len(source),
             "keys_sha256": keys_digest(source),
+            **({"attributes_sha256": attributes.digest()} if attributes else {}),
             **(_records_digest(source) if isinstance(source, LMDBSource) else {}),
         },
     }

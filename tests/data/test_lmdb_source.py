@@ -14,7 +14,7 @@ import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
 from torch.utils.data import DataLoader
 
-from glo_lightning.data.lmdb_source import EMOJI, LMDBSource
+from glo_lightning.data.lmdb_source import FACES, LMDBSource
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.data.source import StreamedImages, keys_digest
 from glo_lightning.errors import InputError
@@ -166,13 +166,17 @@ def test_two_datasets_share_one_environment(flat_lmdb):
     assert rows_of(first.read(5)[None]) == rows_of(second.read(5)[None]) == 5
 
 
-def test_the_shipped_images_are_the_emoji():
-    dataset = LMDBSource(None, 64)
-    assert len(dataset) == 1911
-    assert (EMOJI / "data.mdb").stat().st_size <= 6e6
-    assert sorted(file.name for file in EMOJI.iterdir()) == ["data.mdb"]
-    images = torch.stack([dataset.read(row) for row in range(64)])
-    assert (images[:, :, 0, 0] > 240).float().mean() > 0.9  # most corners are the white that they are laid on
+def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
+    source = LMDBSource(None, 64)
+    assert len(source) == 4096
+    assert sum(file.stat().st_size for file in FACES.iterdir()) <= 9e6
+    assert sorted(file.name for file in FACES.iterdir()) == ["attributes.csv", "data.mdb"]
+    assert len({source.read(row).numpy().tobytes() for row in range(512)}) == 512
+    attributes = source.attributes
+    # the background, as the file names it, is the colour of the corners
+    for row in range(64):
+        name = attributes.values["background"][int(attributes.table[row, list(attributes.values).index("background")])]
+        assert bytes(source.read(row)[:, 0, 0].tolist()).hex() == name
 
 
 def test_a_read_only_database_is_read(flat_lmdb, tmp_path):

@@ -243,13 +243,14 @@ def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
     images = model.eval()(model.latents.weight[:1])
     expected = json.loads(FIXTURE.with_suffix(".json").read_text())["corner"]
     torch.testing.assert_close(images[0, :, 0, :3].tolist(), expected, atol=1e-4, rtol=0)
-    flags = ("--model.latent_dim=2", "--model.width=4", "--data.num_samples=24")
+    emoji = FIXTURE.parent / "emoji"
+    flags = ("--model.latent_dim=2", "--model.width=4", "--data.num_samples=24", "--data.root", emoji)
     assert run(*TINY, *flags, "--ckpt_path", FIXTURE, "--max_epochs=2", "--output", tmp_path / "run")[0] == 0
     assert load(tmp_path / "run")["global_step"] == 6
 
 
 def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
-    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 3}
+    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 4}
     torch.save(checkpoint, tmp_path / "later.ckpt")
     with pytest.raises(InputError, match="newer"):
         GLO.load_from_checkpoint(tmp_path / "later.ckpt")

@@ -36,7 +36,7 @@ def images(tmp_path):
 
 
 def test_build_lmdb_makes_what_the_source_reads(build, images, tmp_path):
-    ended, output, errors = build(tmp_path / "lmdb", images, "--size", 64, "--quality", 100)
+    ended, output, errors = build(tmp_path / "lmdb", images, "--size", 64, "--lossless")
     assert ended is None
     assert "6 images, 1 files left out" in output
     assert "broken.jpg" in errors

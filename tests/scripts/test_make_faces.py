@@ -1,0 +1,150 @@
+"""scripts/make_faces.py with a stand-in for Node, which draws flat images."""
+
+import csv
+import os
+import runpy
+import stat
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+from glo_lightning import LSUNDataModule
+
+# Draws one colour for each seed's first byte, so that faces repeat, and knows 4 heads and 4 faces.
+NODE = f"""#!{sys.executable}
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    number = int(asked["seed"][:2], 16)
+    face = {{"head": f"head{{number % 4}}", "face": f"face{{number // 4 % 4}}", "glasses": "", "beard": ""}}
+    if "accessories" in asked["options"]:
+        face["glasses"] = asked["options"]["accessories"][0]
+    sys.stdout.write(json.dumps(face) + "\\n")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(bytes([number, 0, asked["options"].get("rotate", 0) % 256, 255]) * asked["size"] ** 2)
+    sys.stdout.buffer.flush()
+"""
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """node(text): has ``node`` be this program."""
+
+    def make(text: str) -> None:
+        file = tmp_path / "bin" / "node"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        file.chmod(file.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("PATH", f"{file.parent}{os.pathsep}{os.environ['PATH']}")
+
+    make(NODE)
+    return make
+
+
+@pytest.fixture
+def make_faces(monkeypatch, capsys):
+    def make(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["make_faces.py", *map(str, arguments)])
+        ended = None
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / "make_faces.py"), run_name="__main__")
+        except SystemExit as stop:
+            ended = stop.code
+        return ended, capsys.readouterr().out
+
+    return make
+
+
+@pytest.fixture
+def rule(monkeypatch):
+    """Whether a pair of head and face is kept out of training."""
+    return runpy.run_path(str(REPOSITORY / "scripts" / "make_faces.py"))["withheld"]
+
+
+def described(folder):
+    with open(folder / "attributes.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_faces_differ_and_parts_follow_one_another(node, make_faces, rule, tmp_path):
+    ended, said = make_faces(tmp_path / "faces", "--num", 40, "--holdout", 10, "--size", 8)
+    assert ended is None
+    faces = described(tmp_path / "faces")
+    assert [face["key"] for face in faces] == [f"0{n:07x}" for n in range(40)] + [f"1{n:07x}" for n in range(10)]
+    assert not any(map(rule, faces))
+    data = LSUNDataModule(tmp_path / "faces", image_size=8, holdout=10)
+    assert data.num_images == 40
+    colours = [int(data.dataset[row][0][0, 0, 0]) for row in range(50)]
+    assert len(set(colours)) == 50
+    assert int(said.split(" faces, ")[1].split(" ")[0]) > 0  # repeats
+    for row in (0, 7, 45):  # an image and its line belong together
+        assert faces[row]["head"] == f"head{colours[row] % 4}"
+
+
+def test_fewer_faces_are_a_prefix(node, make_faces, tmp_path):
+    make_faces(tmp_path / "many", "--num", 30, "--size", 8)
+    make_faces(tmp_path / "few", "--num", 12, "--size", 8)
+    assert described(tmp_path / "many")[:12] == described(tmp_path / "few")
+
+
+def test_unseen_faces_are_those_that_training_lacks(node, make_faces, rule, tmp_path):
+    make_faces(tmp_path / "faces", "--num", 20, "--unseen", 4, "--size", 8)
+    faces = described(tmp_path / "faces")
+    assert [rule(face) for face in faces] == [False] * 20 + [True] * 4
+    assert [face["key"][0] for face in faces[20:]] == ["2"] * 4
+
+
+def test_moved_faces_are_the_same_faces_elsewhere(node, make_faces, tmp_path):
+    make_faces(tmp_path / "straight", "--num", 12, "--size", 8)
+    make_faces(tmp_path / "moved", "--num", 12, "--size", 8, "--moved")
+    blue = [int(LSUNDataModule(tmp_path / "moved", image_size=8).dataset[row][0][2, 0, 0]) for row in range(12)]
+    assert len(set(blue)) > 6
+    assert described(tmp_path / "moved")[0]["head"] == described(tmp_path / "straight")[0]["head"]
+
+
+def test_attributes_can_be_asked_for(node, make_faces, tmp_path):
+    make_faces(tmp_path / "faces", "--num", 5, "--size", 8, "--given", "glasses=sunglasses")
+    assert {face["glasses"] for face in described(tmp_path / "faces")} == {"sunglasses"}
+
+
+@pytest.mark.parametrize(
+    ("program", "remedy"),
+    [
+        (
+            "#!/bin/sh\necho 'Error [ERR_MODULE_NOT_FOUND]: Cannot find package' >&2; exit 1\n",
+            "run npm install --no-save",
+        ),
+        ("#!/bin/sh\necho 'SyntaxError: strange' >&2; exit 1\n", "SyntaxError: strange; it needs Node.js 18"),
+    ],
+)
+def test_what_node_lacks_is_one_line_and_nothing_is_left(node, make_faces, tmp_path, program, remedy):
+    node(program)
+    ended, _ = make_faces(tmp_path / "faces", "--num", 3, "--size", 8)
+    assert remedy in str(ended)
+    assert "\n" not in str(ended)
+    assert not (tmp_path / "faces").exists()
+
+
+def test_without_node_the_line_says_what_to_install(make_faces, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended, _ = make_faces(tmp_path / "faces", "--num", 3)
+    assert str(ended).startswith("node: was not found; install Node.js 18")
+    assert not (tmp_path / "faces").exists()
+
+
+def test_wrong_numbers_and_an_output_that_is_there_are_one_line(make_faces, tmp_path):
+    assert "give at least one face" in str(make_faces(tmp_path / "faces", "--num", 0)[0])
+    assert "exists already" in str(make_faces(tmp_path, "--num", 3)[0])
+
+
+@pytest.mark.skipif(
+    not (REPOSITORY / "node_modules" / "@dicebear").is_dir(), reason="the npm packages are not installed"
+)
+def test_the_shipped_faces_are_made_so(tmp_path):
+    command = [sys.executable, REPOSITORY / "scripts" / "make_faces.py", tmp_path / "faces", "--num", "40"]
+    subprocess.run(command, check=True, capture_output=True)
+    made, shipped = LSUNDataModule(tmp_path / "faces"), LSUNDataModule(num_samples=40)
+    assert all(made.source.record(row) == shipped.source.record(row) for row in range(40))
+    assert made.attributes.digest() == shipped.attributes.digest()
