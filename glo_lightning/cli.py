@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
 import torch
 from jsonargparse import ArgumentError, Namespace
@@ -21,9 +21,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from glo_lightning.callbacks import Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, OnError
+from glo_lightning.explore.priors import make_prior
+from glo_lightning.explore.samples import add_samples
+from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
 from glo_lightning.module import GLO
+from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
 from glo_lightning.runs.folder import RunFolder, RunLogger, WriteConfig
@@ -65,6 +69,8 @@ class TrainCLI(LightningCLI):
             default="raise",
             help="a loss that is not finite: raise, or skip that step (looked at in every step, before it is taken)",
         )
+        help_ = "fitted to the codes once the run is finished, for a picture of samples; see scripts/sample.py"
+        parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
@@ -90,11 +96,14 @@ class TrainCLI(LightningCLI):
             self.folder = RunFolder.next_version(runs / self.recipe)
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
+        if config.prior is not None:
+            make_prior(config.prior)
         self.global_step = 0
         if self.ckpt_path is not None:
             key = "resume" if config.ckpt_path is None else "ckpt_path"
             checkpoint = read_checkpoint(self.ckpt_path, key)
             refuse_lost_options(checkpoint["hyper_parameters"], key, self.ckpt_path)
+            refuse_emoji(checkpoint.get("format_version", 0), config.data.root, key, getattr(config, key))
             self.global_step = checkpoint["global_step"]
             self.finished = self._is_finished(checkpoint)
 
@@ -175,6 +184,24 @@ class TrainCLI(LightningCLI):
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
+    def add_samples(self) -> None:
+        """Fits ``--prior`` to the codes of the finished run, unless that is done, and shows samples of it."""
+        if self.config.prior is None or _rank() != 0 or not self.folder.last.exists():
+            return
+        accelerator: Accelerator = "cpu" if self.config.trainer.accelerator == "cpu" else "auto"
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        handlers = {number: signal.signal(number, _leave) for number in numbers}
+        try:
+            if self.config_init.checkpoint.signal is not None:  # in the last step
+                raise SystemExit(128 + self.config_init.checkpoint.signal)
+            add_samples(self.folder.path, self.config.prior, accelerator, anew=not self.finished)
+        except SystemExit as stop:
+            line = f"stopped while the prior was fitted; the run is finished, --resume {self.folder.path} fits it"
+            _stop(line, int(stop.code or 0))
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
 
 def main(default_config: Path) -> None:
     """Runs the command line ``sys.argv``; without ``--config`` and ``--resume`` it takes ``default_config``."""
@@ -187,6 +214,7 @@ def main(default_config: Path) -> None:
             log.info(cli.finished)
         else:
             cli.fit()
+        cli.add_samples()
     except KeyboardInterrupt:
         _stop("stopped before the first step; nothing was written", status=130)
     except ArgumentError as error:

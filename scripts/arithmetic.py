@@ -1,7 +1,8 @@
 """Adds and subtracts images: python scripts/arithmetic.py RUN --a IMAGES... --b IMAGES... --c IMAGES...
 
-Makes an image of the code a - b + c, each the mean over the codes of one or several images: indices of training images,
-or image files, which are encoded first.
+Makes an image of the code strength * (a - b) + c, each the mean over the codes of one or several images: indices of
+training images, image files, which are encoded first, or name=value, the mean code of all training images with that
+attribute: --a glasses=sunglasses --b glasses= --c 17. --way flow does it in the noise that a flow carries to the codes.
 """
 
 from __future__ import annotations
@@ -21,22 +22,26 @@ def main() -> None:
     parser = CommandParser(__doc__, "arithmetic.png", "the picture")
     for term in "abc":
         parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index or file")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the difference a - b")
+    parser.add_argument("--way", default="line", choices=["flow", "line"], help="among codes, or in a flow's noise")
     parser.add_picture_arguments()
     parser.call(lambda: run(parser.parse_args()))
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = load_run(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator, options.root)
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
     codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
+    enter, leave = trained.chart(options.way)
+    project = trained.model.project
     sizes = [len(some) for some in names]
-    terms, given = codes.split(sizes), targets.split(sizes)
-    a, b, c = terms
-    result = arithmetic(a, b, c, trained.model.project)
-    made = torch.stack([*[trained.model.project(term.mean(0)) for term in terms], result])
+    given = targets.split(sizes)
+    means = [places.mean(0) for places in enter(codes).split(sizes)]
+    result = arithmetic(means[0], means[1], means[2], options.strength)
+    made = project(leave(torch.stack([*means, result])))
     images = generate(trained.model, made).cpu()
-    (closest,) = trained.images(nearest(result[None], [(table, torch.arange(len(table)))]).tolist())
+    (closest,) = trained.images(nearest(made[3:], [(table, torch.arange(len(table)))]).tolist())
 
     def cells(row: int) -> list:
         a, b, c = (some[row] if row < len(some) else None for some in given)
@@ -44,7 +49,18 @@ def run(options: argparse.Namespace) -> None:
 
     rows = [cells(row) for row in range(max(sizes))]
     rows.append([images[0], "-", images[1], "+", images[2], "=", images[3], "", closest])
-    columns = ["a", " -  ", "b", " + ", "c", " = ", "a - b + c", "  ", "nearest\ntraining image"]
+    times = "" if options.strength == 1 else f"{options.strength:g} "
+    columns = [
+        "a",
+        " -  ",
+        "b",
+        " + ",
+        "c",
+        " = ",
+        f"{times}(a - b) + c" if times else "a - b + c",
+        "  ",
+        "nearest\ntraining image",
+    ]
     captions = ["images", *[""] * (max(sizes) - 1), "their codes\n(mean)" if max(sizes) > 1 else "their codes"]
     title = "Arithmetic: the codes of a, less those of b, plus those of c, make a new image"
     write_picture(options, trained, "explore/arithmetic", picture(rows, title, columns, captions), made)

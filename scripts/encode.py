@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     if options.loss:
         make_loss(options.loss)
-    trained = load_run(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator, options.root)
     image_size = trained.model.hparams["image_size"]
     mask = read_mask(options.mask, image_size) if options.mask else None
     pixels, names = read_images(options.images, image_size)

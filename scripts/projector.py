@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = load_run(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator, options.root)
     most = (SPRITE // trained.data.image_size) ** 2
     if not 1 <= options.num <= most:
         raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")

@@ -1,7 +1,8 @@
-"""Walks along the principal axes of the codes: python scripts/walk.py RUN [--image 17] [--axes 6] [--reach 3]
+"""Walks along the principal axes of the codes: python scripts/walk.py RUN [--image 17] [--way flow] [--axes 6]
 
 Each row changes the code along one axis, by up to ``reach`` standard deviations of the training codes to either side of
-an image's code, or of the codes' mean. The first axis is the direction in which the codes differ most.
+an image's code, or of the codes' mean. The first axis is the direction in which the codes differ most. --way flow walks
+in the noise that a flow carries to the codes, and so stays where codes lie; --way line, the default, among the codes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.paths import principal_axes, walk
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import load_run
+from glo_lightning.latents import unconstrained
 
 
 def main() -> None:
     parser = CommandParser(__doc__, "walk.png", "the picture")
     parser.add_argument("--image", help="where to start: the index of a training image, or a file (default: the mean)")
+    parser.add_argument("--way", default="line", choices=["flow", "line"], help="among codes, or in a flow's noise")
     parser.add_argument("--axes", type=int, default=6, help="how many, the longest first")
     parser.add_argument("--steps", type=int, default=9, help="images in a row; odd, to pass the start")
     parser.add_argument("--reach", type=float, default=3.0, help="standard deviations to either side")
@@ -28,11 +31,13 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    trained = load_run(options.run, options.accelerator)
-    table = trained.model.latents.weight
-    axes = principal_axes(table, options.axes)
-    origin = table.mean(0) if options.image is None else trained.codes_of([options.image])[0][0]
-    paths = [walk(origin, axis, options.steps, options.reach, trained.model.project) for axis in axes]
+    trained = load_run(options.run, options.accelerator, options.root)
+    project = trained.model.project
+    enter, leave = trained.chart(options.way)
+    places = enter(trained.model.latents.weight)
+    axes = principal_axes(places, options.axes)
+    origin = places.mean(0) if options.image is None else enter(trained.codes_of([options.image])[0])[0]
+    paths = [project(leave(walk(origin, axis, options.steps, options.reach, unconstrained))) for axis in axes]
     rows = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
     columns = [
         f"{shift:+.3g}" if shift else "0"

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The arguments that every command on a run has: RUN, --accelerator, --output, --overwrite.
+    """The arguments that every command on a run has: RUN, --accelerator, --data.root, --output, --overwrite.
 
     Args:
         description: the command's docstring.
@@ -38,6 +38,7 @@ class CommandParser(argparse.ArgumentParser):
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator))
+        self.add_argument("--data.root", dest="root", type=Path, help="where the run's images are now, if elsewhere")
         self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,34 +92,42 @@ def load_features(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def feature_metrics(generated: Tensor, images: Tensor, features: nn.Module) -> dict[str, float]:
-    """How far generated images are from others in the features: Frechet and kernel distance, precision and recall.
+def extract(images: Tensor, features: nn.Module) -> Tensor:
+    """The features (B, F) of uint8 images (B, C, H, W), float32 on the CPU, 256 at a time; see ``load_features``."""
+    return torch.cat([features(some).float().cpu() for some in images.split(256)])
 
-    Frechet distance after Heusel et al. (2017), kernel distance after Binkowski et al. (2018), both by torchmetrics;
-    precision and recall after Kynkaanniemi et al. (2019) with 3 neighbours.
 
-    Args:
-        generated, images: uint8 (B, 3, H, W), at least 4 of each.
-        features: see ``load_features``.
+def frechet(generated: Tensor, real: Tensor) -> float:
+    """The Frechet distance between features (B, F) and (R, F), after Heusel et al. (2017), by torchmetrics."""
+    return float(_updated(FrechetInceptionDistance, generated, real).compute())
+
+
+def feature_metrics(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """How far features of generated images (B, F) are from those of others (R, F), at least 4 of each.
+
+    Frechet distance; kernel distance after Binkowski et al. (2018), by torchmetrics; precision and recall after
+    Kynkaanniemi et al. (2019) with 3 neighbours.
     """
-    as_features = [
-        torch.cat([features(some).float().cpu() for some in part.split(128)]) for part in (generated, images)
-    ]
+    kernel = _updated(KernelInceptionDistance, generated, real, subset_size=min(1000, len(generated), len(real)))
+    scores = {"frechet": frechet(generated, real), "kernel": float(kernel.compute()[0])}
+    return scores | {"precision": _covered(generated, by=real), "recall": _covered(real, by=generated)}
+
+
+def _updated(metric: type, generated: Tensor, real: Tensor, **arguments: int) -> Any:
     known = nn.Identity()
-    known.num_features = as_features[0].shape[1]  # type: ignore[assignment]
-    frechet = FrechetInceptionDistance(feature=known).set_dtype(torch.float64)
+    known.num_features = generated.shape[1]  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*save all extracted features.*")  # some thousands are meant to be
-        kernel = KernelInceptionDistance(feature=known, subset_size=min(1000, *map(len, as_features)))
-    for part, real in zip(as_features, (False, True), strict=True):
-        frechet.update(part, real=real)
-        kernel.update(part, real=real)
-    precision, recall = _covered(as_features[0], by=as_features[1]), _covered(as_features[1], by=as_features[0])
-    scores = {"frechet": float(frechet.compute()), "kernel": float(kernel.compute()[0])}
-    return scores | {"precision": precision, "recall": recall}
+        made = metric(feature=known, **arguments)
+    made.set_dtype(torch.float64)
+    made.update(real, real=True)
+    made.update(generated, real=False)
+    return made
 
 
 def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
     """The fraction of ``points`` that lie in a ball around one of ``by`` that reaches to its third neighbour."""
-    radii = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # the first is itself
-    return float((torch.cdist(points, by) <= radii).any(dim=1).float().mean())
+    # the first neighbour is itself
+    radii = torch.cat([torch.cdist(some, by).kthvalue(neighbours + 1, dim=1).values for some in by.split(1024)])
+    covered = [(torch.cdist(some, by) <= radii).any(dim=1) for some in points.split(1024)]
+    return float(torch.cat(covered).float().mean())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.latents import Projection
+from glo_lightning.latents import Projection, unconstrained
+
+# (start, end, steps, project) -> the codes from start to end, both included
+Way = Callable[[Tensor, Tensor, int, Projection], Tensor]
 
 
 def lerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
-    """The codes (steps, D) on the straight line from ``start`` (D,) to ``end`` (D,), both included, projected.
+    """The codes (steps, ..., D) on straight lines from ``start`` to ``end`` (..., D), both included, projected.
 
     Raises:
         InputError: for fewer than two steps.
@@ -22,25 +25,24 @@ def lerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
-    """As ``lerp``, on the great arc between the directions; the length goes evenly from one to the other.
+    """As ``lerp``, on the great arcs between the directions; the length goes evenly from one to the other.
 
     After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes it is the straight line.
 
     Raises:
         InputError: for fewer than two steps.
     """
-    check_at_least("steps", steps, 2)
-    fractions = _fractions(steps, start)
-    lengths = torch.linalg.vector_norm(torch.stack([start, end]), dim=1)
-    if lengths.min() == 0:
-        return lerp(start, end, steps, project)
-    directions = start / lengths[0], end / lengths[1]
-    angle = torch.dot(*directions).clamp(-1, 1).acos()
-    if angle.sin() < 1e-6:
-        return lerp(start, end, steps, project)
-    first, last = torch.sin((1 - fractions) * angle), torch.sin(fractions * angle)
-    arc = (first * directions[0] + last * directions[1]) / angle.sin()
-    return project(arc * torch.lerp(lengths[0], lengths[1], fractions))
+    line, fractions = lerp(start, end, steps, unconstrained), _fractions(steps, start)
+    lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
+    tiny = torch.finfo(start.dtype).tiny
+    first, last = start / lengths[0].clamp(min=tiny), end / lengths[1].clamp(min=tiny)
+    angle = (first * last).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    arc = (torch.sin((1 - fractions) * angle) * first + torch.sin(fractions * angle) * last) / angle.sin()
+    parallel = (angle.sin() < 1e-6) | (lengths[0] == 0) | (lengths[1] == 0)
+    return project(torch.where(parallel, line, arc * torch.lerp(lengths[0], lengths[1], fractions)))
+
+
+WAYS: dict[str, Way] = {"line": lerp, "arc": slerp}
 
 
 def principal_axes(codes: Tensor, num: int) -> Tensor:
@@ -71,9 +73,9 @@ def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projec
     return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
 
 
-def arithmetic(a: Tensor, b: Tensor, c: Tensor, project: Projection) -> Tensor:
-    """The code (D,) of ``a - b + c``, projected; each is the mean of several codes (k, D)."""
-    return project(a.mean(0) - b.mean(0) + c.mean(0))
+def arithmetic(a: Tensor, b: Tensor, c: Tensor, strength: float = 1.0) -> Tensor:
+    """The place ``strength * (a - b) + c`` of places (D,), not projected."""
+    return strength * (a - b) + c
 
 
 def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -106,4 +108,4 @@ def gradient_magnitude(images: Tensor) -> Tensor:
 
 
 def _fractions(steps: int, like: Tensor) -> Tensor:
-    return torch.linspace(0, 1, steps).to(like)[:, None]
+    return torch.linspace(0, 1, steps).to(like).view(-1, *[1] * like.dim())

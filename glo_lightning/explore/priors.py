@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.explore.flow import Flow
 from glo_lightning.latents import Projection
 
 
@@ -192,6 +193,7 @@ class IMLE:
 
 
 PRIORS: dict[str, Callable[[], Prior]] = {
+    "flow": Flow,
     "gaussian": Gaussian,
     "diagonal": Diagonal,
     "mixture": Mixture,
@@ -200,12 +202,17 @@ PRIORS: dict[str, Callable[[], Prior]] = {
 }
 
 
+def default_prior(num_codes: int, latent_dim: int) -> str:
+    """The prior for so many codes: ``flow`` from 1,000 and from 20 for each dimension on, below that ``mixture``."""
+    return "flow" if num_codes >= max(1000, 20 * latent_dim) else "mixture"
+
+
 def make_prior(name: str, n_components: int | None = None) -> Prior:
     """Makes the prior of that name, still to be fitted.
 
     Args:
-        name: ``gaussian``, ``diagonal``, ``mixture``, ``kde``, ``imle``, or the path of a class that is made without
-            arguments and has ``fit`` and ``sample`` as ``Prior`` says.
+        name: ``flow``, ``gaussian``, ``diagonal``, ``mixture``, ``kde``, ``imle``, or the path of a class that is made
+            without arguments and has ``fit`` and ``sample`` as ``Prior`` says.
         n_components: of the mixture.
 
     Raises:
@@ -228,6 +235,8 @@ def sample_codes(
     project: Projection,
     seed: int = 0,
     temperature: float = 1.0,
+    given: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Draws codes (num, D) from a prior that is fitted, on the device of the codes.
 
@@ -237,8 +246,9 @@ def sample_codes(
         num: how many to draw.
         project: the projection that the codes were trained with, ``model.project``.
         seed: the same seed draws the same codes.
-        temperature: what the samples' deviation from the codes' mean is multiplied with, before the projection; less
-            than 1 gives more typical samples that differ less.
+        temperature: what the samples' deviation from the codes' mean is multiplied with, before the projection, or a
+            flow's noise; less than 1 gives more typical samples that differ less.
+        given, guidance: attributes that the samples are to have, of a flow alone; see ``Flow.sample``.
 
     Raises:
         InputError: for a value out of range.
@@ -247,11 +257,16 @@ def sample_codes(
     if not 0 < temperature < float("inf"):
         raise InputError("temperature", temperature, "must be more than 0; 1 samples the prior as it is")
     mean = codes.detach().mean(0)
-    samples = prior.sample(num, seed).to(mean)
+    if isinstance(prior, Flow):
+        samples, temperature = prior.sample(num, seed, temperature, given, guidance).to(mean), 1.0
+    elif given is not None:
+        raise InputError("given", type(prior).__name__, "only a flow can be given attributes; give --prior flow")
+    else:
+        samples = prior.sample(num, seed).to(mean)
     if samples.shape != (num, len(mean)):
-        given, wanted = tuple(samples.shape), (num, len(mean))
-        raise InputError("prior", type(prior).__name__, f"its sample gives codes of shape {given}; must be {wanted}")
-    return project(mean + temperature * (samples - mean))
+        shape, wanted = tuple(samples.shape), (num, len(mean))
+        raise InputError("prior", type(prior).__name__, f"its sample gives codes of shape {shape}; must be {wanted}")
+    return project(samples if temperature == 1 else mean + temperature * (samples - mean))
 
 
 def _noise(num: int, dimensions: int, seed: int) -> Tensor:

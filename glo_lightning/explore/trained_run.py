@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +17,27 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError
+from glo_lightning.explore.fitted import fit_prior
+from glo_lightning.explore.flow import FEWEST, Flow, through
+from glo_lightning.explore.paths import Way
+from glo_lightning.explore.priors import Prior, make_prior
 from glo_lightning.images import from_uint8
+from glo_lightning.latents import unconstrained
 from glo_lightning.module import GLO
-from glo_lightning.retired import current_config, upgrade_checkpoint
+from glo_lightning.retired import current_config, refuse_emoji, upgrade_checkpoint
 from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 Accelerator = Literal["auto", "cpu", "gpu"]
+Chart = Callable[[Tensor], Tensor]
+FEWEST_GIVEN = 20  # training images that have an attribute's value, for samples to be given it
 
 
-def load_run(path: str | Path, accelerator: Accelerator = "auto") -> TrainedRun:
+def load_run(path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None) -> TrainedRun:
     """Loads a run folder or a checkpoint file, see TrainedRun."""
-    return TrainedRun(path, accelerator)
+    return TrainedRun(path, accelerator, root)
 
 
 class TrainedRun:
@@ -43,12 +53,13 @@ class TrainedRun:
     Args:
         path: a run folder, whose last checkpoint is taken, or a checkpoint file.
         accelerator: ``cpu``, ``gpu`` or ``auto``.
+        root: where its images are now, if not where its configuration says.
 
     Raises:
         InputError: when there is no such run, or no such accelerator.
     """
 
-    def __init__(self, path: str | Path, accelerator: Accelerator = "auto"):
+    def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
         path = Path(path).absolute()
         if path.is_dir() and not (path / "config.yaml").is_file():
             raise InputError("run", path, "holds no run (no config.yaml); give the folder of a run or a checkpoint")
@@ -56,7 +67,9 @@ class TrainedRun:
         if path.is_dir():
             folder = RunFolder(path)
             self.checkpoint = newest_checkpoint(folder) or folder.last
+        self._root = None if root is None else str(Path(root).expanduser().absolute())
         self._state = read_checkpoint(self.checkpoint, "run")
+        self._format: int = self._state.get("format_version", 0)
         upgrade_checkpoint(self._state)
         self.global_step: int = self._state["global_step"]
         self.initial: Tensor | None = self._state.get("initial_codes")
@@ -85,9 +98,75 @@ class TrainedRun:
         Raises:
             InputError: when the run's folder is not there, or its images are others now.
         """
-        data = LSUNDataModule(**self.config["data"])
+        arguments = dict(self.config["data"])
+        arguments["root"] = self._root or arguments.get("root")
+        refuse_emoji(self._format, arguments["root"], "run", self.folder)
+        data = LSUNDataModule(**arguments)
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
+
+    @functools.cached_property
+    def found_data(self) -> LSUNDataModule | None:
+        """The run's data, or None, and a line that says why, where its images cannot be had."""
+        try:
+            return self.data
+        except InputError as error:
+            log.info("without the training images: %s", error)
+            return None
+
+    def prior(self, name: str, n_components: int | None = None) -> Prior:
+        """A prior fitted to the codes, or one kept from before; see ``make_prior`` and ``fit_prior``.
+
+        A flow is shown the images' attributes where they have some.
+
+        Raises:
+            InputError: for a name that is no prior's, or codes that it cannot be fitted to.
+        """
+        prior = make_prior(name, n_components)
+        attributes = self.found_data.attributes if isinstance(prior, Flow) and self.found_data else None
+        return fit_prior(prior, self.model.latents.weight, attributes, self.folder)
+
+    def flow(self) -> Flow:
+        """The flow among the codes.
+
+        Raises:
+            InputError: for too few codes.
+        """
+        num_codes = len(self.model.latents.weight)
+        if num_codes < FEWEST:
+            raise InputError("way", "flow", f"{num_codes} codes are too few for a flow, which needs {FEWEST}; give line")
+        flow = self.prior("flow")
+        assert isinstance(flow, Flow)
+        return flow
+
+    def flow_way(self) -> Way:
+        """The way through the noise of the flow; see ``through``."""
+        return through(self.flow())
+
+    def chart(self, way: str) -> tuple[Chart, Chart]:
+        """From codes (B, D) to the places where walks and sums are made, and back: ``flow`` noise, or the codes."""
+        if way == "line":
+            return unconstrained, unconstrained
+        flow = self.flow()
+        return flow.encode, flow.decode
+
+    def given(self, texts: Sequence[str]) -> Tensor:
+        """``name=value`` of attributes as a flow takes them, (A,); see ``Attributes.numbers``.
+
+        Raises:
+            InputError: for images without attributes, an attribute or a value that does not exist, or has few images.
+        """
+        attributes = self.data.attributes
+        if attributes is None:
+            remedy = (
+                f"the images in {self.data.source.fingerprint[0]} have no attributes (no attributes.csv beside them)"
+            )
+            raise InputError("given", " ".join(texts), f"{remedy}; sample without")
+        for text in texts:
+            number = int((attributes.rows([text]) < self.data.num_images).sum())
+            if number < FEWEST_GIVEN:
+                raise InputError("given", text, f"only {number} training images have it, {FEWEST_GIVEN} are needed")
+        return attributes.numbers(texts)
 
     def images(self, rows: Iterable[int]) -> Tensor:
         """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
@@ -100,25 +179,37 @@ class TrainedRun:
         return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
 
     def codes_of(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The codes and the pixels of images given by the index of their row, or as a file, which is encoded.
+        """The codes and the pixels of images given by the index of their row, as a file, or by attribute.
 
         Args:
-            names: an index such as ``17``, or the path of an image file, each.
+            names: an index such as ``17``, the path of an image file, or ``name=value``: the mean code of the training
+                images that have it, and the first of these, each.
 
         Returns:
             Codes (M, D) on the model's device, and uint8 images (M, 3, H, W).
 
         Raises:
-            InputError: for an index out of range, or a file that is no image.
+            InputError: for an index out of range, a file that is no image, an attribute or a value that does not exist.
         """
-        images = torch.stack([self._pixels(name) for name in names])
-        is_row = torch.tensor([_is_index(name) for name in names])
         table = self.model.latents.weight
-        codes = torch.empty(len(names), table.shape[1], device=table.device)
-        codes[is_row.to(table.device)] = table[[int(name) for name in names if _is_index(name)]]
-        if not is_row.all():
-            codes[~is_row.to(table.device)] = self.encode(images[~is_row])
-        return codes, images
+        codes, images, files = torch.empty(len(names), table.shape[1], device=table.device), [], []
+        for position, name in enumerate(names):
+            if _is_index(name):
+                images.append(self._pixels(name))
+                codes[position] = table[int(name)]
+            elif "=" in name and not Path(name).exists():
+                self.given([name])
+                rows = self.data.attributes.rows([name])  # type: ignore[union-attr]
+                rows = rows[rows < len(table)]
+                images.append(self.data.dataset[int(rows[0])][0])
+                codes[position] = table[rows.to(table.device)].mean(0)
+            else:
+                images.append(self._pixels(name))
+                files.append(position)
+        pixels = torch.stack(images)
+        if files:
+            codes[files] = self.encode(pixels[files])
+        return codes, pixels
 
     def _pixels(self, name: str) -> Tensor:
         num_images = self.data.num_images

@@ -7,6 +7,7 @@ from torch import nn
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import (
+    extract,
     feature_metrics,
     load_features,
     neighbours_kept,
@@ -82,7 +83,7 @@ def test_neighbours_kept_counts_each_codes_own():
 
 def test_distances_are_those_of_the_features():
     generated, images = ((random_images(300, seed=seed) * (60 + 20 * seed) + 127).byte() for seed in (0, 1))
-    measured = feature_metrics(generated, images, Means())
+    measured = feature_metrics(extract(generated, Means()), extract(images, Means()))
     a, b = (Means()(part).double().numpy() for part in (generated, images))
     product = sqrtm(np.cov(a.T) @ np.cov(b.T))
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * np.real(product))
@@ -103,14 +104,16 @@ def test_the_kernel_distance_is_the_unbiased_one_of_a_cubic_kernel():
     within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (300 * 299) for x in (a, b)]
     expected = sum(within) - 2 * kernel(a, b).mean()  # of all images: every subset is another order of them
     assert expected > 1
-    assert feature_metrics(generated, images, Unit())["kernel"] == pytest.approx(expected, rel=1e-4)
+    assert feature_metrics(extract(generated, Unit()), extract(images, Unit()))["kernel"] == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_precision_and_recall_know_which_side_is_missing():
     wide, narrow = torch.zeros(2, 40, 3, 32, 32, dtype=torch.uint8)
     wide += (torch.arange(40) * 6).byte()[:, None, None, None]
     narrow += (torch.arange(40) // 4 + 60).byte()[:, None, None, None]  # well inside the wide ones
-    measured = feature_metrics(narrow, wide, Means())
+    measured = feature_metrics(extract(narrow, Means()), extract(wide, Means()))
     assert measured["precision"] == 1
     assert measured["recall"] < 0.3
 

@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.paths import (
+    WAYS,
     arithmetic,
     gradient_magnitude,
     lerp,
@@ -82,11 +83,17 @@ def test_a_walk_passes_its_origin_and_ends_at_its_reach(codes):
     torch.testing.assert_close(path[0], codes[3] - 2 * axis)
 
 
-def test_arithmetic_is_done_on_means(codes):
-    result = arithmetic(codes[:3], codes[3:4], codes[4:6], unconstrained)
-    numpy = codes.numpy()
-    np.testing.assert_allclose(result, numpy[:3].mean(0) - numpy[3] + numpy[4:6].mean(0), atol=1e-6)
-    assert arithmetic(codes[:1], -5 * codes[:1], codes[:1], to_ball).norm() <= 1 + 1e-6
+def test_arithmetic_adds_so_much_of_a_difference(codes):
+    a, b, c = codes[:3].numpy()
+    np.testing.assert_allclose(arithmetic(*codes[:3]), a - b + c, atol=1e-6)
+    np.testing.assert_allclose(arithmetic(*codes[:3], 2.5), 2.5 * (a - b) + c, atol=1e-6)
+
+
+def test_ways_of_many_pairs_are_those_of_each(codes):
+    for way in WAYS.values():
+        together = way(codes[:6], codes[6:12], 5, to_ball)
+        for pair in range(6):
+            torch.testing.assert_close(together[:, pair], way(codes[pair], codes[6 + pair], 5, to_ball))
 
 
 def test_nearest_is_scipys_over_all_batches(codes):

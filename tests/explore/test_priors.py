@@ -96,7 +96,7 @@ def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_cl
     assert in_the_gap[0] < 0.75 * in_the_gap[1]
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", [name for name in PRIORS if name != "flow"])  # which has tests of its own
 def test_every_prior_repeats_its_seed_and_stays_in_the_set_of_the_training(name, two_clusters):
     prior = IMLE(width=8, rounds=2) if name == "imle" else make_prior(name)
     prior.fit(two_clusters)
@@ -141,7 +141,7 @@ def test_a_prior_by_class_path():
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("prior", lambda: make_prior("flow")),
+        ("prior", lambda: make_prior("flaw")),
         ("prior", lambda: make_prior("torch.nn.ReLU")),
         ("prior", lambda: make_prior("nowhere.Prior")),
         ("prior", lambda: Gaussian().fit(correlated(4))),

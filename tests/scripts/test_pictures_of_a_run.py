@@ -63,7 +63,7 @@ def stands_in(picture: np.ndarray, image: np.ndarray) -> bool:
 
 COMMANDS = {
     "sample": (("--num=5",), 5),
-    "interpolate": ((0, 1, "photo.png", 2, "--steps=3"), 12),
+    "interpolate": ((0, 1, "photo.png", 2, "--steps=3", "--way", "line", "arc"), 12),
     "walk": (("--axes=2", "--steps=3", "--image=4"), 6),
     "arithmetic": (("--a", 0, 1, "--b", 2, "--c", "photo.png"), 4),
 }
@@ -104,7 +104,7 @@ def test_a_command_writes_a_picture_and_codes_and_shows_them_in_tensorboard(name
 
 
 def test_interpolations_start_at_the_rows_given(script, trained):
-    script("interpolate", 3, 9, "--steps=4", "--output=made.png", "--codes=made.npy")
+    script("interpolate", 3, 9, "--steps=4", "--way", "arc", "line", "--output=made.png", "--codes=made.npy")
     codes = np.load("made.npy").reshape(2, 4, 6)
     table = model_of(trained / "tiny").latents.weight.detach()
     for path in codes:
@@ -112,7 +112,7 @@ def test_interpolations_start_at_the_rows_given(script, trained):
 
 
 def test_interpolation_tells_how_sharp_it_is_half_way(script):
-    _, said, _ = script("interpolate", 3, 9, "--output=made.png", "--sharpness=4")
+    _, said, _ = script("interpolate", 3, 9, "--way", "line", "arc", "--output=made.png", "--sharpness=4")
     assert sum("half-way 4 pairs" in line for line in said) == 2
 
 
@@ -128,8 +128,8 @@ def test_seed_prior_and_temperature_tell_the_samples(script):
         assert script("sample", "--num=3", "--output=made.png", "--codes=made.npy", "--overwrite", *arguments)[0] == 0
         return np.load("made.npy")
 
-    assert np.array_equal(codes(), codes("--prior=gaussian", "--seed=0", "--temperature=1"))
-    different = [codes("--seed=1"), codes("--temperature=0.5"), codes("--prior=mixture", "--n_components=2")]
+    assert np.array_equal(codes(), codes("--prior=mixture", "--seed=0", "--temperature=1"))
+    different = [codes("--seed=1"), codes("--temperature=0.5"), codes("--prior=gaussian")]
     assert not any(np.array_equal(codes(), other) for other in different)
 
 
@@ -168,7 +168,10 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --temperature -1", "--temperature -1.0: must be more than 0; 1 samples the prior as it is"),
         ("sample --num 0", "--num 0: must be 1 or more"),
         ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes to fit; give fewer"),
-        ("sample --prior flow", "--prior flow: give gaussian, diagonal, mixture, kde, imle or the path of a class"),
+        ("sample --prior floe", "--prior floe: give flow, gaussian, diagonal, mixture, kde, imle or the path of a class"),
+        ("sample --prior flow", "--prior flow: 24 codes are too few for a flow, which needs 500; give mixture"),
+        ("interpolate 0 1 --way flow", "--way flow: 24 codes are too few for a flow, which needs 500; give line"),
+        ("sample --given hat=top", "--given hat=top: the images in"),
         ("projector --num 0", "--num 0: TensorBoard shows 1 to 65536 images of this size"),
     ],
 )
@@ -187,7 +190,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(command, line, script, t
 
 
 def test_too_few_codes_for_a_full_covariance_are_named(script, trained):
-    status, _, errors = script("sample", "--output=made.png", run=trained / "few")
+    status, _, errors = script("sample", "--prior=gaussian", "--output=made.png", run=trained / "few")
     assert status == 2
     remedy = "24 codes are too few for a full covariance of 30 dimensions; give diagonal"
     assert errors == [f"--prior gaussian: {remedy}"]

@@ -1,0 +1,80 @@
+"""Priors fitted to a run's codes; what takes long to fit is kept, so that it is fitted once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glo_lightning.data.attributes import Attributes
+from glo_lightning.data.lmdb_source import cache_folder
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.priors import Prior
+from glo_lightning.files import write_whole
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the files
+
+
+def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
+    """Fits a prior to codes (N, D); a flow that was kept for the same codes, labels and arguments is taken.
+
+    A flow is kept in ``priors/`` of the run folder or, without one, or where it cannot be written, of the cache folder,
+    as tensors alone. It stands for what it was fitted to: its name holds the digests of all that.
+
+    Args:
+        prior: still to be fitted.
+        codes: of the training images.
+        attributes: of these images, and of others after them; shown to a flow.
+        run: the run folder.
+
+    Raises:
+        InputError: when the prior cannot be fitted to these.
+    """
+    began = time.monotonic()
+    if not isinstance(prior, Flow):
+        prior.fit(codes)
+        log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
+        return prior
+    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.sizes)
+    name = f"flow-{_codes_digest(codes, attributes)}-{_digest(json.dumps([VERSION, prior.arguments]).encode())}.pt"
+    folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
+    for folder in folders:
+        if (folder / name).is_file():
+            try:
+                state = torch.load(folder / name, map_location="cpu", weights_only=True)
+                return prior.restore(state, sizes, codes.device)
+            except (RuntimeError, KeyError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+                log.warning("%s cannot be read (%s); the flow is fitted anew", folder / name, error)
+        elif any(folder.glob("flow-*.pt")) and folder.parent == run:
+            log.info("the flows in %s were fitted to other codes, or otherwise", folder)
+    prior.fit(codes, labels, sizes)
+    kept = next((folder for folder in folders if _keep(prior, folder / name)), "nowhere: no disk took it")
+    log.info("fitted the flow to %d codes in %.1f s, kept in %s", len(codes), time.monotonic() - began, kept)
+    return prior
+
+
+def _keep(flow: Flow, file: Path) -> bool:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lambda opened: torch.save(flow.state(), opened), shared=True)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", file, error.strerror)
+        return False
+    return True
+
+
+def _codes_digest(codes: Tensor, attributes: Attributes | None) -> str:
+    labels = "" if attributes is None else attributes.digest(len(codes))
+    return _digest(codes.detach().cpu().contiguous().numpy().tobytes() + labels.encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,264 @@
+"""A flow from noise to codes: a prior that knows where the codes lie, and what leads from one to another among them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from glo_lightning.errors import InputError
+from glo_lightning.explore.paths import Way, slerp
+from glo_lightning.latents import Projection, unconstrained
+
+FEWEST = 500  # codes that a flow is fitted to
+SOLVER_STEPS = 24  # of the midpoint rule, two evaluations each: a code comes back from noise to within 1e-3
+BATCH = 256
+
+
+class Block(nn.Module):
+    """A residual block of two layers, (B, W) to (B, W), told of time and attributes by a context (B, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.enter, self.leave = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, context: Tensor) -> Tensor:
+        return hidden + self.leave(F.silu(self.enter(self.norm(hidden) + context)))
+
+
+class Velocity(nn.Module):
+    """The velocity (B, D) at places (B, D) and times (B,) in [0, 1], where some of A attributes may be given.
+
+    Args:
+        latent_dim: D.
+        sizes: how many values each of the attributes has.
+        width: of the hidden layers.
+        blocks: residual ones.
+    """
+
+    first_entry: Tensor
+    frequencies: Tensor
+
+    def __init__(self, latent_dim: int, sizes: Sequence[int], width: int, blocks: int):
+        super().__init__()
+        first = [0]
+        for size in sizes:
+            first.append(first[-1] + size + 1)  # its values, and that it is not given
+        self.register_buffer("first_entry", torch.tensor(first[:-1], dtype=torch.long))
+        self.register_buffer("frequencies", torch.logspace(0, 2, 32))
+        self.given = nn.Embedding(first[-1], width)
+        self.time = nn.Linear(64, width)
+        self.enter = nn.Linear(latent_dim, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_dim))
+        nn.init.zeros_(self.given.weight)
+
+    def forward(self, places: Tensor, times: Tensor, given: Tensor | None = None) -> Tensor:
+        """``given`` (B, A) or (1, A): the number of each attribute's value, -1 for one that is not given."""
+        angles = times[:, None] * self.frequencies
+        context = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
+        if len(self.first_entry):
+            given = self.first_entry.new_full((1, len(self.first_entry)), -1) if given is None else given
+            context = context + self.given(given + 1 + self.first_entry).sum(1)
+        hidden = self.enter(places)
+        for block in self.blocks:
+            hidden = block(hidden, context)
+        return self.leave(hidden)
+
+
+class Flow:
+    """A prior that carries noise to codes on nearly straight ways.
+
+    A network learns the velocity ``code - noise`` at ``(1 - t) noise + t code``: rectified flow (Liu, Gong and Liu,
+    arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). Where the images have attributes it is shown a
+    random part of them, so that any, or none, may be given afterwards, and guided by (Ho and Salimans, arXiv
+    2207.12598). One code in twenty, 500 at most, is kept out of the training; the weights that suit these best stay.
+
+    Args:
+        steps: of the training, at most.
+        width: of the network's hidden layers.
+        blocks: of the network.
+    """
+
+    def __init__(self, steps: int = 8000, width: int = 384, blocks: int = 3):
+        self.arguments = {"steps": steps, "width": width, "blocks": blocks}
+
+    def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
+        """Fits the flow on the codes' device, from random numbers of its own, with a bar.
+
+        Args:
+            codes: (N, D).
+            attributes: (N, A), of each the number of its value.
+            sizes: how many values each of the A attributes has.
+
+        Raises:
+            InputError: for fewer than 500 codes.
+        """
+        num_codes, latent_dim = codes.shape
+        if num_codes < FEWEST:
+            remedy = f"{num_codes} codes are too few for a flow, which needs {FEWEST}; give mixture or gaussian"
+            raise InputError("prior", "flow", remedy)
+        steps, device = self.arguments["steps"], codes.device
+        network, random = self._network(latent_dim, sizes).to(device), torch.Generator(device).manual_seed(0)
+        std, self.mean = torch.std_mean(codes.detach().float(), dim=0)
+        self.std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        order = torch.randperm(num_codes, generator=random, device=device)
+        scaled = self._scaled(codes)[order]
+        given = None if attributes is None else attributes.to(device)[order]
+        num_kept = min(500, num_codes // 20)
+        kept = scaled[:num_kept].repeat(8, 1)
+        kept_noise = torch.randn(kept.shape, generator=random, device=device)
+        kept_times = torch.rand(len(kept), generator=random, device=device)
+        averaged, least = copy.deepcopy(network), math.inf
+        even = torch.arange(BATCH, device=device)  # spread over [0, 1]: the loss varies less from batch to batch
+        fused = device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, fused=fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
+        for step in tqdm(range(1, steps + 1), "fitting the flow", unit=" steps", file=sys.stdout):
+            rows = torch.randint(num_kept, num_codes, (BATCH,), generator=random, device=device)
+            noise = torch.randn(BATCH, latent_dim, generator=random, device=device)
+            times = (torch.rand(BATCH, generator=random, device=device) + even) / BATCH
+            shown = None if given is None else _in_part(given[rows], random)
+            _loss(network, noise, scaled[rows], times, shown).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            with torch.no_grad():
+                weight = 1 - min(0.999, step / (10 + step))
+                torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), weight)
+                if step % 250 == 0 or step == steps:
+                    loss = float(_loss(averaged, kept_noise, kept, kept_times, None))
+                    if loss < least:
+                        least, self.network, self.stopped_at = loss, copy.deepcopy(averaged), step
+                    elif step >= self.stopped_at + steps // 4:
+                        break
+        self.network.eval().requires_grad_(False)
+        return self
+
+    def sample(
+        self, num: int, seed: int = 0, temperature: float = 1.0, given: Tensor | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """Codes (num, D), on the CPU.
+
+        Args:
+            num: how many to draw.
+            seed: the same seed draws the same codes.
+            temperature: what the noise is multiplied with.
+            given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
+            guidance: how strongly: 1 follows what is given as training images do, more exaggerates it.
+        """
+        noise = torch.randn(num, len(self.mean), generator=torch.Generator().manual_seed(seed))
+        return self.decode((temperature * noise).to(self.mean), given, guidance).cpu()
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """The noise (B, D) that the flow carries to codes (B, D)."""
+        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, None, 1.0)
+
+    def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+        """The codes (B, D) that the flow carries noise (B, D) to; see ``sample``."""
+        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, given, guidance)
+
+    @torch.no_grad()
+    def log_density(self, codes: Tensor, probes: int = 4) -> Tensor:
+        """The log-density (B,) of codes (B, D), in nats; its divergence is estimated by random probes.
+
+        After Hutchinson (1989), as Grathwohl et al. (arXiv 1810.01367) use it.
+        """
+        random = torch.Generator(self.mean.device).manual_seed(0)
+        places, length = self._scaled(codes.to(self.mean)), 1 / SOLVER_STEPS
+        divergence = places.new_zeros(len(places))
+        for step in range(SOLVER_STEPS):
+            time = 1 - step * length
+            middle = places - length / 2 * self._velocity(places, time, None, 1.0)
+            with torch.enable_grad():
+                middle.requires_grad_()
+                velocity = self._velocity(middle, time - length / 2, None, 1.0)
+                for _ in range(probes):
+                    probe = torch.randn(places.shape, generator=random, device=places.device).sign()
+                    (change,) = torch.autograd.grad(velocity, middle, probe, retain_graph=True)
+                    divergence += length / probes * (probe * change).sum(1)
+            places = places - length * velocity.detach()
+        normal = -0.5 * (places.square().sum(1) + places.shape[1] * math.log(2 * math.pi))
+        return normal - divergence - self.std.log().sum()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was fitted, as tensors."""
+        return {"mean": self.mean, "std": self.std, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
+
+    def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
+        """Takes ``state`` for a fit to attributes of these sizes."""
+        self.mean, self.std = state["mean"].to(device), state["std"].to(device)
+        self.network = self._network(len(self.mean), sizes)
+        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k[:8] == "network."})
+        self.network.to(device).eval().requires_grad_(False)
+        return self
+
+    def _network(self, latent_dim: int, sizes: Sequence[int]) -> Velocity:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Velocity(latent_dim, sizes, self.arguments["width"], self.arguments["blocks"])
+
+    def _scaled(self, codes: Tensor) -> Tensor:
+        return (codes.detach().float() - self.mean) / self.std
+
+    def _velocity(self, places: Tensor, time: float, given: Tensor | None, guidance: float) -> Tensor:
+        times = places.new_full((len(places),), time)
+        if given is None:
+            return self.network(places, times)
+        followed = self.network(places, times, given.to(places.device)[None])
+        return followed if guidance == 1 else torch.lerp(self.network(places, times), followed, guidance)
+
+    @torch.no_grad()
+    def _carry(self, places: Tensor, start: float, end: float, given: Tensor | None, guidance: float) -> Tensor:
+        """Solves the flow's differential equation by the midpoint rule, 2,000 places at a time."""
+        length, carried = (end - start) / SOLVER_STEPS, []
+        for some in places.split(2000):
+            for step in range(SOLVER_STEPS):
+                time = start + step * length
+                middle = some + length / 2 * self._velocity(some, time, given, guidance)
+                some = some + length * self._velocity(middle, time + length / 2, given, guidance)
+            carried.append(some)
+        return torch.cat(carried)
+
+
+def through(flow: Flow) -> Way:
+    """The way of a flow: from the noise of one end to that of the other on an arc, and back to codes.
+
+    It stays where codes lie; its ends are the given codes themselves.
+    """
+
+    def way(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
+        ends = torch.stack([start, end])
+        noise = flow.encode(ends.flatten(0, -2)).view(ends.shape)
+        places = slerp(noise[0], noise[1], steps, unconstrained)
+        codes = project(flow.decode(places.flatten(0, -2)).view(places.shape)).to(ends)
+        codes[0], codes[-1] = start, end
+        return codes
+
+    return way
+
+
+def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, given: Tensor | None) -> Tensor:
+    velocity = network(torch.lerp(noise, codes, times[:, None]), times, given)
+    return (velocity - (codes - noise)).square().mean()
+
+
+def _rate(done: float) -> float:
+    """Of the learning rate, where so much of the training is done: up in a twentieth of it, then a cosine to zero."""
+    return min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _in_part(given: Tensor, random: torch.Generator) -> Tensor:
+    """Attributes (B, A) of which none are shown to every second image, and a random number of them to the others."""
+
+    def chance(*size: int) -> Tensor:
+        return torch.rand(size, generator=random, device=given.device)
+
+    shown = (chance(*given.shape) < chance(len(given), 1)) & (chance(len(given), 1) < 0.5)
+    return given.where(shown, torch.full_like(given, -1))
