@@ -1,8 +1,10 @@
 """Measures a run on images it has seen and on held-out ones: python scripts/evaluate.py RUN [--json FILE]
 
 Training images are reconstructed from their rows, and encoded anew in the very same way as the held-out images (train
-with --data.holdout): only these two compare. PCA of as many dimensions stands beside them. --features compares samples
-from the codes' Gaussian with real images. scripts/studies/baselines.py trains other models beside the run.
+with --data.holdout): only these two compare. PCA of as many dimensions stands beside them. Where the images have
+attributes, held-out images that combine two values as no training image does stand by themselves, and linear probes say
+what the codes tell of each attribute. --features compares samples of the priors, and what lies on the ways between
+codes, with real images. scripts/studies/baselines.py trains other models beside the run.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import argparse
 import json
 from typing import Any
 
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser, named_writing, refuse_to_overwrite
 from glo_lightning.explore.evaluation import (
+    extract,
     feature_metrics,
     generate,
     load_features,
@@ -25,11 +30,15 @@ from glo_lightning.explore.evaluation import (
     pca_reconstructions,
     quality,
 )
+from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.paths import WAYS, Way
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.priors import Gaussian, sample_codes
+from glo_lightning.explore.priors import default_prior, sample_codes
+from glo_lightning.explore.space import probe, way_metrics
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_text, write_whole
 from glo_lightning.images import from_uint8, to_uint8
+from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.losses import make_loss
 
 MOST = 4096  # images looked at
@@ -38,17 +47,21 @@ TITLES = {
     "train": "training images, as trained",
     "train_encoded": "training images, encoded anew",
     "holdout": "held-out images, encoded",
+    "holdout_new_pairs": "held-out, new pairs of attributes, encoded",
     "pca_train": "training images, PCA",
     "pca_holdout": "held-out images, PCA",
+    "pca_holdout_new_pairs": "held-out, new pairs of attributes, PCA",
 }
+FEWEST_COMPARED = 100  # images whose features' distance says something
 
 
 def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
     """The quality of each kind of reconstruction and what became of the codes; a picture of some of them."""
     model, data = trained.model, trained.data
     training = trained.images(range(max(model.n_pca, MOST)))
-    holdout, _ = data.dataset[data.holdout_rows(options.num)] if data.holdout else (training[:0], None)
-    seen = training[: len(holdout) or options.num]
+    rows = held_out_parts(data, options.num)
+    parts = {name: data.dataset[some][0] for name, some in rows.items() if some}
+    seen = training[: max(map(len, parts.values()), default=options.num)]
     table, latent_dim = model.latents.weight, model.latents.weight.shape[1]
     loss = make_loss(options.loss, model.hparams["image_size"]).to(model.device) if options.loss else None
     results: dict[str, Any] = {}
@@ -58,38 +71,73 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
         results[name] = quality(generated, wanted, model.loss) | {"images": len(images)}
 
     add("train", generate(model, table[: len(seen)]), seen)
-    for encoded, by_pca, images in (("train_encoded", "pca_train", seen), ("holdout", "pca_holdout", holdout)):
-        if len(images):
-            codes = trained.encode(images, options.starts, loss=loss, steps=options.steps, progress=True)
-            reconstructions = generate(model, codes)
-            projected = pca_reconstructions(training[: model.n_pca], images, latent_dim).to(model.device)
-            add(encoded, reconstructions, images)
-            add(by_pca, projected, images)
+    for name, images in {"train": seen, **parts}.items():
+        codes = trained.encode(images, options.starts, loss=loss, steps=options.steps, progress=True)
+        reconstructions = generate(model, codes)
+        projected = pca_reconstructions(training[: model.n_pca], images, latent_dim).to(model.device)
+        add("train_encoded" if name == "train" else name, reconstructions, images)
+        add(f"pca_{name}", projected, images)
+        if name != "holdout_new_pairs":
             shown = (images, reconstructions, projected)
+        if name == "holdout" and data.attributes is not None:
+            mean, axes = fit_pca(as_rows(training[: model.n_pca]), latent_dim)
+            by_pca = [(as_rows(some) - mean) @ axes for some in (training[: len(table)], images)]
+            asked = torch.tensor(rows["holdout"])
+            results["probes"] = {
+                "codes": probe(table[: len(by_pca[0])].cpu(), codes.cpu(), data.attributes, asked),
+                "PCA codes": probe(by_pca[0], by_pca[1], data.attributes, asked),
+            }
     every = training[:MOST]
     add("train_all", generate(model, table[: len(every)]), every)
     if trained.initial is not None and len(trained.initial) > 1:
         now = table[: len(trained.initial)].cpu()
         moved = float((now - trained.initial).norm(dim=1).mean())
         results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(trained.initial, now)}
-    kind = "held-out" if len(holdout) else "training"
+    kind = "held-out" if parts else "training"
     captions = [f"{kind} image", "encoded", "PCA"]
     return results, picture([list(part[:SHOWN]) for part in shown], captions=captions)
 
 
-def compare_samples(trained: TrainedRun, name: str) -> dict[str, Any]:
-    """Distances to training images of samples from the codes' Gaussian, of reconstructions, and of held-out images."""
-    model, data, features = trained.model, trained.data, load_features(name)
+def compare_samples(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
+    """Distances to training images of samples of the priors, of reconstructions, and of held-out images."""
+    model, data = trained.model, trained.data
     training = trained.images(range(MOST))
-    codes = model.latents.weight[: len(training)].cpu()
-    drawn = sample_codes(Gaussian().fit(codes), codes, len(codes), model.project)
-    parts = {
-        "samples": to_uint8(generate(model, drawn.to(model.device))).cpu(),
-        "reconstructions": to_uint8(generate(model, codes.to(model.device))).cpu(),
-    }
-    if data.holdout:
-        parts["holdout"] = data.dataset[data.holdout_rows(MOST)][0]
-    return {part: feature_metrics(images, training, features) for part, images in parts.items()}
+    real, table = extract(training, features), model.latents.weight
+    num = len(training)
+
+    def of_codes(codes: Tensor) -> Tensor:
+        return extract(to_uint8(generate(model, codes)).cpu(), features)
+
+    parts = {}
+    for name in dict.fromkeys(("gaussian", default_prior(*table.shape))):
+        parts[f"samples, {name}"] = of_codes(sample_codes(trained.prior(name), table, num, model.project))
+    parts["reconstructions"] = of_codes(table[:num])
+    for name, rows in held_out_parts(data, MOST).items():
+        if len(rows) >= FEWEST_COMPARED:
+            parts[name] = extract(data.dataset[rows][0], features)
+    return {part: feature_metrics(some, real) for part, some in parts.items()}
+
+
+def compare_ways(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
+    """What lies between random pairs of training images, on each way; see ``way_metrics``."""
+    table = trained.model.latents.weight
+    ways: dict[str, Way] = dict(WAYS)
+    if default_prior(*table.shape) == "flow":
+        flow = trained.prior("flow")
+        assert isinstance(flow, Flow)
+        ways["flow"] = through(flow)
+    images = trained.images(range(len(table)))
+    return way_metrics(ways, trained.model, table, trained.model.project, images, features, min(MOST, len(table)))
+
+
+def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
+    """The held-out images; those that combine two attributes' values as no training image does, by themselves."""
+    rows = data.holdout_rows(len(data.source))
+    if data.attributes is None or not rows:
+        return {"holdout": rows[:most]} if rows else {}
+    new = data.attributes.new_pairs(data.num_images)[rows]
+    parts = {"holdout": [r for r, n in zip(rows, new, strict=True) if not n][:most]}
+    return parts | {"holdout_new_pairs": [r for r, n in zip(rows, new, strict=True) if n][:most]}
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
@@ -106,10 +154,20 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
         latents = results["latents"]
         kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
         print(f"the codes moved {latents['moved']:.3f} from their start; {kept}")
+    if "probes" in results:
+        names = list(results["probes"]["codes"])
+        print(f"\n| linear probe of held-out | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+        for name, r in results["probes"].items():
+            print(f"| {name} | {' | '.join(f'{r[key]:.1%}' for key in names)} |")
     if "features" in results:
         print(f"\n| {options.features} | Frechet | kernel | precision | recall |\n|---|---|---|---|---|")
         for name, r in results["features"].items():
             print(f"| {name} | {r['frechet']:.3f} | {r['kernel']:.5f} | {r['precision']:.2f} | {r['recall']:.2f} |")
+    if "ways" in results:
+        keys = list(results["ways"]["arc"])
+        print(f"\n| way | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
+        for name, r in results["ways"].items():
+            print(f"| {name} | {' | '.join(f'{r[key]:.3f}' if key in r else '' for key in keys)} |")
 
 
 def main() -> None:
@@ -129,16 +187,16 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("baselines", options.run, remedy)
     check_at_least("num", options.num, 2)
     check_at_least("steps", options.steps, 1)
-    if options.features:
-        load_features(options.features)
+    features = load_features(options.features) if options.features else None
     if options.loss:
         make_loss(options.loss)
     pictured = options.output.with_suffix(".png")
     refuse_to_overwrite(pictured, "json", options.overwrite)
-    trained = load_run(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator, options.root)
     results, shown = measure(trained, options)
-    if options.features:
-        results["features"] = compare_samples(trained, options.features)
+    if features is not None:
+        results["features"] = compare_samples(trained, features)
+        results["ways"] = compare_ways(trained, features)
     report(results, options)
     with named_writing("json", options.output):
         write_text(options.output.absolute(), json.dumps(results, indent=1))

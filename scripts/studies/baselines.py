@@ -194,7 +194,7 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     for key in ("num", "steps", "seeds"):
         check_at_least(key, getattr(options, key), 1)
-    trained = load_run(options.run, options.accelerator)
+    trained = load_run(options.run, options.accelerator, options.root)
     logging.getLogger("glo_lightning").setLevel(logging.WARNING)  # not how each of them begins
     results = measure_all(trained, options)
     head = f"{options.seconds:g} seconds each | epochs | training PSNR, dB | SSIM | held-out PSNR, dB | SSIM"

@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.explore.evaluation import feature_metrics, generate, load_features
+from glo_lightning.errors import InputError
+from glo_lightning.explore.evaluation import extract, feature_metrics, generate, load_features
 from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
 from glo_lightning.files import write_text
 from glo_lightning.images import to_uint8
@@ -102,7 +103,7 @@ def main() -> None:
         (output / "png").mkdir(parents=True, exist_ok=True)
         for row, image in enumerate(images[:num]):
             Image.fromarray(image[0].numpy()).save(output / "png" / f"{row:05d}.png")
-        build = [SCRIPTS / "build_lmdb.py", output / "lmdb", output / "png", "--quality", "100"]
+        build = [SCRIPTS / "build_lmdb.py", output / "lmdb", output / "png", "--lossless"]
         subprocess.run([sys.executable, *map(str, build)], check=True)
     if not (output / "features.pt").exists():
         classifier = train_features(images, labels)
@@ -116,19 +117,19 @@ def main() -> None:
     if not (output / "run").exists():
         train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32", "--model.width=32"]
         train += [f"--model.latent_dim={arguments.latent_dim}", f"--max_epochs={arguments.max_epochs}"]
-        train += ["--output", output / "run", "--enable_progress_bar=false"]
+        train += ["--output", output / "run", "--enable_progress_bar=false", "--prior=null"]
         subprocess.run([sys.executable, *map(str, train)], check=True)
 
     model = GLO.load_from_checkpoint(output / "run" / "checkpoints" / "last.ckpt", weights_only=True).eval()
     codes = model.latents.weight.detach()
     features = load_features(str(output / "features.pt"))
-    reals = images[:num].expand(-1, 3, -1, -1)
+    reals = extract(images[:num].expand(-1, 3, -1, -1), features)
 
     table = ["| images | temperature | Frechet distance | precision | recall | fit, s |", "|---|---|---|---|---|---|"]
 
     def add(name: str, parts: list[Tensor], temperature: float | str = "", seconds: str = "") -> None:
         """Adds a row, with mean and spread where there are several parts."""
-        measured = [feature_metrics(part, reals, features) for part in parts]
+        measured = [feature_metrics(extract(part, features), reals) for part in parts]
         cells = []
         for key, digits in (("frechet", 1), ("precision", 2), ("recall", 2)):
             cells.append(mean_and_deviation([scores[key] for scores in measured], digits))
@@ -139,7 +140,11 @@ def main() -> None:
     add("reconstructions", [to_uint8(generate(model, codes))])
     for name in PRIORS:
         began = time.monotonic()
-        prior = make_prior(name).fit(codes)
+        try:
+            prior = make_prior(name).fit(codes)
+        except InputError as error:
+            print(error, flush=True)
+            continue
         seconds = f"{time.monotonic() - began:.0f}"
         for temperature in arguments.temperatures:
             parts = [

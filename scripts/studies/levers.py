@@ -1,0 +1,160 @@
+"""What makes a learned space better to sample from and walk in: python scripts/studies/levers.py FACES --judge FILE ...
+
+Each lever is one change of a recipe (width 32, 64 dimensions, whitened PCA start, batch 32, cosine, 8 epochs of the
+training faces), at the same number of steps, which cost the same to a few per cent. For each: PSNR of training and of
+held-out faces, Frechet distances in the judge's features (judge.py) to the training faces of reconstructions, of
+samples of the flow and of images half-way by each way, and how evenly the flow's way goes (space.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import mean_and_deviation, train
+from judge import part_rows
+from space import Space
+from torch import Tensor, nn
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.explore.evaluation import load_features
+from glo_lightning.explore.priors import sample_codes
+from glo_lightning.files import write_text
+from glo_lightning.generator import FirstLayer, Generator
+from glo_lightning.module import GLO
+
+BASE: dict[str, Any] = {
+    "latent_dim": 64,
+    "width": 32,
+    "whiten": True,
+    "schedule": "cosine",
+    "l2_weight": 1.0,
+    "weight_decay": 0.001,
+}
+
+
+class NoisyGLO(GLO):
+    """Generates from codes that noise is added to, so that neighbouring codes mean similar images."""
+
+    noise = 0.0  # its length over that of a code at the ball's surface, on average
+
+    def objective(self, codes: Tensor, images: Tensor) -> Tensor:
+        return super().objective(codes + self.noise / codes.shape[1] ** 0.5 * torch.randn_like(codes), images)
+
+
+class MixedGLO(NoisyGLO):
+    """Adds a penalty on what the middle of two codes decodes to: its mean gradient, wherever it is below theirs."""
+
+    def objective(self, codes: Tensor, images: Tensor) -> Tensor:
+        middle = self.generator(self.project((codes + codes.roll(1, 0)) / 2))
+        slopes = [(made.diff(dim=2).abs().mean() + made.diff(dim=3).abs().mean()) for made in (middle, images)]
+        return super().objective(codes, images) + (slopes[1] - slopes[0]).abs()
+
+
+class BiasedGenerator(Generator):
+    """DCGAN with a bias in its first layer: a learned constant, so that the middle of the codes is not a hole."""
+
+    def __init__(self, latent_dim: int, image_size: int, width: int, channels: int = 3):
+        super().__init__(latent_dim, image_size, width, channels)
+        first = self.layers[0]
+        assert isinstance(first, FirstLayer)
+        first.bias = nn.Parameter(torch.zeros(first.out_features))
+
+
+# name -> (class, attributes of it, arguments)
+LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
+    "base": (GLO, {}, {}),
+    "sphere": (GLO, {}, {"constraint": "sphere"}),
+    "frozen PCA codes": (GLO, {}, {"latent_lr": 0.0}),
+    "noise 0.1": (NoisyGLO, {"noise": 0.1}, {}),
+    "noise 0.2": (NoisyGLO, {"noise": 0.2}, {}),
+    "noise 0.3": (NoisyGLO, {"noise": 0.3}, {}),
+    "middles as sharp": (MixedGLO, {}, {}),
+    "bias": (GLO, {}, {"generator": "levers.BiasedGenerator"}),
+    "D 48": (GLO, {}, {"latent_dim": 48}),
+    "D 100": (GLO, {}, {"latent_dim": 100}),
+    "weight decay 0.003": (GLO, {}, {"weight_decay": 0.003}),
+    "no weight decay": (GLO, {}, {"weight_decay": 0.0}),
+    "latent_lr x 0.1": (GLO, {}, {"latent_lr": 0.1 * 10 / 128}),
+    "latent_lr x 10": (GLO, {}, {"latent_lr": 10 * 10 / 128}),
+    "not whitened, sphere": (GLO, {}, {"whiten": False, "constraint": "sphere"}),
+    "sphere, noise 0.1": (NoisyGLO, {"noise": 0.1}, {"constraint": "sphere"}),
+    "sphere, noise 0.2": (NoisyGLO, {"noise": 0.2}, {"constraint": "sphere"}),
+}
+
+
+def measure(space: Space, encoded: int) -> dict[str, float]:
+    """The row of a lever."""
+    few = slice(0, space.num)
+    flow = space.fit("flow")
+    ways = space.ways(flow, 2048)
+    found = {"PSNR": space.psnr()}
+    if encoded:
+        codes, found["held-out"] = space.held_out_codes(space.real[:encoded], steps=60)
+        _, found["unseen"] = space.held_out_codes(space.unseen[:encoded], steps=60)
+        added = space.arithmetic(codes)
+        rows = [row for name, row in added.items() if name != "strength"]
+        found["appears"], found["stays"] = (sum(row[key] for row in rows) / len(rows) for key in ("appears", "stays"))
+    found["rec."] = space.describe(space.generate(space.codes[few]), False)["frechet"]
+    drawn = sample_codes(flow, space.codes, space.num, space.model.project)
+    samples = space.describe(space.generate(drawn))
+    found |= {"flow": samples["frechet"], "sure": samples["sure"], "unseen pairs": samples["unseen_pairs"]}
+    found |= {f"half-way, {way}": ways[way]["frechet_50"] for way in ("line", "arc", "flow")}
+    return found | {"largest step": ways["flow"]["largest_step"], "length": ways["flow"]["length"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", help="an LMDB of scripts/make_faces.py")
+    parser.add_argument("--judge", required=True, help="a file of judge.py")
+    parser.add_argument("--only", nargs="+", default=list(LEVERS), choices=list(LEVERS), metavar="NAME")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--num", type=int, default=10_000, help="images in each row")
+    parser.add_argument("--encoded", type=int, default=200, help="held-out faces that are encoded")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*torch.jit.load.*")
+    judge = load_features(arguments.judge)
+    everything = LSUNDataModule(arguments.faces)
+    others = len(everything.source) - len(part_rows(everything)["train"])
+
+    def recipe(name: str) -> Any:
+        kind, attributes, changed = LEVERS[name]
+
+        def make(seed: int) -> tuple[GLO, LSUNDataModule]:
+            data = LSUNDataModule(arguments.faces, holdout=others, batch_size=32, seed=seed)
+            model = kind(data.num_images, **(BASE | {"width": arguments.width} | changed))
+            for key, value in attributes.items():
+                setattr(model, key, value)
+            return model, data
+
+        return make
+
+    results: dict[str, list[dict[str, float]]] = {}
+    for name in arguments.only:
+        results[name] = []
+        for seed in range(arguments.seeds):
+            model, _, step = train(recipe(name), seed, arguments.precision, max_epochs=arguments.epochs)
+            found = measure(Space(model, everything, judge, num=arguments.num), arguments.encoded) | {"ms": 1e3 * step}
+            results[name].append(found)
+        row = results[name]
+        if name == arguments.only[0]:
+            print(f"| lever | {' | '.join(row[0])} |\n|---|{'---|' * len(row[0])}")
+        cells = [mean_and_deviation([found[key] for found in row], 2) for key in row[0]]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        if arguments.json:
+            write_text(arguments.json.absolute(), json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
