@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--way", nargs="+", choices=["flow", *WAYS], help=help_)
     parser.add_argument("--steps", type=int, default=9, help="images in a row, the ends among them")
     parser.add_argument("--sharpness", type=int, default=0, metavar="NUM", help="measures it over NUM random pairs")
-    parser.add_picture_arguments()
+    parser.add_picture_arguments(moving=True)
     parser.call(lambda: run(parser.parse_args()))
 
 
@@ -47,13 +47,13 @@ def run(options: argparse.Namespace) -> None:
     pairs = ends.unflatten(0, (-1, 2))
     paths = [way(start, end, options.steps, project) for start, end in pairs for way in ways.values()]
     images = generate(trained.model, torch.cat(paths)).cpu().split(options.steps)
-    rows = [
-        [targets[i // len(ways) * 2], "", *row, "", targets[i // len(ways) * 2 + 1]] for i, row in enumerate(images)
-    ]
+    starts, goals = (targets[end::2].repeat_interleave(len(ways), dim=0) for end in (0, 1))
+    rows = [[start, "", *row, "", goal] for start, row, goal in zip(starts, images, goals, strict=True)]
     columns = ["from", "  ", "its code", *[""] * (options.steps - 2), "its code", "  ", "to"]
     title = "Interpolation: the code of one image turns into that of another"
     captions = [*ways] * (len(ends) // 2)
-    write_picture(options, trained, "explore/interpolation", picture(rows, title, columns, captions), torch.cat(paths))
+    shown = picture(rows, title, columns, captions)
+    write_picture(options, trained, "explore/interpolation", shown, torch.cat(paths), torch.cat(images))
     if options.sharpness:
         measure(trained, ways, options.sharpness)
 

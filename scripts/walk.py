@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--axes", type=int, default=6, help="how many, the longest first")
     parser.add_argument("--steps", type=int, default=9, help="images in a row; odd, to pass the start")
     parser.add_argument("--reach", type=float, default=3.0, help="standard deviations to either side")
-    parser.add_picture_arguments()
+    parser.add_picture_arguments(moving=True)
     parser.call(lambda: run(parser.parse_args()))
 
 
@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     where = "the mean code" if options.image is None else f"the code of image {options.image}"
     title = f"Walks: {where} is changed along one principal axis, by so many standard deviations"
     captions = [f"axis {number + 1}" for number in range(len(axes))]
-    write_picture(options, trained, "explore/walk", picture(rows, title, columns, captions), torch.cat(paths))
+    shown, there_and_back = picture(rows, title, columns, captions), [torch.cat([row, row.flip(0)]) for row in rows]
+    write_picture(options, trained, "explore/walk", shown, torch.cat(paths), torch.cat(there_and_back))
 
 
 if __name__ == "__main__":

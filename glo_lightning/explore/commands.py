@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from glo_lightning.errors import InputError
+from glo_lightning.explore.pictures import enlarged
 from glo_lightning.explore.trained_run import Accelerator, TrainedRun
 from glo_lightning.files import whole_folder, write_whole
 
@@ -42,10 +43,12 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
-    def add_picture_arguments(self) -> None:
-        """Adds what the commands that write a picture have: --codes, --tensorboard."""
+    def add_picture_arguments(self, moving: bool = False) -> None:
+        """Adds what the commands that write a picture have: --codes, --tensorboard, and --animation where it moves."""
         self.add_argument("--codes", type=Path, metavar="FILE.npy", help="writes the codes of the pictures as well")
         self.add_argument("--tensorboard", action="store_true", help="shows the picture in the run's TensorBoard too")
+        if moving:
+            self.add_argument("--animation", type=Path, metavar="FILE.webp", help="writes it as a moving picture too")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse does it.
@@ -58,8 +61,9 @@ class CommandParser(argparse.ArgumentParser):
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
         refuse_to_overwrite(options.output, self.flag.lstrip("-"), options.overwrite)
-        if getattr(options, "codes", None) is not None:
-            refuse_to_overwrite(options.codes, "codes", options.overwrite)
+        for key in ("codes", "animation"):
+            if getattr(options, key, None) is not None:
+                refuse_to_overwrite(getattr(options, key), key, options.overwrite)
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -92,15 +96,21 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def write_picture(
-    options: argparse.Namespace, trained: TrainedRun, tag: str, shown: Image.Image, codes: Tensor
+    options: argparse.Namespace,
+    trained: TrainedRun,
+    tag: str,
+    shown: Image.Image,
+    codes: Tensor,
+    frames: Tensor | None = None,
 ) -> None:
     """Writes what a command has made where its options say, and says where.
 
     Args:
-        options: with --output, --codes and --tensorboard.
+        options: with --output, --codes, --tensorboard and, where there are frames, --animation.
         tag: of the picture in TensorBoard.
         shown: written as PNG.
         codes: (M, D), written as float32.
+        frames: (M, 3, H, W), float in [-1, 1], of the animation, written as WebP.
 
     Raises:
         InputError: when a file cannot be written, or TensorBoard has no run folder to be in.
@@ -111,6 +121,8 @@ def write_picture(
     writers = {"output": (options.output, lambda file: shown.save(file, "PNG", optimize=True))}
     if options.codes is not None:
         writers["codes"] = (options.codes, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
+    if frames is not None and options.animation is not None:
+        writers["animation"] = (options.animation, lambda file: write_animation(file, frames))
     for key, (path, write) in writers.items():
         with named_writing(key, path):
             write_whole(path.absolute(), write)
@@ -121,6 +133,12 @@ def write_picture(
         with SummaryWriter(trained.folder) as writer:
             writer.add_image(tag, np.asarray(shown), trained.global_step, dataformats="HWC")
         log.info("added %s to the TensorBoard of %s", tag, trained.folder)
+
+
+def write_animation(file: Any, frames: Tensor) -> None:
+    """Writes frames (M, 3, H, W) as an endless animated WebP of twelve a second, each at least 128 pixels wide."""
+    first, *others = (enlarged(frame, 128) for frame in frames)
+    first.save(file, "WEBP", save_all=True, append_images=others, duration=83, loop=0, quality=80, method=6)
 
 
 def refuse_to_overwrite(path: Path, key: str, overwrite: bool) -> None:

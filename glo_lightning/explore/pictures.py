@@ -35,7 +35,7 @@ def picture(
     def height(texts: Sequence[str]) -> int:
         return max((18 * len(text.split("\n")) + 6 for text in texts if text), default=0)
 
-    cells = [[_to_pillow(cell, size) if isinstance(cell, Tensor) else cell for cell in row] for row in rows]
+    cells = [[enlarged(cell, size) if isinstance(cell, Tensor) else cell for cell in row] for row in rows]
     num_columns = max(map(len, cells))
     columns = [*columns, *[""] * (num_columns - len(columns))]
     captions = [*captions, *[""] * (len(cells) - len(captions))]
@@ -72,7 +72,8 @@ def picture(
     return canvas
 
 
-def _to_pillow(image: Tensor, size: int) -> Image.Image:
+def enlarged(image: Tensor, size: int) -> Image.Image:
+    """An image (3, H, W), uint8 or float in [-1, 1], each pixel as often as it takes to be ``size`` pixels wide."""
     if image.is_floating_point():
         image = to_uint8(image)
     factor = -(-size // image.shape[-1])

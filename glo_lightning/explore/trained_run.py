@@ -134,7 +134,9 @@ class TrainedRun:
         """
         num_codes = len(self.model.latents.weight)
         if num_codes < FEWEST:
-            raise InputError("way", "flow", f"{num_codes} codes are too few for a flow, which needs {FEWEST}; give line")
+            raise InputError(
+                "way", "flow", f"{num_codes} codes are too few for a flow, which needs {FEWEST}; give line"
+            )
         flow = self.prior("flow")
         assert isinstance(flow, Flow)
         return flow

@@ -1,6 +1,10 @@
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 
+from glo_lightning.explore.commands import write_animation
 from glo_lightning.explore.pictures import picture
 
 
@@ -19,3 +23,15 @@ def test_a_picture_holds_every_pixel_of_its_images():
 def test_generated_and_stored_images_look_alike_in_a_picture():
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert picture([[image]]).tobytes() == picture([[image.float() / 127.5 - 1]]).tobytes()
+
+
+def test_an_animation_shows_its_frames_in_turn_without_end():
+    greys = torch.tensor([-0.9, -0.3, 0.4, 0.9])
+    file = io.BytesIO()
+    write_animation(file, greys[:, None, None, None].expand(-1, 3, 32, 32))
+    with Image.open(file) as moving:
+        assert (moving.n_frames, moving.size, moving.info["loop"]) == (4, (128, 128), 0)
+        for number, grey in enumerate(greys):
+            moving.seek(number)
+            shown = np.asarray(moving.convert("RGB"), float) / 127.5 - 1
+            np.testing.assert_allclose(shown, float(grey), atol=0.05)

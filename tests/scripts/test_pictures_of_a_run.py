@@ -123,6 +123,17 @@ def test_arithmetic_is_on_the_mean_codes_of_the_rows(script, trained):
     np.testing.assert_allclose(np.load("made.npy")[-1], to_ball(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("command", ["interpolate 0 5 5 9 --way line", "walk --axes 2"])
+def test_a_way_is_a_moving_picture_too(script, command):
+    name, *arguments = command.split()
+    outputs = ("--steps=4", "--output=made.png", "--animation=made.webp")
+    assert script(name, *arguments, *outputs)[0] == 0
+    with Image.open("made.webp") as moving:
+        assert (moving.format, moving.size) == ("WEBP", (128, 128))
+    status, _, errors = script(name, *arguments, "--output=other.png", "--animation=made.webp")
+    assert (status, errors[0].split(":")[0]) == (2, "--animation made.webp")
+
+
 def test_seed_prior_and_temperature_tell_the_samples(script):
     def codes(*arguments):
         assert script("sample", "--num=3", "--output=made.png", "--codes=made.npy", "--overwrite", *arguments)[0] == 0
@@ -168,7 +179,10 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --temperature -1", "--temperature -1.0: must be more than 0; 1 samples the prior as it is"),
         ("sample --num 0", "--num 0: must be 1 or more"),
         ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes to fit; give fewer"),
-        ("sample --prior floe", "--prior floe: give flow, gaussian, diagonal, mixture, kde, imle or the path of a class"),
+        (
+            "sample --prior floe",
+            "--prior floe: give flow, gaussian, diagonal, mixture, kde, imle or the path of a class",
+        ),
         ("sample --prior flow", "--prior flow: 24 codes are too few for a flow, which needs 500; give mixture"),
         ("interpolate 0 1 --way flow", "--way flow: 24 codes are too few for a flow, which needs 500; give line"),
         ("sample --given hat=top", "--given hat=top: the images in"),
