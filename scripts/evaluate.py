@@ -34,7 +34,7 @@ from glo_lightning.explore.flow import Flow, through
 from glo_lightning.explore.paths import WAYS, Way
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior, sample_codes
-from glo_lightning.explore.space import probe, way_metrics
+from glo_lightning.explore.space import nearest_distance, probe, way_metrics
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_text, write_whole
 from glo_lightning.images import from_uint8, to_uint8
@@ -60,7 +60,7 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
     model, data = trained.model, trained.data
     training = trained.images(range(max(model.n_pca, MOST)))
     rows = held_out_parts(data, options.num)
-    parts = {name: data.dataset[some][0] for name, some in rows.items() if some}
+    parts = {name: data.dataset[some][0] for name, some in rows.items()}
     seen = training[: max(map(len, parts.values()), default=options.num)]
     table, latent_dim = model.latents.weight, model.latents.weight.shape[1]
     loss = make_loss(options.loss, model.hparams["image_size"]).to(model.device) if options.loss else None
@@ -127,17 +127,22 @@ def compare_ways(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
         assert isinstance(flow, Flow)
         ways["flow"] = through(flow)
     images = trained.images(range(len(table)))
-    return way_metrics(ways, trained.model, table, trained.model.project, images, features, min(MOST, len(table)))
+    num = min(MOST, len(table))
+    found = way_metrics(ways, trained.model, table, trained.model.project, images, features, num)
+    if held_out := held_out_parts(trained.data, MOST).get("holdout"):
+        held_out_features = extract(trained.data.dataset[held_out][0], features)
+        found["held-out images"] = {"nearest": nearest_distance(held_out_features, extract(images, features))}
+    return found
 
 
 def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
-    """The held-out images; those that combine two attributes' values as no training image does, by themselves."""
+    """The first held-out images; and the first that combine two attributes' values as no training image does."""
     rows = data.holdout_rows(len(data.source))
-    if data.attributes is None or not rows:
-        return {"holdout": rows[:most]} if rows else {}
-    new = data.attributes.new_pairs(data.num_images)[rows]
-    parts = {"holdout": [r for r, n in zip(rows, new, strict=True) if not n][:most]}
-    return parts | {"holdout_new_pairs": [r for r, n in zip(rows, new, strict=True) if n][:most]}
+    parts = {"holdout": rows[:most]}
+    if data.attributes is not None:
+        new = data.attributes.new_pairs(data.num_images).tolist()
+        parts["holdout_new_pairs"] = [row for row in rows if new[row]][:most]
+    return {name: some for name, some in parts.items() if some}
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from glo_lightning.explore.paths import Way, slerp
 from glo_lightning.latents import Projection, unconstrained
 
 FEWEST = 500  # codes that a flow is fitted to
-SOLVER_STEPS = 24  # of the midpoint rule, two evaluations each: a code comes back from noise to within 1e-3
+SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
 BATCH = 256
 
 
@@ -86,7 +86,7 @@ class Flow:
         blocks: of the network.
     """
 
-    def __init__(self, steps: int = 8000, width: int = 384, blocks: int = 3):
+    def __init__(self, steps: int = 6000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
 
     def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
@@ -118,7 +118,7 @@ class Flow:
         averaged, least = copy.deepcopy(network), math.inf
         even = torch.arange(BATCH, device=device)  # spread over [0, 1]: the loss varies less from batch to batch
         fused = device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, fused=fused)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
         for step in tqdm(range(1, steps + 1), "fitting the flow", unit=" steps", file=sys.stdout):
             rows = torch.randint(num_kept, num_codes, (BATCH,), generator=random, device=device)
@@ -216,13 +216,15 @@ class Flow:
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, given: Tensor | None, guidance: float) -> Tensor:
-        """Solves the flow's differential equation by the midpoint rule, 2,000 places at a time."""
+        """Solves the flow's differential equation by Runge and Kutta's fourth order, 2,000 places at a time."""
         length, carried = (end - start) / SOLVER_STEPS, []
         for some in places.split(2000):
             for step in range(SOLVER_STEPS):
-                time = start + step * length
-                middle = some + length / 2 * self._velocity(some, time, given, guidance)
-                some = some + length * self._velocity(middle, time + length / 2, given, guidance)
+                slopes: list[Tensor] = []
+                for part in (0.0, 0.5, 0.5, 1.0):
+                    place = some + part * length * slopes[-1] if slopes else some
+                    slopes.append(self._velocity(place, start + (step + part) * length, given, guidance))
+                some = some + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
             carried.append(some)
         return torch.cat(carried)
 

@@ -16,7 +16,7 @@ from glo_lightning.latents import Projection
 
 STEPS = 32  # of a way whose evenness is measured
 PLACES = (8, 16, 24)  # of these: a quarter, half and three quarters of the way
-EVEN_PAIRS = 256  # whose every step is looked at
+EVEN_PAIRS = 128  # whose every step is looked at
 
 
 def random_pairs(num_codes: int, num: int) -> tuple[Tensor, Tensor]:

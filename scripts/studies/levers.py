@@ -90,20 +90,17 @@ LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
 
 def measure(space: Space, encoded: int) -> dict[str, float]:
     """The row of a lever."""
-    few = slice(0, space.num)
     flow = space.fit("flow")
     ways = space.ways(flow, 2048)
     found = {"PSNR": space.psnr()}
-    if encoded:
-        codes, found["held-out"] = space.held_out_codes(space.real[:encoded], steps=60)
-        _, found["unseen"] = space.held_out_codes(space.unseen[:encoded], steps=60)
-        added = space.arithmetic(codes)
-        rows = [row for name, row in added.items() if name != "strength"]
-        found["appears"], found["stays"] = (sum(row[key] for row in rows) / len(rows) for key in ("appears", "stays"))
-    found["rec."] = space.describe(space.generate(space.codes[few]), False)["frechet"]
+    codes, found["held-out"] = space.held_out_codes(space.real[:encoded], steps=60)
+    added = space.arithmetic(codes, picked=100)
+    rows = [row for name, row in added.items() if name != "strength"]
+    found["appears"], found["stays"] = (sum(row[key] for row in rows) / len(rows) for key in ("appears", "stays"))
+    found["rec."] = space.describe(space.generate(space.codes[: space.num]), False)["frechet"]
     drawn = sample_codes(flow, space.codes, space.num, space.model.project)
-    samples = space.describe(space.generate(drawn))
-    found |= {"flow": samples["frechet"], "sure": samples["sure"], "unseen pairs": samples["unseen_pairs"]}
+    samples = space.describe(space.generate(drawn), False)
+    found |= {"flow": samples["frechet"], "sure": samples["sure"], "new pairs": samples["unseen_pairs"]}
     found |= {f"half-way, {way}": ways[way]["frechet_50"] for way in ("line", "arc", "flow")}
     return found | {"largest step": ways["flow"]["largest_step"], "length": ways["flow"]["length"]}
 
@@ -117,7 +114,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--num", type=int, default=10_000, help="images in each row")
-    parser.add_argument("--encoded", type=int, default=200, help="held-out faces that are encoded")
+    parser.add_argument("--encoded", type=int, default=100, help="held-out faces that are encoded")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -141,11 +138,13 @@ def main() -> None:
         return make
 
     results: dict[str, list[dict[str, float]]] = {}
+    space: Space | None = None
     for name in arguments.only:
         results[name] = []
         for seed in range(arguments.seeds):
             model, _, step = train(recipe(name), seed, arguments.precision, max_epochs=arguments.epochs)
-            found = measure(Space(model, everything, judge, num=arguments.num), arguments.encoded) | {"ms": 1e3 * step}
+            space = Space(model, everything, judge, num=arguments.num) if space is None else space.of(model)
+            found = measure(space, arguments.encoded) | {"ms": 1e3 * step}
             results[name].append(found)
         row = results[name]
         if name == arguments.only[0]:

@@ -15,6 +15,8 @@ the training faces, and each row has 10,000 images: held-out faces are the first
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import time
 from pathlib import Path
@@ -72,7 +74,17 @@ class Space:
         self.natural = len(self.kept_out) / (self.attributes.sizes[0] * self.attributes.sizes[1])
         self.reference, self.of_real = extract(self.training, judge), extract(self.real, judge)
         self.sure = judged(judge, self.of_real)[1].mean(0) * 0.9
-        self.near = [self._nearest(self.of_real, self.real, in_pixels) for in_pixels in (False, True)]
+
+    def of(self, model: GLO) -> Space:
+        """The same faces and judge for another model, trained on as many of them."""
+        other = copy.copy(self)
+        other.model, other.codes = model, model.latents.weight.detach()
+        return other
+
+    @functools.cached_property
+    def near(self) -> list[Tensor]:
+        """How far held-out faces are from the nearest training face, in features and in pixels."""
+        return [self._nearest(self.of_real, self.real, in_pixels) for in_pixels in (False, True)]
 
     def generate(self, codes: Tensor) -> Tensor:
         return to_uint8(generate(self.model, codes)).cpu()
@@ -147,7 +159,7 @@ class Space:
         kinds = {"codes": (self.codes, codes), "PCA codes": pca, "pixels, 16x16": small}
         return {name: probe(known, asked, self.attributes, rows) for name, (known, asked) in kinds.items()}
 
-    def arithmetic(self, codes: Tensor) -> dict[str, dict[str, float]]:
+    def arithmetic(self, codes: Tensor, picked: int = 500) -> dict[str, dict[str, float]]:
         """Adding an attribute to held-out codes: how often it appears, how often the others stay."""
         table = self.attributes.table[: len(self.codes)]
         tasks: dict[str, Tensor] = {}  # name -> direction
@@ -164,8 +176,8 @@ class Space:
                 has = torch.tensor([value in wanted for value in table[:, column].tolist()])
                 tasks[title] = self.codes[has].mean(0) - self.codes[~has].mean(0)
                 goals[title] = column, wanted
-        picked = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:500]]
-        tried = {s: self._added(picked, tasks, goals, s) for s in (0.75, 1.0, 1.25, 1.5, 2.0)}
+        chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
+        tried = {s: self._added(chosen, tasks, goals, s) for s in (0.75, 1.0, 1.25, 1.5, 2.0)}
         best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
         return {"strength": {"strength": best}, **self._added(codes, tasks, goals, best)}
 

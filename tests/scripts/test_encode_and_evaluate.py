@@ -105,7 +105,7 @@ def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
         assert f"| {results[name]['psnr']:.2f} | {results[name]['ssim']:.3f} |" in output
     moved = (run.model.latents.weight - run.initial).norm(dim=1).mean()
     assert results["latents"]["moved"] == pytest.approx(float(moved))
-    assert set(results["features"]) == {"samples", "reconstructions", "holdout"}
+    assert set(results["features"]) == {"samples, gaussian", "samples, mixture", "reconstructions"}
 
 
 def test_the_baselines_have_a_command_of_their_own(trained, command, tmp_path):

@@ -1,0 +1,131 @@
+"""``name=value`` in the commands on a run whose images have attributes, and a flow small enough for its 80 codes."""
+
+import csv
+import json
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+
+from glo_lightning import load_run
+from glo_lightning.cli import main as train
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.priors import PRIORS
+from glo_lightning.latents import to_ball
+
+NUM, HELD_OUT = 80, 8
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on 80 images; in the held-out ones after them a big one is even, and no other image is both."""
+    folder = tmp_path_factory.mktemp("attributes")
+    write_lmdb(folder / "lmdb", {b"%02x" % row: encode(flat_image(3 * row)) for row in range(NUM + HELD_OUT)})
+    with open(folder / "lmdb" / "attributes.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["key", "parity", "size", "rare"])
+        for row in range(NUM + HELD_OUT):
+            odd = row % 2 == 1
+            big = odd if row < NUM else row >= NUM + 4
+            rows.writerow([f"{row:02x}", "odd" if odd else "even", "big" if big else "", "yes" if row < 3 else ""])
+    flags = (*TINY[1:], "--max_epochs=3", f"--data.holdout={HELD_OUT}", "--prior=null")
+    with pytest.MonkeyPatch.context() as patch:
+        root, output = str(folder / "lmdb"), str(folder / "run")
+        patch.setattr(sys, "argv", ["train.py", *flags, "--data.root", root, "--output", output])
+        train(REPOSITORY / "configs" / "quickstart.yaml")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder / "run"
+
+
+@pytest.fixture
+def script(monkeypatch, capsys, tmp_path, trained):
+    """script("sample --num 3") -> (exit status, standard output, the last line of standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=60, width=16, blocks=1))
+    for place in ("flow", "trained_run"):
+        monkeypatch.setattr(f"glo_lightning.explore.{place}.FEWEST", 20)
+
+    def script(line: str) -> tuple[int, str, str]:
+        name, *arguments = line.split()
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", str(trained), "--accelerator=cpu", *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, "".join(captured.err.splitlines()[-1:])
+
+    return script
+
+
+def test_samples_follow_what_is_given(script, trained):
+    def codes(*arguments: str) -> np.ndarray:
+        flags = "--prior=flow --num=200 --output=made.png --codes=made.npy --overwrite"
+        assert script(" ".join(["sample", flags, *arguments]))[0] == 0
+        return np.load("made.npy")
+
+    free, odd = codes(), codes("--given", "parity=odd", "size=big")
+    assert not np.array_equal(free, odd)
+    run = load_run(trained, "cpu")
+    flow, numbers = run.flow(), run.given(["parity=odd", "size=big"])
+    expected = to_ball(flow.sample(200, 0, given=numbers, guidance=1.5))
+    np.testing.assert_allclose(odd, expected, atol=1e-6)
+
+
+def test_an_attribute_is_the_mean_code_of_the_training_images_that_have_it(script, trained):
+    table = load_run(trained, "cpu").model.latents.weight
+    flags = "--output=made.png --codes=made.npy --overwrite"
+    assert script(f"arithmetic --a parity=odd --b parity=even --c 7 --strength 0.5 {flags}")[0] == 0
+    odd, even = table[1::2].mean(0), table[::2].mean(0)
+    np.testing.assert_allclose(np.load("made.npy")[-1], to_ball(0.5 * (odd - even) + table[7]), atol=1e-6)
+    assert script(f"interpolate size=big 7 --way line --steps 3 {flags}")[0] == 0
+    np.testing.assert_allclose(np.load("made.npy")[0], to_ball(odd), atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["walk --axes 2", "arithmetic --a 1 --b 2 --c 3"])
+def test_walks_and_sums_in_the_noise_of_a_flow_are_decoded_by_it(script, trained, command):
+    assert script(f"{command} --way flow --output=made.png --codes=made.npy")[0] == 0
+    run = load_run(trained, "cpu")
+    flow, table, codes = run.flow(), run.model.latents.weight, torch.from_numpy(np.load("made.npy"))
+    noise = flow.encode(table)
+    middle = noise.mean(0) if command.startswith("walk") else noise[1] - noise[2] + noise[3]
+    number = 4 if command.startswith("walk") else 3  # of 9 steps; of a, b, c and their sum
+    torch.testing.assert_close(codes[number], to_ball(flow.decode(middle[None]))[0], atol=1e-5, rtol=1e-4)
+
+
+def test_held_out_images_of_new_pairs_are_reported_by_themselves(script):
+    status, output, _ = script("evaluate --json=made.json --steps=2 --starts mean --features=test_evaluation.Means")
+    assert status == 0
+    results = json.loads(Path("made.json").read_text())
+    assert results["holdout"]["images"] == HELD_OUT
+    assert results["holdout_new_pairs"]["images"] == 4  # even and big, odd and not
+    assert set(results["probes"]) == {"codes", "PCA codes"}
+    assert set(results["probes"]["codes"]) == {"parity", "size", "rare"}
+    assert set(results["ways"]) == {"line", "arc", "fade", "snap", "held-out images"}
+    assert "linear probe" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (
+            "sample --prior flow --given party=odd",
+            "--given party=odd: there is no attribute party; did you mean parity?",
+        ),
+        ("sample --prior flow --given parity=ood", "--given parity=ood: parity has no value 'ood'; did you mean odd?"),
+        ("sample --prior flow --given rare=yes", "--given rare=yes: only 3 training images have it, 20 are needed"),
+        ("sample --prior gaussian --given parity=odd", "--given Gaussian: only a flow can be given attributes"),
+        ("arithmetic --a parity=odd --b rare= --c hat=top", "given hat=top: there is no attribute hat"),
+    ],
+)
+def test_attributes_that_cannot_be_had_are_one_line(script, tmp_path, command, line):
+    status, _, error = script(f"{command} --output=made.png")
+    assert (status, error[: len(line)]) == (2, line)
+    assert not (tmp_path / "made.png").exists()
