@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import Tensor
 
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.evaluation import generate
@@ -43,12 +44,19 @@ def run(options: argparse.Namespace) -> None:
     images = generate(trained.model, made).cpu()
     (closest,) = trained.images(nearest(made[3:], [(table, torch.arange(len(table)))]).tolist())
 
-    def cells(row: int) -> list:
-        a, b, c = (some[row] if row < len(some) else None for some in given)
-        return [a, None, b, None, c]
+    def cell(term: int, row: int) -> Tensor | str | None:
+        if row >= sizes[term]:
+            return None
+        name = names[term][row]
+        return name.replace("=", "=\n") if "=" in name else given[term][row]
 
-    rows = [cells(row) for row in range(max(sizes))]
-    rows.append([images[0], "-", images[1], "+", images[2], "=", images[3], "", closest])
+    rows = [[cell(0, row), None, cell(1, row), None, cell(2, row)] for row in range(max(sizes))]
+    # the mean of many codes lies where no image does
+    a, b, c = (
+        "their mean" if any("=" in name for name in some) else image
+        for some, image in zip(names, images[:3], strict=True)
+    )
+    rows.append([a, "-", b, "+", c, "=", images[3], "", closest])
     times = "" if options.strength == 1 else f"{options.strength:g} "
     columns = [
         "a",
