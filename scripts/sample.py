@@ -2,7 +2,7 @@
 
 A prior is fitted to the codes of the training images, and codes are drawn from it: a flow where there are 1,000 codes
 and 20 for each dimension, else a mixture; --prior gaussian is the paper's, and instant. A flow is kept in the run
-folder. --given asks a flow for attributes that the images have, more strictly by a --guidance above 1. Beside each
+folder. --given asks a flow for attributes that the images have, more strictly by more --guidance. Beside each
 image stand the training images nearest to it, by code and by pixels: who sees the same image twice sees that it was
 memorised.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.flow import GUIDANCE
 from glo_lightning.explore.paths import nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import PRIORS, default_prior, make_prior, sample_codes
@@ -35,7 +36,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0, help="less than 1: more typical, less different")
     parser.add_argument("--given", nargs="+", default=[], metavar="NAME=VALUE", help="attributes of all samples")
-    parser.add_argument("--guidance", type=float, default=1.5, help="how strictly they are followed; 1: as learned")
+    parser.add_argument(
+        "--guidance", type=float, default=GUIDANCE, help="of a flow; 1 draws as learned, more is stricter"
+    )
     parser.add_picture_arguments()
     parser.call(lambda: sample(parser.parse_args()))
 

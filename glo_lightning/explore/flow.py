@@ -19,6 +19,7 @@ from glo_lightning.latents import Projection, unconstrained
 FEWEST = 500  # codes that a flow is fitted to
 SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
 BATCH = 256
+GUIDANCE = 2.0  # from the early network's velocity past the learned one
 
 
 class Block(nn.Module):
@@ -77,8 +78,12 @@ class Flow:
 
     A network learns the velocity ``code - noise`` at ``(1 - t) noise + t code``: rectified flow (Liu, Gong and Liu,
     arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). Where the images have attributes it is shown a
-    random part of them, so that any, or none, may be given afterwards, and guided by (Ho and Salimans, arXiv
-    2207.12598). One code in twenty, 500 at most, is kept out of the training; the weights that suit these best stay.
+    random part of them, so that any, or none, may be given afterwards. One code in twenty, 500 at most, is kept out of
+    the training; the weights that suit these best stay.
+
+    The network is guided by what it was early in its training, when it knew neither the attributes nor where exactly
+    the codes lie: velocities point from the early ones to the learned ones, and past them (Karras et al., *Guiding a
+    Diffusion Model with a Bad Version of Itself*, arXiv 2406.02507; Ho and Salimans, arXiv 2207.12598).
 
     Args:
         steps: of the training, at most.
@@ -86,7 +91,7 @@ class Flow:
         blocks: of the network.
     """
 
-    def __init__(self, steps: int = 6000, width: int = 384, blocks: int = 3):
+    def __init__(self, steps: int = 4000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
 
     def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
@@ -132,17 +137,20 @@ class Flow:
             with torch.no_grad():
                 weight = 1 - min(0.999, step / (10 + step))
                 torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), weight)
+                if step == max(1, steps // 6):
+                    self.early = copy.deepcopy(averaged)
                 if step % 250 == 0 or step == steps:
                     loss = float(_loss(averaged, kept_noise, kept, kept_times, None))
                     if loss < least:
                         least, self.network, self.stopped_at = loss, copy.deepcopy(averaged), step
                     elif step >= self.stopped_at + steps // 4:
                         break
-        self.network.eval().requires_grad_(False)
+        for fitted in (self.network, self.early):
+            fitted.eval().requires_grad_(False)
         return self
 
     def sample(
-        self, num: int, seed: int = 0, temperature: float = 1.0, given: Tensor | None = None, guidance: float = 1.0
+        self, num: int, seed: int = 0, temperature: float = 1.0, given: Tensor | None = None, guidance: float = GUIDANCE
     ) -> Tensor:
         """Codes (num, D), on the CPU.
 
@@ -151,22 +159,22 @@ class Flow:
             seed: the same seed draws the same codes.
             temperature: what the noise is multiplied with.
             given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
-            guidance: how strongly: 1 follows what is given as training images do, more exaggerates it.
+            guidance: 1 draws as learned; more is more typical of the codes and truer to what is given, and varies less.
         """
         noise = torch.randn(num, len(self.mean), generator=torch.Generator().manual_seed(seed))
         return self.decode((temperature * noise).to(self.mean), given, guidance).cpu()
 
     def encode(self, codes: Tensor) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
-        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, None, 1.0)
+        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, None, GUIDANCE)
 
-    def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+    def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = GUIDANCE) -> Tensor:
         """The codes (B, D) that the flow carries noise (B, D) to; see ``sample``."""
         return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, given, guidance)
 
     @torch.no_grad()
     def log_density(self, codes: Tensor, probes: int = 4) -> Tensor:
-        """The log-density (B,) of codes (B, D), in nats; its divergence is estimated by random probes.
+        """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
 
         After Hutchinson (1989), as Grathwohl et al. (arXiv 1810.01367) use it.
         """
@@ -189,15 +197,22 @@ class Flow:
 
     def state(self) -> dict[str, Tensor]:
         """All that was fitted, as tensors."""
-        return {"mean": self.mean, "std": self.std, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
+        networks = {"network": self.network, "early": self.early}
+        weights = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
+        return {"mean": self.mean, "std": self.std, **weights}
 
     def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
         """Takes ``state`` for a fit to attributes of these sizes."""
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
-        self.network = self._network(len(self.mean), sizes)
-        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k[:8] == "network."})
-        self.network.to(device).eval().requires_grad_(False)
+        self.network, self.early = (
+            self._restored(f"{name}.", state, sizes).to(device) for name in ("network", "early")
+        )
         return self
+
+    def _restored(self, prefix: str, state: Mapping[str, Tensor], sizes: Sequence[int]) -> Velocity:
+        network = self._network(len(self.mean), sizes)
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        return network.eval().requires_grad_(False)
 
     def _network(self, latent_dim: int, sizes: Sequence[int]) -> Velocity:
         with torch.random.fork_rng(devices=[]):
@@ -209,10 +224,8 @@ class Flow:
 
     def _velocity(self, places: Tensor, time: float, given: Tensor | None, guidance: float) -> Tensor:
         times = places.new_full((len(places),), time)
-        if given is None:
-            return self.network(places, times)
-        followed = self.network(places, times, given.to(places.device)[None])
-        return followed if guidance == 1 else torch.lerp(self.network(places, times), followed, guidance)
+        learned = self.network(places, times, None if given is None else given.to(places.device)[None])
+        return learned if guidance == 1 else torch.lerp(self.early(places, times), learned, guidance)
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, given: Tensor | None, guidance: float) -> Tensor:

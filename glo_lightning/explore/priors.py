@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.flow import GUIDANCE, Flow
 from glo_lightning.latents import Projection
 
 
@@ -236,7 +236,7 @@ def sample_codes(
     seed: int = 0,
     temperature: float = 1.0,
     given: Tensor | None = None,
-    guidance: float = 1.0,
+    guidance: float = GUIDANCE,
 ) -> Tensor:
     """Draws codes (num, D) from a prior that is fitted, on the device of the codes.
 
@@ -248,7 +248,8 @@ def sample_codes(
         seed: the same seed draws the same codes.
         temperature: what the samples' deviation from the codes' mean is multiplied with, before the projection, or a
             flow's noise; less than 1 gives more typical samples that differ less.
-        given, guidance: attributes that the samples are to have, of a flow alone; see ``Flow.sample``.
+        given: attributes that the samples are to have, of a flow alone; see ``Flow.sample``.
+        guidance: of a flow, likewise.
 
     Raises:
         InputError: for a value out of range.

@@ -75,7 +75,7 @@ def test_samples_follow_what_is_given(script, trained):
     assert not np.array_equal(free, odd)
     run = load_run(trained, "cpu")
     flow, numbers = run.flow(), run.given(["parity=odd", "size=big"])
-    expected = to_ball(flow.sample(200, 0, given=numbers, guidance=1.5))
+    expected = to_ball(flow.sample(200, 0, given=numbers))
     np.testing.assert_allclose(odd, expected, atol=1e-6)
 
 
