@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -79,7 +80,7 @@ def way_metrics(
         path = way(codes[first[few]], codes[second[few]], STEPS + 1, project)
         seen = extract(to_uint8(generate(generator, path.flatten(0, 1))).cpu(), features)
         measure(name, between, seen.view(STEPS + 1, -1, seen.shape[1]))
-    arc = results["arc"]["length"]
+    arc = results["arc"]["length"] or math.nan  # where all images look the same
     for name in ways:
         results[name]["length"] /= arc
     fractions = (0.25, 0.5, 0.75)
