@@ -91,7 +91,7 @@ class Flow:
         blocks: of the network.
     """
 
-    def __init__(self, steps: int = 4000, width: int = 384, blocks: int = 3):
+    def __init__(self, steps: int = 3000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
 
     def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
