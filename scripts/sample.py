@@ -49,7 +49,7 @@ def sample(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
     table, project = trained.model.latents.weight, trained.model.project
     given = trained.given(options.given) if options.given else None
-    name = options.prior or default_prior(*table.shape)
+    name = options.prior or ("flow" if options.given else default_prior(*table.shape))
     prior = trained.prior(name, options.n_components)
     how = (options.seed, options.temperature, given, options.guidance)
     codes = sample_codes(prior, table, options.num, project, *how)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
+from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import IMLE, PRIORS
 
 README, STUDIES = REPOSITORY / "README.md", REPOSITORY / "scripts" / "studies" / "README.md"
@@ -106,6 +107,8 @@ def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch)
         short = ["--max_epochs=2" if "--resume" in arguments else "--max_epochs=1"]
         if "--resume" not in arguments:
             own_data = "--data.root" in arguments
+            if "--data.holdout" in arguments:  # 110 images
+                arguments[arguments.index("--data.holdout") + 1] = "20"
             short += [f"--data.num_samples={110 if own_data else 256}", "--model.latent_dim=32", "--data.image_size=32"]
         assert run(*arguments, *TRAINING, *short) == (0, "")
         return
@@ -113,6 +116,9 @@ def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch)
         shutil.rmtree(workplace / "my_lmdb")
     arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
+    monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
+    for limit in ("flow.FEWEST", "trained_run.FEWEST", "trained_run.FEWEST_GIVEN"):
+        monkeypatch.setattr(f"glo_lightning.explore.{limit}", 1)
     monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError
@@ -158,17 +159,24 @@ class TrainedRun:
         Raises:
             InputError: for images without attributes, an attribute or a value that does not exist, or has few images.
         """
-        attributes = self.data.attributes
-        if attributes is None:
-            remedy = (
-                f"the images in {self.data.source.fingerprint[0]} have no attributes (no attributes.csv beside them)"
-            )
-            raise InputError("given", " ".join(texts), f"{remedy}; sample without")
         for text in texts:
-            number = int((attributes.rows([text]) < self.data.num_images).sum())
+            number = len(self._rows_with([text]))
             if number < FEWEST_GIVEN:
                 raise InputError("given", text, f"only {number} training images have it, {FEWEST_GIVEN} are needed")
-        return attributes.numbers(texts)
+        return self._attributes(texts).numbers(texts)
+
+    def _attributes(self, texts: Sequence[str]) -> Attributes:
+        attributes = self.data.attributes
+        if attributes is None:
+            place = self.data.source.fingerprint[0]
+            remedy = f"the images in {place} have no attributes (no attributes.csv beside them); do without"
+            raise InputError("given", " ".join(texts), remedy)
+        return attributes
+
+    def _rows_with(self, texts: Sequence[str]) -> Tensor:
+        """The training images that have all of these, by row."""
+        rows = self._attributes(texts).rows(texts)
+        return rows[rows < self.data.num_images]
 
     def images(self, rows: Iterable[int]) -> Tensor:
         """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
@@ -200,9 +208,9 @@ class TrainedRun:
                 images.append(self._pixels(name))
                 codes[position] = table[int(name)]
             elif "=" in name and not Path(name).exists():
-                self.given([name])
-                rows = self.data.attributes.rows([name])  # type: ignore[union-attr]
-                rows = rows[rows < len(table)]
+                rows = self._rows_with([name])
+                if not len(rows):
+                    raise InputError("image", name, "no training image has it; give a value that some have")
                 images.append(self.data.dataset[int(rows[0])][0])
                 codes[position] = table[rows.to(table.device)].mean(0)
             else:
