@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -49,9 +50,8 @@ class Curves(Callback):
         part = torch.stack([loss.float() * images, loss.new_full((), images, dtype=torch.float)])
         part = torch.where(loss.isfinite(), part, torch.zeros_like(part))
         self.total = part if self.total is None else self.total.to(part.device) + part
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.is_last_batch or (every and trainer.global_step % every == 0):  # a call takes half a millisecond
-            pl_module.log("train/loss", loss, prog_bar=True, batch_size=images)
+        if _is_logged(trainer):  # a call takes half a millisecond
+            pl_module.log("train/loss", loss, batch_size=images)
             for group in trainer.optimizers[0].param_groups:
                 pl_module.log(f"lr-SGD/{group['name']}", group["lr"])
 
@@ -160,7 +160,33 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
         self.images += len(batch[1]) * trainer.world_size
-        if (trainer.global_step % trainer.log_every_n_steps) == 0 or trainer.is_last_batch:  # type: ignore[attr-defined]
+        if _is_logged(trainer):
             now = time.monotonic()
-            pl_module.log("train/images_per_second", self.images / (now - self.since), prog_bar=True)
+            pl_module.log("train/images_per_second", self.images / (now - self.since))
             self.images, self.since = 0, now
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, with loss and speed as they were last logged.
+
+    Lightning reads what is logged to the bar after every batch, and so waits for the device; this one reads a value
+    once, when it is written to TensorBoard too.
+    """
+
+    METRICS = ("train/loss", "train/images_per_second")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, float] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        if _is_logged(trainer):
+            logged = trainer.callback_metrics
+            self.shown |= {name: float(logged[name]) for name in self.METRICS if name in logged}
+        return {**super().get_metrics(trainer, pl_module), **self.shown}
+
+
+def _is_logged(trainer: Trainer) -> bool:
+    """Whether what the last batch logs is written."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return trainer.is_last_batch or bool(every and trainer.global_step % every == 0)

@@ -14,11 +14,12 @@ from typing import Any, NoReturn, Optional
 import torch
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from glo_lightning.callbacks import Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, OnError
 from glo_lightning.explore.priors import make_prior
@@ -129,6 +130,8 @@ class TrainCLI(LightningCLI):
             checkpoints = self.config_init.checkpoint
             callbacks = [*_as_list(given.callbacks), Curves(), Throughput(), FiniteLoss(self.config.on_bad_loss)]
             callbacks += [ReconstructionGrid(), SampleGrid()]
+            if given.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(Bar())
             callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
             if given.enable_checkpointing is not False:
                 callbacks.append(checkpoints)
