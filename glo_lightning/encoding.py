@@ -143,7 +143,7 @@ def starting_codes(
         if name == "mean":
             starts.append(table.mean(dim=0).expand(number, -1))
         elif name == "random":
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):  # drawn on the CPU
                 torch.manual_seed(seed)
                 starts.append(random_codes(1, latent_dim).to(table).expand(number, -1))
         elif name == "nearest":
@@ -162,7 +162,7 @@ def _nearest(training: Tensor, images: Tensor, known: Tensor) -> Tensor:
     for first in range(0, len(training), 1024):
         some = as_rows(training[first : first + 1024].to(images.device)) * known
         distance, row = (some.square().sum(dim=1) - 2 * wanted @ some.T).min(dim=1)
-        rows[distance < lowest] = first + row[distance < lowest]
+        rows = torch.where(distance < lowest, first + row, rows)
         lowest = torch.minimum(lowest, distance)
     return rows
 

@@ -161,7 +161,7 @@ class LSUNDataModule(LightningDataModule):
             batch_size=None,  # the sampler makes the batches
             num_workers=workers,
             worker_init_fn=_ignore_signals,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=workers > 0,
         )
 
