@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from conftest import REPOSITORY
 
+from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import IMLE, PRIORS
 
 
@@ -20,6 +21,8 @@ def test_frechet_compares_every_prior_beside_two_floors(tmp_path, monkeypatch, c
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
+    monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
+    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
     work = tmp_path / "work"
     arguments = (
         "--num_images=60",
