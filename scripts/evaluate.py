@@ -30,7 +30,6 @@ from glo_lightning.explore.evaluation import (
     pca_reconstructions,
     quality,
 )
-from glo_lightning.explore.flow import Flow, through
 from glo_lightning.explore.paths import WAYS, Way
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior, sample_codes
@@ -123,9 +122,7 @@ def compare_ways(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
     table = trained.model.latents.weight
     ways: dict[str, Way] = dict(WAYS)
     if default_prior(*table.shape) == "flow":
-        flow = trained.prior("flow")
-        assert isinstance(flow, Flow)
-        ways["flow"] = through(flow)
+        ways["flow"] = trained.flow_way()
     images = trained.images(range(len(table)))
     num = min(MOST, len(table))
     found = way_metrics(ways, trained.model, table, trained.model.project, images, features, num)

@@ -16,7 +16,6 @@ from glo_lightning.images import to_uint8
 from glo_lightning.latents import Projection
 
 STEPS = 32  # of a way whose evenness is measured
-PLACES = (8, 16, 24)  # of these: a quarter, half and three quarters of the way
 EVEN_PAIRS = 128  # whose every step is looked at
 
 
@@ -46,7 +45,7 @@ def way_metrics(
     images, ``snap`` decodes the training code that is nearest to the line.
 
     Args:
-        ways: by name; the first is compared in length with ``arc``, which must be among them.
+        ways: by name, ``arc`` among them.
         generator: in eval mode.
         codes: (N, D), of the training images.
         project: of the codes.
