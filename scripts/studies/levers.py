@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import load_features
+from glo_lightning.explore.flow import Velocity
 from glo_lightning.explore.priors import sample_codes
 from glo_lightning.files import write_text
 from glo_lightning.generator import FirstLayer, Generator
@@ -66,7 +67,40 @@ class BiasedGenerator(Generator):
         first.bias = nn.Parameter(torch.zeros(first.out_features))
 
 
-# name -> (class, attributes of it, arguments)
+class SpectralGenerator(Generator):
+    """DCGAN whose transposed convolutions have a largest singular value of 1, as a matrix."""
+
+    def __init__(self, latent_dim: int, image_size: int, width: int, channels: int = 3):
+        super().__init__(latent_dim, image_size, width, channels)
+        for layer in self.layers:
+            if isinstance(layer, nn.ConvTranspose2d):
+                nn.utils.parametrizations.spectral_norm(layer)
+
+
+class FlowGenerator(Generator):
+    """DCGAN with a small velocity network beside it, for ``TogetherGLO``."""
+
+    def __init__(self, latent_dim: int, image_size: int, width: int, channels: int = 3):
+        super().__init__(latent_dim, image_size, width, channels)
+        self.velocity = Velocity(latent_dim, (), 256, 2)
+
+
+class TogetherGLO(GLO):
+    """Learns a flow beside the generator; in the last quarter the codes follow its loss too (as LSGM, 2106.05931)."""
+
+    weight = 0.05
+
+    def objective(self, codes: Tensor, images: Tensor) -> Tensor:
+        std, mean = torch.std_mean(self.latents.weight.detach(), dim=0)
+        late = self.global_step >= 0.75 * self.total_steps
+        scaled = ((codes if late else codes.detach()) - mean) / std
+        noise, times = torch.randn_like(scaled), torch.rand(len(scaled), device=scaled.device)
+        assert isinstance(self.generator, FlowGenerator)
+        velocity = self.generator.velocity(torch.lerp(noise, scaled, times[:, None]), times)
+        return super().objective(codes, images) + self.weight * (velocity - (scaled - noise)).square().mean()
+
+
+# name -> (class, attributes of it, arguments); "images" is how many are trained on, all if not given
 LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
     "base": (GLO, {}, {}),
     "sphere": (GLO, {}, {"constraint": "sphere"}),
@@ -85,6 +119,12 @@ LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
     "not whitened, sphere": (GLO, {}, {"whiten": False, "constraint": "sphere"}),
     "sphere, noise 0.1": (NoisyGLO, {"noise": 0.1}, {"constraint": "sphere"}),
     "sphere, noise 0.2": (NoisyGLO, {"noise": 0.2}, {"constraint": "sphere"}),
+    "spectral norm": (GLO, {}, {"generator": "levers.SpectralGenerator"}),
+    "codes and flow together": (TogetherGLO, {}, {"generator": "levers.FlowGenerator"}),
+    "4,096 faces": (GLO, {}, {"images": 4096}),
+    "D 100, sphere": (GLO, {}, {"latent_dim": 100, "constraint": "sphere"}),
+    "D 100, bias": (GLO, {}, {"latent_dim": 100, "generator": "levers.BiasedGenerator"}),
+    "D 100, frozen PCA codes": (GLO, {}, {"latent_dim": 100, "latent_lr": 0.0}),
 }
 
 
@@ -110,7 +150,7 @@ def main() -> None:
     parser.add_argument("faces", help="an LMDB of scripts/make_faces.py")
     parser.add_argument("--judge", required=True, help="a file of judge.py")
     parser.add_argument("--only", nargs="+", default=list(LEVERS), choices=list(LEVERS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=8, help="of all training faces; a lever of fewer has more")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--num", type=int, default=10_000, help="images in each row")
@@ -123,13 +163,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*torch.jit.load.*")
     judge = load_features(arguments.judge)
     everything = LSUNDataModule(arguments.faces)
-    others = len(everything.source) - len(part_rows(everything)["train"])
+    faces = len(part_rows(everything)["train"])
 
     def recipe(name: str) -> Any:
         kind, attributes, changed = LEVERS[name]
+        changed = dict(changed)
+        holdout = len(everything.source) - changed.pop("images", faces)
 
         def make(seed: int) -> tuple[GLO, LSUNDataModule]:
-            data = LSUNDataModule(arguments.faces, holdout=others, batch_size=32, seed=seed)
+            data = LSUNDataModule(arguments.faces, holdout=holdout, batch_size=32, seed=seed)
             model = kind(data.num_images, **(BASE | {"width": arguments.width} | changed))
             for key, value in attributes.items():
                 setattr(model, key, value)
@@ -137,12 +179,13 @@ def main() -> None:
 
         return make
 
+    steps = arguments.epochs * -(-faces // 32)
     results: dict[str, list[dict[str, float]]] = {}
     space: Space | None = None
     for name in arguments.only:
         results[name] = []
         for seed in range(arguments.seeds):
-            model, _, step = train(recipe(name), seed, arguments.precision, max_epochs=arguments.epochs)
+            model, _, step = train(recipe(name), seed, arguments.precision, max_steps=steps, max_epochs=-1)
             space = Space(model, everything, judge, num=arguments.num) if space is None else space.of(model)
             found = measure(space, arguments.encoded) | {"ms": 1e3 * step}
             results[name].append(found)

@@ -76,7 +76,7 @@ class Space:
         self.sure = judged(judge, self.of_real)[1].mean(0) * 0.9
 
     def of(self, model: GLO) -> Space:
-        """The same faces and judge for another model, trained on as many of them."""
+        """The same faces and judge for another model, trained on as many of them or on the first ones."""
         other = copy.copy(self)
         other.model, other.codes = model, model.latents.weight.detach()
         return other
@@ -144,7 +144,7 @@ class Space:
 
     def held_out_codes(self, images: Tensor, steps: int) -> tuple[Tensor, float]:
         """Codes of images (M, 3, H, W), uint8, and the PSNR that they reach."""
-        codes = self.model.encode(from_uint8(images), self.training, ["pca"], steps=steps)
+        codes = self.model.encode(from_uint8(images), self.training[: len(self.codes)], ["pca"], steps=steps)
         error = (to_unit(generate(self.model, codes)) - to_unit(from_uint8(images))).square().mean()
         return codes, float(-10 * torch.log10(error))
 
