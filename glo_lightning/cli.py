@@ -19,7 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.callbacks import INITIAL_ROWS, Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, OnError
 from glo_lightning.explore.priors import make_prior
@@ -28,6 +28,7 @@ from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import OPTIMIZERS
 from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
@@ -140,6 +141,9 @@ class TrainCLI(LightningCLI):
             if given.logger in (None, True):
                 first_step = self.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.folder.path, first_step)
+        if given.accelerator == "auto" and torch.mps.is_available() and not torch.cuda.is_available():
+            log.info("Apple's GPU is left alone: sparse gradients are untried there; --accelerator mps tries them")
+            kwargs["accelerator"] = "cpu"
         if given.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.mps.is_available()):
             raise InputError("accelerator", given.accelerator, "no GPU that torch can use is here; give cpu or auto")
         try:
@@ -162,7 +166,7 @@ class TrainCLI(LightningCLI):
             OSError: when the folder cannot be written.
         """
         if _rank() == 0 and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
-            self.folder.claim(room=4 * sum(tensor.nbytes for tensor in self.model.state_dict().values()))
+            self.folder.claim(room=4 * _checkpoint_bytes(self.model))
             os.environ[FOLDER_VARIABLE] = str(self.folder.path)
             if self.config.ckpt_path is None and self.ckpt_path == self.folder.previous:
                 link(self.folder.previous, self.folder.last)  # which is damaged or missing
@@ -186,6 +190,14 @@ class TrainCLI(LightningCLI):
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def out_of_memory(self) -> str:
+        """What takes the device's memory, and what to do."""
+        data, table = self.datamodule, self.model.latents.weight
+        images = f"{data.resident_bytes / 1e9:.1f} GB of images" if data.resident_bytes else "no images"
+        taken = f"it holds {images} and a table of {table.nbytes / 1e9:.1f} GB"
+        remedy = "lower it, or --model.width, or give --data.device_resident false"
+        return f"--data.batch_size {data.batch_size}: the device is out of memory; {taken}; {remedy}"
 
     def add_samples(self) -> None:
         """Fits ``--prior`` to the codes of the finished run, unless that is done, and shows samples of it."""
@@ -227,6 +239,8 @@ def main(default_config: Path) -> None:
     except FloatingPointError as error:
         remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
         _stop(f"{error}; {remedy}", 1)
+    except torch.OutOfMemoryError as error:
+        _stop(cli.out_of_memory() if cli else str(error), 1)
     except OSError as error:
         where = error.filename or (cli and cli.folder.path) or "input"
         remedy = "make room, or give another --output"
@@ -244,6 +258,14 @@ def _leave(number: int, frame: object) -> NoReturn:
 def _rank() -> int:
     """0, or which of the processes that DDP has started this one is."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def _checkpoint_bytes(model: GLO) -> int:
+    """How large a checkpoint gets, or a little less; a rule of one's own for the rows may keep as much as Adam's."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    table = model.latents.weight
+    state = 8 * table.shape[1] ** 2 if model.optimizer_class in OPTIMIZERS.values() else 2 * weights
+    return weights + table[:INITIAL_ROWS].nbytes + state
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from glo_lightning.latents import Projection, as_rows, fit_pca, random_codes
 
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in a batch, always: other sizes round otherwise, and an image has one code in any company
+ACCELERATOR_CHUNK = 256  # likewise, where sixteen would leave the device idle
 CHECK = 10  # steps between two looks at the losses
 TRIAL_STEPS = 30  # in which the starts of an image are told apart
 RATE = 0.1  # Adam's, in units of a code's spread in the unit ball, D ** -0.5
@@ -43,18 +44,19 @@ def encode(
         generator: in eval mode; its weights stay as they are.
         images: (M, C, H, W) in [-1, 1], on the generator's device.
         starts: (M, S, D), S starting codes for each image; see ``starting_codes``.
-        loss: maps (generated, images) to a mean over the batch.
+        loss: maps (generated, images) to a mean over the batch; ``torch.vmap`` makes each image's own of it.
         project: brings codes (B, D) back into their set.
         mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
         progress: shows a progress bar.
     """
     number, per_image, latent_dim = starts.shape
     mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
-    descent = _Descent(generator, loss, project, mask, RATE * latent_dim**-0.5)
+    chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
+    descent = _Descent(generator, loss, project, mask, RATE * latent_dim**-0.5, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
-        for first in range(0, number, CHUNK):
-            some = slice(first, first + CHUNK)
+        for first in range(0, number, chunk):
+            some = slice(first, first + chunk)
             codes = starts[some, 0]
             if per_image > 1:
                 trials = [descent(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
@@ -67,24 +69,25 @@ def encode(
 
 
 class _Descent(NamedTuple):
-    """Gradient descent on codes, for at most CHUNK images at once."""
+    """Gradient descent on codes, for at most ``chunk`` images at once."""
 
     generator: Generate
     loss: Loss
     project: Projection
     mask: Tensor
     rate: float
+    chunk: int
 
     def __call__(self, images: Tensor, codes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The best codes (m, D) on the way from those given, and their losses (m,)."""
         number = len(images)
         with torch.inference_mode(False), torch.enable_grad():
             mask = self.mask.clone()
-            fill = torch.arange(CHUNK, device=images.device) % number
+            fill = torch.arange(self.chunk, device=images.device) % number
             images, codes = (images * mask)[fill].clone(), codes[fill].clone()
             codes = self.project(codes).requires_grad_()
-            best, lowest = codes.detach().clone(), codes.new_full((CHUNK,), torch.inf)
-            patience = torch.full((CHUNK,), PATIENCE, device=images.device)
+            best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
+            patience = torch.full((self.chunk,), PATIENCE, device=images.device)
             optimizer = torch.optim.Adam([codes], lr=self.rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
@@ -93,11 +96,12 @@ class _Descent(NamedTuple):
                     losses = _losses(self.loss, generated.detach(), images)
                     better, falling = losses < lowest, losses < 0.999 * lowest
                     better &= patience > 0
-                    best[better], lowest[better] = codes.detach()[better], losses[better]
+                    best = torch.where(better[:, None], codes.detach(), best)
+                    lowest = torch.where(better, losses, lowest)
                     patience = torch.where(patience > 0, torch.where(falling, PATIENCE, patience - 1), 0)
                     if step == steps or not bool((patience > 0).any()):
                         break
-                (codes.grad,) = torch.autograd.grad(self.loss(generated, images) * CHUNK, codes)
+                (codes.grad,) = torch.autograd.grad(self.loss(generated, images) * self.chunk, codes)
                 optimizer.step()
                 schedule.step()
                 with torch.no_grad():
@@ -107,7 +111,7 @@ class _Descent(NamedTuple):
 
 def _losses(loss: Loss, generated: Tensor, images: Tensor) -> Tensor:
     """The loss of each image by itself, (B,)."""
-    return torch.stack([loss(*pair) for pair in zip(generated[:, None], images[:, None], strict=True)])
+    return torch.vmap(lambda *pair: loss(pair[0][None], pair[1][None]))(generated, images)
 
 
 def starting_codes(

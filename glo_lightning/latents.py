@@ -110,8 +110,11 @@ def pca_codes(
         if sum(map(len, held)) >= n_fit:
             break
     sample = torch.empty(min(n_fit, sum(map(len, held))), held[0][0].numel(), device=device)
-    for row, image in zip(range(len(sample)), itertools.chain.from_iterable(held), strict=False):
-        sample[row] = as_rows(image[None])[0]
+    first = 0
+    for images in held:
+        some = as_rows(images[: len(sample) - first].to(device))  # to the device as uint8
+        sample[first : first + len(some)] = some
+        first += len(some)
     coordinates = fit_pca(sample, latent_dim, whiten)
     del sample
     for images in itertools.chain(held, batches):
@@ -144,7 +147,7 @@ def _write_pca_codes(
 
     def images() -> Iterator[Tensor]:
         for batch, index in batches:
-            rows.append(index)
+            rows.append(index.to(table.device))
             yield batch
 
     for number, codes in enumerate(pca_codes(images(), table.shape[1], n_pca, whiten, table.device)):

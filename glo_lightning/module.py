@@ -206,7 +206,9 @@ class GLO(LightningModule):
                 raise InputError("init", "pca", remedy)
             init_from_pca(self.latents.weight.data, loader, self.project, self.n_pca, self.whiten)
         if self.hparams["compile"]:  # the function, not the modules: keys of checkpoints and pictures stay as they are
-            mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
+            # CUDA graphs; gradients that are added up over batches would lie in the graph's own memory
+            graphs = self.device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
+            mode = "reduce-overhead" if graphs else None
             self.objective = torch.compile(self.objective, dynamic=False, mode=mode)  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:

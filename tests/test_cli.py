@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
+from glo_lightning.explore.trained_run import find_device
 from glo_lightning.module import GLO
 
 CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
@@ -372,3 +373,32 @@ def test_help_names_every_flag(tmp_path):
     for flag in ("--output", "--resume", "--ckpt_path", "--data.root", "--model.latent_lr", "--trainer.accelerator"):
         assert flag in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_without_memory_is_one_line(run, tmp_path, monkeypatch):
+    def training_step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(GLO, "training_step", training_step)
+    status, line = run(*TINY, "--data.device_resident=true", "--max_epochs=1", "--output", tmp_path / "run")
+    assert status == 1
+    assert line.startswith("--data.batch_size 8: the device is out of memory; it holds 0.0 GB of images and a table of")
+
+
+def test_auto_leaves_apples_gpu_alone(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.mps, "is_available", lambda: True)
+    flags = [flag for flag in TINY if "accelerator" not in flag]
+    assert run(*flags, "--max_epochs=1", "--output", tmp_path / "run") == (0, "")
+    assert find_device("auto").type == "cpu"
+    assert find_device("gpu").type == "mps"
+
+
+def test_the_epochs_loss_is_summed_in_single_precision(run, tmp_path):
+    """Of 600 losses in bfloat16 the running sum would stand still at 256 of them."""
+    flags = ("--data.num_samples=600", "--data.batch_size=1", "--model.generator_lr=0", "--model.latent_lr=0")
+    flags += ("--max_epochs=1", "--log_every_n_steps=1", "--precision=bf16-true", "--prior=null")
+    assert run(*TINY, *flags, "--output", tmp_path / "run") == (0, "")
+    losses = [event.value for event in events(tmp_path / "run").Scalars("train/loss")]
+    (epoch,) = events(tmp_path / "run").Scalars("train/loss_epoch")
+    assert len(losses) == 600
+    assert epoch.value == pytest.approx(sum(losses) / 600, rel=1e-3)

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +222,16 @@ def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:
         GLO(**{"num_images": 24, **SMALL, key: value})
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("device", "batches", "mode"), [("cuda", 1, "reduce-overhead"), ("cuda", 2, None), ("cpu", 1, None)]
+)
+def test_gradients_that_are_added_up_are_kept_out_of_cuda_graphs(monkeypatch, device, batches, mode):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options["mode"]) or function)
+    monkeypatch.setattr(GLO, "device", torch.device(device))
+    model = GLO(8, latent_dim=4, image_size=32, width=4, init="random", compile=True)
+    model.trainer = SimpleNamespace(accumulate_grad_batches=batches)
+    model.on_fit_start()
+    assert asked == [mode]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import signal
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,6 +22,12 @@ from glo_lightning.data.source import Source, StreamedImages, keys_digest
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import from_uint8
+
+log = logging.getLogger(__name__)
+
+# What a step needs on the device beyond images and model: kernels and their workspace; for each byte of its images
+# the default generator's activations, their gradients and the pyramids.
+STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
 def _ignore_signals(_: int) -> None:
@@ -49,8 +56,8 @@ class LSUNDataModule(LightningDataModule):
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
         cache: decodes every image once, into a store in the user's cache folder; otherwise each is decoded from the
             LMDB whenever it is wanted.
-        device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` if they take less than half of
-            its free memory; a batch is then an index.
+        device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
+            a step; a batch is then an index.
         on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
         seed: of the order of the images.
 
@@ -167,12 +174,32 @@ class LSUNDataModule(LightningDataModule):
 
     def _resident_images(self) -> Tensor | None:
         """The decoded images on the trainer's device, if they are to be kept there; moved once."""
-        if self._resident is None and self.trainer and isinstance(self.dataset, StoredImages):
-            device, images = self.trainer.strategy.root_device, self.dataset.images
-            fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-            if self.device_resident == "true" or (self.device_resident == "auto" and fits):
-                self._resident = images.to(device, copy=True)
+        if not self.trainer or not isinstance(self.dataset, StoredImages):
+            return None
+        device, images = self.trainer.strategy.root_device, self.dataset.images
+        if self._resident is not None and self._resident.device != device:
+            self._resident = None
+        if self._resident is None and self._are_to_be_resident(device, images):
+            self._resident = images.to(device, copy=True)
         return self._resident
+
+    def _are_to_be_resident(self, device: torch.device, images: Tensor) -> bool:
+        if self.device_resident != "auto" or device.type != "cuda":
+            return self.device_resident == "true"
+        free = torch.cuda.mem_get_info(device)[0]  # the model is there by now
+        needed = images.nbytes + STEP_MEMORY + BATCH_MEMORY * self.batch_size * images[0].nbytes
+        sizes = [size / 1e9 for size in (images.nbytes, needed - images.nbytes, free)]
+        where = "device" if needed <= free else "host"
+        log.info("images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f", where, *sizes)
+        return needed <= free
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of the images that are on the device now."""
+        return 0 if self._resident is None else self._resident.nbytes
+
+    def teardown(self, stage: str) -> None:
+        self._resident = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._resident is not None and isinstance(batch, Tensor):

@@ -77,7 +77,7 @@ class TrainedRun:
         folders = (path, path.parent, path.parent.parent)
         self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
         device = find_device(accelerator)
-        model = GLO.load_from_checkpoint(self.checkpoint, map_location=device, weights_only=True)
+        model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
 
     @functools.cached_property
@@ -239,7 +239,7 @@ def _is_index(name: str) -> bool:
 
 
 def find_device(accelerator: Accelerator) -> torch.device:
-    """The device of ``cpu``, ``gpu`` or ``auto``: CUDA, else Apple's, else the CPU.
+    """The device of ``cpu``, ``gpu`` (CUDA, else Apple's) or ``auto`` (CUDA, else the CPU).
 
     Raises:
         InputError: when there is none.
@@ -247,8 +247,8 @@ def find_device(accelerator: Accelerator) -> torch.device:
     if accelerator != "cpu":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
         if accelerator == "gpu":
+            if torch.mps.is_available():
+                return torch.device("mps")
             raise InputError("accelerator", accelerator, "no GPU that torch can use is here; give cpu or auto")
     return torch.device("cpu")

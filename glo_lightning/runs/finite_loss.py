@@ -44,7 +44,8 @@ class FiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
-        self.recent.append((trainer.global_step, rates, loss.detach(), self.rows))
+        # a CUDA graph writes the next loss to the same place
+        self.recent.append((trainer.global_step, rates, loss.detach().clone(), self.rows))
 
     @torch.no_grad()
     def on_before_optimizer_step(

@@ -54,6 +54,33 @@ def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
         assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)
 
 
+LSUN = torch.empty(3_033_042, 3, 64, 64, dtype=torch.uint8, device="meta")  # 37 GB that nobody has
+
+
+@pytest.mark.parametrize(
+    ("free", "batch_size", "resident"), [(47e9, 128, True), (47e9, 4096, False), (39e9, 128, False), (80e9, 1024, True)]
+)
+def test_images_stay_on_a_gpu_that_has_room_for_a_step_besides(monkeypatch, caplog, free, batch_size, resident):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
+    data = LSUNDataModule(batch_size=batch_size)
+    with caplog.at_level("INFO", "glo_lightning"):
+        assert data._are_to_be_resident(torch.device("cuda"), LSUN) == resident
+    assert f"images stay on the {'device' if resident else 'host'}: they take 37.3 GB" in caplog.text
+
+
+def test_images_leave_the_device_after_the_fit_and_for_another_device(flat_lmdb):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
+    data.train_dataloader()
+    assert data.resident_bytes == 300 * 3 * 32 * 32
+    strategy.root_device = torch.device("meta")
+    data.train_dataloader()
+    assert data._resident.device.type == "meta"
+    data.teardown("fit")
+    assert data.resident_bytes == 0
+
+
 def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):
     data = LSUNDataModule(flat_lmdb, num_samples=100, holdout=20, image_size=32, batch_size=7)
     trained = torch.cat([index for _, index in data.train_dataloader()])

@@ -1,0 +1,183 @@
+"""Nothing mixes devices: what trains, encodes, samples and measures, on a device that only pretends to be another."""
+
+import runpy
+import signal
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, flat_image
+from elsewhere import DEVICE, Elsewhere
+from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import SingleDeviceStrategy
+
+from glo_lightning import GLO, LSUNDataModule, encoding
+from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.cli import main
+from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
+from glo_lightning.explore.priors import IMLE, Diagonal, Gaussian, Mixture, sample_codes
+from glo_lightning.explore.space import way_metrics
+from glo_lightning.losses import make_loss
+from glo_lightning.runs.checkpoints import Checkpoints
+from glo_lightning.runs.finite_loss import FiniteLoss
+
+SMALL_FLOW = {"steps": 4, "width": 8, "blocks": 1}
+
+
+class Pretend(CPUAccelerator):
+    def setup_device(self, device):
+        assert device == DEVICE
+
+
+class IsThere(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        assert {part.device for part in (*batch, outputs["loss"], *pl_module.parameters())} == {DEVICE}
+
+
+@pytest.fixture(autouse=True)
+def few_codes_at_once(monkeypatch):
+    monkeypatch.setattr(encoding, "ACCELERATOR_CHUNK", 4)
+
+
+@pytest.fixture
+def elsewhere():
+    with Elsewhere() as mode:
+        yield mode
+
+
+def test_the_pretended_device_refuses_what_a_real_one_does(elsewhere):
+    there, here = torch.ones(3, device=DEVICE), torch.ones(3)
+    assert there.device == (there[1:] * 2).device == here.to(DEVICE).device == DEVICE
+    assert here.device == there.cpu().device == torch.device("cpu")
+    with pytest.raises(RuntimeError, match="mixes devices"):
+        there + here
+    with pytest.raises(RuntimeError, match="mixes devices"):
+        torch.nn.Linear(3, 2).to(DEVICE)(here)
+    there += 1.0
+    assert (there * torch.tensor(2.0)).tolist() == [4, 4, 4]  # a number may come from anywhere
+
+
+def small(num_images, **arguments):
+    torch.manual_seed(0)
+    return GLO(num_images, latent_dim=6, image_size=32, width=4, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("bad_loss", "arguments"),
+    [
+        ("raise", {"whiten": True, "l2_weight": 1.0, "schedule": "cosine", "weight_decay": 0.01}),
+        ("skip", {"init": "random", "constraint": "sphere", "latent_optimizer": "whitened", "latent_lr": 1.0}),
+        ("raise", {"loss": "l2", "constraint": "none", "latent_lr": 0.0}),
+    ],
+    ids=["whitened PCA", "random, whitened steps", "l2, frozen"],
+)
+def test_a_run(elsewhere, flat_lmdb, tmp_path, bad_loss, arguments):
+    data = LSUNDataModule(str(flat_lmdb), num_samples=40, holdout=8, image_size=32, batch_size=8)
+    callbacks = [
+        Curves(),
+        Throughput(),
+        FiniteLoss(bad_loss),
+        ReconstructionGrid(),
+        SampleGrid(),
+        Bar(),
+        Checkpoints(),
+        IsThere(),
+    ]
+    strategy = SingleDeviceStrategy(device=DEVICE, accelerator=Pretend())
+    options = {"default_root_dir": tmp_path, "logger": False, "max_epochs": 2, "enable_model_summary": False}
+    trainer = Trainer(strategy=strategy, callbacks=callbacks, log_every_n_steps=2, num_sanity_val_steps=0, **options)
+    model = small(32, **arguments)
+    trainer.fit(model, data)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    again = tmp_path / "again"
+    options |= {"default_root_dir": again, "max_epochs": 3, "callbacks": [Curves(), FiniteLoss(), Checkpoints()]}
+    resumed = Trainer(strategy=SingleDeviceStrategy(device=DEVICE, accelerator=Pretend()), **options)
+    resumed.fit(small(32, **arguments), data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert resumed.global_step == 12
+
+
+COMMANDS = {
+    "encode": ["{image}", "--loss=lap_l1", "--steps=12"],
+    "evaluate": ["--loss=lap_l1", "--steps=12", "--num=4", "--features=test_devices.Features"],
+    "sample": ["--num=4", "--prior=gaussian"],
+    "interpolate": ["0", "{image}", "--way=arc"],
+    "walk": ["--way=line"],
+    "arithmetic": ["--a", "0", "--b", "1", "--c", "2", "--way=line"],
+    "projector": [],
+}
+
+
+class Features(torch.nn.Module):
+    def forward(self, images):
+        return images.float().mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["train.py", *TINY, "--data.holdout=8", "--max_epochs=1", f"--output={folder}", "--prior=null"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        main(REPOSITORY / "configs" / "quickstart.yaml")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command(name, run_folder, tmp_path, monkeypatch, capsys):
+    Image.fromarray(flat_image(7, 32)).save(tmp_path / "image.png")
+    output = f"--output={tmp_path / 'output'}" if name != "evaluate" else f"--json={tmp_path / 'output.json'}"
+    arguments = [text.format(image=tmp_path / "image.png") for text in COMMANDS[name]]
+    monkeypatch.setattr("glo_lightning.explore.trained_run.find_device", lambda accelerator: DEVICE)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(run_folder), *arguments, output])
+    with Elsewhere():
+        runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+    assert any(tmp_path.glob("output*"))
+
+
+@pytest.fixture
+def trained(elsewhere):
+    training = torch.randint(0, 256, (600, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    model = small(600).to(DEVICE).eval().requires_grad_(False)
+    return model, training
+
+
+@pytest.mark.parametrize("loss", [None, "l2"])
+def test_encoding(trained, loss):
+    model, training = trained
+    images = torch.rand(5, 3, 32, 32).to(DEVICE) * 2 - 1
+    other = None if loss is None else make_loss(loss, 32).to(DEVICE)
+    mask = (torch.rand(1, 32, 32) > 0.5).float()
+    starts = ["pca", "nearest", "mean", "random"]
+    for given in (None, mask):
+        assert model.encode(images, training, starts, given, other, steps=12).device == DEVICE
+
+
+@pytest.mark.parametrize(
+    "prior", [Gaussian(), Diagonal(), Mixture(2), IMLE(rounds=2), Flow(steps=4, width=8, blocks=1)]
+)
+def test_samples(trained, prior):
+    model, _ = trained
+    codes = sample_codes(prior.fit(model.latents.weight), model.latents.weight, 3, model.project)
+    assert codes.device == generate(model, codes).device == DEVICE
+
+
+def test_ways_and_measures(trained):
+    model, training = trained
+    table = model.latents.weight
+    flow = Flow(**SMALL_FLOW).fit(table, torch.randint(0, 2, (600, 2)), [2, 2])
+    assert flow.log_density(table[:3]).device == DEVICE
+    assert sample_codes(flow, table, 3, model.project, given=torch.tensor([1, -1])).device == DEVICE
+    for way in (lerp, slerp, through(flow)):
+        assert way(table[:2], table[2:4], 4, model.project).device == DEVICE
+    assert walk(table[0], principal_axes(table, 1)[0], 3, 2.0, model.project).device == DEVICE
+    nearest(table[:2], [(table, torch.arange(len(table)))])
+    neighbours_kept(table.cpu(), table.cpu())
+    images = generate(model, table[:16])
+    wanted = pca_reconstructions(training[:64], training[:16], 6).to(DEVICE)
+    assert quality(images, wanted, model.loss)["psnr"] > 0
+    way_metrics({"arc": slerp, "flow": through(flow)}, model, table, model.project, training, Features(), 20)
