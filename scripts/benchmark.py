@@ -115,18 +115,29 @@ def measure(options: argparse.Namespace, source: LMDBSource | SyntheticSource, d
         _ = data[0].dataset  # decodes what is not in the store yet
     result: dict[str, Any] = {"training": []}
     for images in data:
+        tell(f"training in batches of {images.batch_size}")
         rows, model = measure_training(options, images, device)
         result["training"] += rows
         if images is data[0] and options.encoded:
+            tell("encoding")
             result["encoding"] = measure_encoding(options, images, model, device)
+    tell("waits")
     result["waits"] = measure_waits(options, data[0])
+    tell("a step and its parts")
     result["step"] = measure_step(options, data[0], device)
     result["floor"] = measure_floor(options, device)
+    tell("PCA")
     result["pca"] = measure_pca(options, data[0], device)
+    tell("the update of codes")
     result["update"] = measure_update(options, device)
     result["peak_host_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     result["peak_device_gb"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
     return result
+
+
+def tell(what: str) -> None:
+    """Says what is measured now, on standard error."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
 
 
 def describe(options: argparse.Namespace, source: Source) -> dict[str, Any]:

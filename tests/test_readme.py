@@ -65,7 +65,7 @@ def inputs(tmp_path_factory) -> Path:
     """What the READMEs' commands read, small: LMDBs, photographs, MNIST's four files."""
     folder = tmp_path_factory.mktemp("inputs")
     records = {b"%040x" % row: encode(flat_image(row)) for row in range(110)}
-    for name in ("lsun/bedroom_train_lmdb", "my_lmdb", "lsun12k", "emoji", "emoji15k", "faces", "mnist_run/lmdb"):
+    for name in ("lsun/bedroom_train_lmdb", "my_lmdb", "lsun4k", "emoji", "emoji15k", "faces", "mnist_run/lmdb"):
         write_lmdb(folder / name, records)
     (folder / "my_photos").mkdir()
     for row in range(8):

@@ -24,7 +24,7 @@ from glo_lightning.flags import expand_arguments, flag_of, one_line
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 RECIPE = SCRIPTS.parent / "configs" / "quickstart.yaml"
-LOSS = 0.0  # train/loss_epoch at the end of the quickstart
+LOSS = 0.063  # it ends at 0.0616 on a CPU; another order of sums moves that by a hundredth
 WARM, PROFILED = 10, 20  # steps
 LARGEST = 10
 LOG_EVERY = 10
