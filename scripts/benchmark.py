@@ -1,358 +1,237 @@
-"""Times this project against a plain loop, side by side: python scripts/benchmark.py --root DIR [--accelerator gpu]
+"""Times what users run, a GLO trained by Lightning with all callbacks of scripts/train.py, against two plain loops.
 
-The plain loop does what minimal_glo's program did: a DataLoader with workers that decode every image in every epoch
-with Pillow and torchvision's transforms, two Laplacian pyramids whose kernel is made anew at each call, codes in NumPy
-that are copied to the device and back, SGD, the loss read at every step. Both are warmed up, then repeated in turn.
+    python scripts/benchmark.py --root DIR [--accelerator gpu]         an LMDB; the shipped images without --root
+    python scripts/benchmark.py --synthetic [--accelerator gpu]        needs neither images nor lmdb nor jsonargparse
+    python scripts/benchmark.py --quickstart [--accelerator gpu] [flags of scripts/train.py]
+
+All write benchmark.json (--json): with --accelerator gpu, please send it to us.
+
+"minimal" does what minimal_glo's program did: workers that decode every image in every epoch with Pillow and
+torchvision's transforms, two Laplacian pyramids whose kernel is made anew at each call, codes in NumPy that are copied
+to the device and back, the loss read in every step, float32. "careful" is what somebody who knows PyTorch writes by
+hand: decoded images and codes on the device, one pyramid, channels last, autocast, the loss read every 50 steps.
+
+images/s are those of the steps after a warm-up, between two epochs' ends as train/images_per_second is; what comes
+between two epochs, pictures and checkpoints, is in images_per_second_with_epoch_ends. The loops take turns in each
+round, and the best round counts. A wait is an operation for which the host waits for the device.
+
+--quickstart trains configs/quickstart.yaml: seconds to its loss, epoch by epoch, without the prior; the ten operations
+that take longest, on a GPU also compiled; waits a step; two runs with --deterministic true.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import logging
-import platform
+import os
 import resource
+import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from PIL import Image
-from pytorch_lightning import Callback, Trainer
-from sklearn.decomposition import PCA
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from benchmarking.data import Images, SyntheticSource, make_source
+from benchmarking.parts import measure_encoding, measure_floor, measure_pca, measure_step, measure_update
+from benchmarking.training import PRECISIONS, measure_training, measure_waits
 
-from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.generator import FirstLayer, Generator
-from glo_lightning.images import from_uint8
-from glo_lightning.latents import fit_pca, to_ball
-from glo_lightning.module import GLO
+from glo_lightning.data.source import Source
+from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.runs.environment import describe_environment
 
-LATENT_DIM, IMAGE_SIZE = 100, 64
-
-
-# ------------------------------------------------------------------------------------------------------- the plain loop
-
-
-class PlainDataset(Dataset):
-    """LSUN as minimal_glo reads it: keys from the LMDB, Pillow, torchvision's transforms."""
-
-    def __init__(self, source: LMDBSource):
-        self.source = source
-        steps = [transforms.Resize(IMAGE_SIZE), transforms.CenterCrop(IMAGE_SIZE), transforms.ToTensor()]
-        self.transform = transforms.Compose([*steps, transforms.Normalize([0.5] * 3, [0.5] * 3)])
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        record = self.source.record(index) or b""
-        return self.transform(Image.open(io.BytesIO(record)).convert("RGB")), index
+# What is measured where it is not said: about five minutes on a GPU.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"batch_size": [128], "precision": ["bf16-mixed"], "batches": 60, "rounds": 3, "encoded": 16},
+    "gpu": {"batch_size": [128, 1024], "precision": [*PRECISIONS], "batches": 500, "rounds": 1, "encoded": 1000},
+}
+SYNTHETIC_ROWS = {"cpu": 4_096, "gpu": 100_352}
+WARM = {"cpu": 3, "gpu": 20}
 
 
-def plain_pyramid(images: Tensor, levels: int = 3) -> list[Tensor]:
-    grid = np.float32(np.mgrid[0:5, 0:5].T) - 2
-    kernel = np.exp(-(grid**2).sum(-1) / (2 * 2.0**2))
-    weight = torch.tensor(kernel / kernel.sum(), dtype=images.dtype, device=images.device).expand(3, 1, 5, 5)
-    pyramid = []
-    for _ in range(levels):
-        blurred = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), weight, groups=3)
-        pyramid.append(images - blurred)
-        images = F.avg_pool2d(blurred, 2)
-    return [*pyramid, images]
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{message}; see --help\n")
+        raise SystemExit(2)
 
 
-def plain_generator() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels, following in ((LATENT_DIM, 512), (512, 256), (256, 128), (128, 64)):
-        stride, padding = (1, 0) if channels == LATENT_DIM else (2, 1)
-        layers += [nn.ConvTranspose2d(channels, following, 4, stride, padding, bias=False)]
-        layers += [nn.BatchNorm2d(following), nn.ReLU(True)]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what --quickstart hands on to scripts/train.py.
 
-
-class PlainLoop:
-    """minimal_glo's training loop."""
-
-    def __init__(self, num_images: int, device: torch.device):
-        self.device = device
-        self.generator = plain_generator().to(device)
-        codes = np.random.default_rng(0).normal(size=(num_images, LATENT_DIM))
-        self.codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1)
-
-    def step(self, images: Tensor, index: Tensor) -> float:
-        images = images.to(self.device)
-        codes = torch.tensor(self.codes[index.numpy()], dtype=torch.float32, device=self.device, requires_grad=True)
-        groups = [{"params": self.generator.parameters(), "lr": 1.0}, {"params": [codes], "lr": 10.0}]
-        optimizer = torch.optim.SGD(groups)
-        generated = self.generator(codes[:, :, None, None])
-        pairs = zip(plain_pyramid(generated), plain_pyramid(images), strict=True)
-        loss = torch.stack([F.l1_loss(fake, image) for fake, image in pairs]).sum()
-        self.generator.zero_grad()
-        loss.backward()
-        optimizer.step()
-        moved = codes.detach().cpu().numpy()
-        self.codes[index.numpy()] = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1)
-        return loss.item()
-
-
-# ------------------------------------------------------------------------------------------------------------- timing
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds(work: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
-    """Mean seconds of one call."""
-    synchronize(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    synchronize(device)
-    return (time.perf_counter() - began) / repeats
-
-
-def best_in_turn(
-    works: dict[str, Callable[[], Any]], device: torch.device, rounds: int, repeats: int
-) -> dict[str, float]:
-    """The best seconds of each, over rounds in which they take turns; one call of each warms up."""
-    for work in works.values():
-        work()
-    times = [{name: seconds(work, device, repeats) for name, work in works.items()} for _ in range(rounds)]
-    return {name: min(time[name] for time in times) for name in works}
-
-
-class EpochTimer(Callback):
-    """Images a second of each epoch."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        synchronize(pl_module.device)
-        self.images, self.began = 0, time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.images += len(batch[1])
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        synchronize(pl_module.device)
-        self.rates.append(self.images / (time.perf_counter() - self.began))
-
-
-def measure_end_to_end(options: argparse.Namespace, data: LSUNDataModule, device: torch.device) -> dict[str, float]:
-    """Images a second, from the second epoch on: ours through the Trainer, the plain loop with its DataLoader."""
-    batches = min(options.batches, len(data.train_dataloader()))
-    plain = PlainLoop(data.num_images, device)
-    dataset = PlainDataset(LMDBSource(options.root, IMAGE_SIZE, options.rows))
-    loader = DataLoader(
-        dataset, options.batch_size, shuffle=True, drop_last=True,
-        num_workers=options.workers, persistent_workers=True, pin_memory=device.type == "cuda",
-    )  # fmt: skip
-
-    def forever() -> Iterator[Any]:
-        while True:
-            yield from loader
-
-    stream = forever()
-    ours, theirs = [], []
-    for _ in range(options.rounds):
-        timer = EpochTimer()
-        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        quiet |= {"enable_model_summary": False, "accelerator": options.accelerator, "precision": options.precision}
-        trainer = Trainer(max_epochs=3, limit_train_batches=batches, callbacks=[timer], devices=1, **quiet)
-        model = GLO(data.num_images, latent_dim=LATENT_DIM, init="random", compile=options.compile)
-        trainer.fit(model, data)
-        ours += timer.rates[1:]
-        for _ in range(3):
-            plain.step(*next(stream))
-        spent = seconds(lambda: [plain.step(*next(stream)) for _ in range(batches // 2)], device)
-        theirs.append(batches // 2 * options.batch_size / spent)
-    return {"images_per_second": max(ours), "plain_images_per_second": max(theirs)}
-
-
-def measure_step(options: argparse.Namespace, data: LSUNDataModule, device: torch.device) -> dict[str, Any]:
-    """Milliseconds of one step on a batch that is there, ours and the plain loop's, and of ours' parts."""
-    batch, index = data.dataset[list(range(options.batch_size))]
-    images, rows = from_uint8(batch).to(device), index.to(device)
-    model = GLO(data.num_images, latent_dim=LATENT_DIM, init="random").to(device)
-    objective = torch.compile(model.objective, dynamic=False) if options.compile else model.objective
-    optimizer = torch.optim.SGD(
-        [{"params": list(model.generator.parameters()), "lr": 1.0}, {"params": [model.latents.weight], "lr": 0.08}]
-    )
-    low = "16" in options.precision
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
-    table, generated = model.latents.weight, torch.zeros_like(images, requires_grad=True)
-
-    def update() -> None:
-        optimizer.step()
-        with torch.no_grad():
-            table[rows] = to_ball(table[rows])
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with autocast:
-            loss = objective(model.latents(rows), images)
-        loss.backward()
-        update()
-
-    def generator_alone() -> None:
-        with autocast:
-            made = model.generator(table[rows])
-        made.backward(torch.ones_like(made))
-
-    plain = PlainLoop(data.num_images, device)
-    shuffled = torch.randperm(data.num_images)[: options.batch_size].tolist()
-    works = {
-        "step": step,
-        "plain_step": lambda: plain.step(images.cpu(), index),
-        "generator": generator_alone,
-        "loss": lambda: model.loss(generated, images).backward(),
-        "update": update,
-        "data": lambda: from_uint8(data.dataset[shuffled][0].to(device)),
-    }
-    return {name: 1e3 * value for name, value in best_in_turn(works, device, options.rounds, 3).items()}
-
-
-def measure_update(device: torch.device) -> float:
-    """Time of one sparse update of 128 codes among 3,000,000, over that among 3,000."""
-
-    def update_of(num_rows: int) -> Callable[[], None]:
-        table = nn.Embedding(num_rows, LATENT_DIM, sparse=True, device=device)
-        optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
-
-        def update() -> None:
-            rows = torch.randint(num_rows, (128,), device=device)
-            optimizer.zero_grad()
-            table(rows).sum().backward()
-            optimizer.step()
-            with torch.no_grad():
-                table.weight[rows] = to_ball(table.weight[rows])
-
-        return update
-
-    times = best_in_turn({"3m": update_of(3_000_000), "3k": update_of(3_000)}, device, rounds=7, repeats=200)
-    return times["3m"] / times["3k"]
-
-
-def measure_pca(data: LSUNDataModule, device: torch.device, num_rows: int = 24_576) -> dict[str, float]:
-    """Seconds of the fit on 24,576 rows, mixtures of images where there are fewer, ours and scikit-learn's default."""
-    random = np.random.default_rng(0)
-    images, _ = data.dataset[sorted(random.permutation(data.num_images)[:num_rows].tolist())]
-    known = from_uint8(images).flatten(1).numpy()
-    missing = num_rows - len(known)
-    first, second = random.integers(len(known), size=(2, missing))
-    sample = np.concatenate([known, (known[first] + known[second]) / 2])
-    fitted: dict[str, Any] = {}
-
-    def ours() -> None:
-        fitted["ours"] = fit_pca(rows, LATENT_DIM)
-
-    def plain() -> None:
-        fitted["plain"] = PCA(LATENT_DIM).fit(sample)
-
-    times: dict[str, list[float]] = {"pca": [], "plain_pca": []}
-    for _ in range(2):
-        times["plain_pca"].append(seconds(plain, torch.device("cpu")))
-        rows = torch.from_numpy(sample.copy()).to(device)  # ours overwrites them
-        times["pca"].append(seconds(ours, device))
-    explained = float(((torch.from_numpy(sample).to(device) - fitted["ours"].mean) @ fitted["ours"].axes).var(0).sum())
-    explained /= float(fitted["plain"].explained_variance_.sum())
-    return {name: min(values) for name, values in times.items()} | {"pca_explained_over_plain": explained}
-
-
-def measure_floor(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Images a second that the generator allows, at the device's own rates and with nothing else to do.
-
-    Counted are the products, one forward and two backward, at the rate of a large matrix product; and the bytes of the
-    activations, at the rate of a large copy. Forward a layer's output is written, read for BatchNorm's statistics, read
-    and written by BatchNorm with ReLU, and read by the next layer: 5; backward the same for its gradient, and the
-    output itself is read twice more: 7. The floor is the slower of the two.
+    Raises:
+        InputError: for a value out of range, and for a device that is not here.
     """
-    flops, elements, pixels = 0, 0, 1
-    for layer in Generator(LATENT_DIM, IMAGE_SIZE).layers:
-        if isinstance(layer, FirstLayer | nn.ConvTranspose2d):
-            flops += 3 * 2 * layer.weight.numel() * pixels
-            pixels = 16 if pixels == 1 else 4 * pixels
-            elements += layer.out_features if isinstance(layer, FirstLayer) else layer.out_channels * pixels
-    dtype = torch.bfloat16 if "16" in options.precision else torch.float32
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    works = {"product": lambda: a @ b, "copy": lambda: b.copy_(a)}
-    times = best_in_turn(works, device, 3, 3)
-    rates = {"matrix_flops_per_second": 2 * side**3 / times["product"]}
-    rates["copy_bytes_per_second"] = 2 * a.numel() * a.element_size() / times["copy"]
-    products = flops / rates["matrix_flops_per_second"]
-    passes = 12 * elements * a.element_size() / rates["copy_bytes_per_second"]
-    return rates | {"floor_images_per_second": 1 / max(products, passes)}
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--root", help="an LMDB or LSUN folder; the shipped images if not given")
+    what.add_argument("--synthetic", action="store_true", help="made images of LSUN's size")
+    what.add_argument("--quickstart", action="store_true", help="configs/quickstart.yaml on the shipped images")
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--json", type=Path, default="benchmark.json", help="the file to write (default: %(default)s)")
+    parser.add_argument("--rows", type=int, help="images to use, at most; synthetic ones: 100,352 on a GPU, else 4,096")
+    parser.add_argument("--batch_size", type=int, nargs="+", help="128, and 1024 on a GPU")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="bf16-mixed, and the others on a GPU")
+    help_ = "ours with torch.compile, or without (default: without, and with --synthetic on a GPU both)"
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=help_)
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="of minimal_glo's way")
+    parser.add_argument("--batches", type=int, help="that are timed in a round: 60, on a GPU 500")
+    parser.add_argument("--rounds", type=int, help="3, on a GPU 1")
+    parser.add_argument("--latent_dim", type=int, default=100)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--n_pca", type=int, default=24_576, help="rows that the PCA is fitted on")
+    parser.add_argument("--table_rows", type=int, default=3_000_000, help="of the table whose update is timed")
+    parser.add_argument("--encoded", type=int, help="images that are encoded, or 0: 16, on a GPU 1,000")
+    parser.add_argument("--epochs", type=int, help="of the quickstart; the recipe's if not given")
+    options, others = parser.parse_known_args(arguments)
+    if others and not options.quickstart:
+        parser.error(f"{others[0]} is no flag of this command")
+    for key, value in DEFAULTS[options.accelerator].items():
+        if getattr(options, key) is None:
+            setattr(options, key, value)
+    both = options.synthetic and options.accelerator == "gpu"
+    options.compile = [options.compile] if options.compile is not None else [False, True] if both else [False]
+    options.warm = WARM[options.accelerator]
+    for key in ("rows", "batches", "rounds", "latent_dim", "width", "n_pca", "table_rows", "epochs"):
+        if getattr(options, key) is not None:
+            check_at_least(key, getattr(options, key), 1)
+    check_at_least("batch_size", min(options.batch_size), 1)
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("accelerator", "gpu", "no CUDA device that torch can use is here; give cpu")
+    if options.accelerator == "cpu" and "tf32" in options.precision:
+        raise InputError("precision", "tf32", "is a GPU's; give bf16-mixed or 32-true")
+    return options, others
+
+
+def measure(options: argparse.Namespace, source: LMDBSource | SyntheticSource, device: torch.device) -> dict[str, Any]:
+    """All measurements but the quickstart's."""
+    data = [Images(source, batch_size) for batch_size in options.batch_size]
+    with contextlib.redirect_stdout(io.StringIO()):
+        _ = data[0].dataset  # decodes what is not in the store yet
+    result: dict[str, Any] = {"training": []}
+    for images in data:
+        tell(f"training in batches of {images.batch_size}")
+        rows, model = measure_training(options, images, device)
+        result["training"] += rows
+        if images is data[0] and options.encoded:
+            tell("encoding")
+            result["encoding"] = measure_encoding(options, images, model, device)
+    tell("waits")
+    result["waits"] = measure_waits(options, data[0])
+    tell("a step and its parts")
+    result["step"] = measure_step(options, data[0], device)
+    result["floor"] = measure_floor(options, device)
+    tell("PCA")
+    result["pca"] = measure_pca(options, data[0], device)
+    tell("the update of codes")
+    result["update"] = measure_update(options, device)
+    result["peak_host_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    result["peak_device_gb"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
+    return result
+
+
+def tell(what: str) -> None:
+    """Says what is measured now, on standard error."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
+
+
+def describe(options: argparse.Namespace, source: Source) -> dict[str, Any]:
+    """GPU, versions and commit; no name or path of the machine."""
+    environment = describe_environment(None, source)
+    environment["machine"].pop("name")
+    kept = {key: environment[key] for key in ("time", "python", "packages", "machine")}
+    git = environment["git"] or {"commit": None, "dirty": None}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    return {**git, **kept, "options": {key: value for key, value in given.items() if key not in ("root", "json")}}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints what was measured."""
+    print("| batch | precision | compiled | images/s | with epoch ends | careful | ratio | minimal | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in result["training"]:
+        cells = [row["batch_size"], row["precision"], "yes" if row["compile"] else "no"]
+        cells += [f"{row['images_per_second']:.0f}", f"{row['images_per_second_with_epoch_ends']:.0f}"]
+        for name in ("careful", "minimal"):
+            cells += [f"{row[f'{name}_images_per_second']:.0f}", f"{row[f'ratio_{name}']:.2f}"]
+        print(f"| {' | '.join(map(str, cells))} |")
+    step, pca, update = (result[key] for key in ("step", "pca", "update"))
+    print(f"\na step alone, batch {step['batch_size']}, {step['precision']}, milliseconds:")
+    print(", ".join(f"{name} {value:.2f}" for name, value in step["milliseconds"].items()))
+    print(f"careful over ours: {step['ratio_careful']:.2f}; minimal over ours: {step['ratio_minimal']:.2f}")
+    for waits in result["waits"]:
+        how = "compiled" if waits["compile"] else "not compiled"
+        between, all_steps = waits["waits_a_step_between_logs"], waits["waits_a_step"]
+        print(f"waits a step, {how}: {between:.2f} between two that are logged, {all_steps:.2f} over all")
+    fit, plain = pca["fit_seconds"], pca["sklearn_fit_seconds"]
+    print(
+        f"PCA fit on {pca['n_pca']} images: {fit:.1f} s, scikit-learn's {plain:.1f} s, ratio {pca['ratio']:.2f}; ",
+        end="",
+    )
+    print(f"it explains {100 * pca['explained_over_sklearn']:.2f} % of what that explains")
+    print(f"PCA start of {pca['start_images']} codes: {pca['start_seconds']:.1f} s")
+    if "encoding" in result:
+        print(f"encoding {result['encoding']['images']} images: {result['encoding']['seconds']:.1f} s")
+    print(f"update of 128 codes among {update['rows']}: {update['milliseconds']:.2f} ms, ", end="")
+    print(f"{update['ratio']:.2f} times that among {update['small_rows']}")
+    floor = result["floor"]["images_per_second"]
+    print(f"what the device's products and copies allow: {floor:.0f} images/s")
+    print(f"peak memory: host {result['peak_host_gb']:.2f} GB, device {result['peak_device_gb']:.2f} GB")
+
+
+def show_quickstart(result: dict[str, Any]) -> None:
+    last, reached = result["epochs"][-1], result["seconds_to_loss"]
+    when = "not reached" if reached is None else f"reached after {reached:.1f} s"
+    print(f"loss {result['loss']:.3f}: {when}; {last['loss']:.3f} after {last['seconds']:.1f} s")
+    for how, steps in result["steps"].items():
+        print(f"\n| operation, {how} | calls a step | CPU ms | device ms |\n|---|---|---|---|")
+        for row in steps["profile"]:
+            times = f"{row['calls_a_step']:.1f} | {row['cpu_ms_a_step']:.3f} | {row['device_ms_a_step']:.3f}"
+            print(f"| {row['operation'][:60]} | {times} |")
+        waits = steps["waits"]
+        print(f"\nwaits a step: {waits['waits_a_step_between_logs']:.2f} between two that are logged; {waits['what']}")
+    print(f"deterministic: {result['deterministic']}")
+
+
+def run() -> None:
+    began = time.monotonic()
+    options, others = parse()
+    device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
+    if options.quickstart:
+        from benchmarking.quickstart import measure_quickstart  # the command line's classes, and so jsonargparse
+
+        source = make_source(None, None, [1], synthetic=False)
+        result = measure_quickstart(options, others)
+        show_quickstart(result)
+    else:
+        rows = options.rows or (SYNTHETIC_ROWS[options.accelerator] if options.synthetic else None)
+        source = make_source(options.root, rows, options.batch_size, options.synthetic)
+        result = measure(options, source, device)
+        show(result)
+    result["environment"] = describe(options, source)
+    result["seconds"] = time.monotonic() - began
+    options.json.write_text(json.dumps(result, indent=1))
+    print(f"{result['seconds']:.0f} s; wrote {options.json}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="an LMDB or LSUN folder; the shipped images if not given")
-    parser.add_argument("--rows", type=int, help="images to use, at most; all if not given")
-    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--precision", default="bf16-mixed", help="ours; the plain loop is in float32")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
-    parser.add_argument("--workers", type=int, default=2, help="the plain loop's")
-    parser.add_argument("--batches", type=int, default=30, help="in an epoch")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
-    data = LSUNDataModule(options.root, options.rows, batch_size=options.batch_size)
-    _ = data.dataset  # decodes what is not in the store yet
-
-    result: dict[str, Any] = measure_end_to_end(options, data, device)
-    milliseconds = measure_step(options, data, device)
-    result |= measure_floor(options, device) | measure_pca(data, device)
-    result["ratio_end_to_end"] = result["images_per_second"] / result["plain_images_per_second"]
-    result["ratio_step"] = milliseconds["plain_step"] / milliseconds["step"]
-    result["ratio_pca"] = result["plain_pca"] / result["pca"]
-    result["ratio_update_3m_over_3k"] = measure_update(device)
-    result["fraction_of_floor"] = result["images_per_second"] / result["floor_images_per_second"]
-    whole = 1e3 * options.batch_size / result["images_per_second"]
-    parts = {name: milliseconds[name] for name in ("data", "generator", "loss", "update")}
-    parts["framework"] = max(0.0, whole - sum(parts.values()))
-    result["share"] = {name: value / whole for name, value in parts.items()}
-    result["step_images_per_second"] = 1e3 * options.batch_size / milliseconds["step"]
-    result["plain_step_images_per_second"] = 1e3 * options.batch_size / milliseconds["plain_step"]
-    result["peak_host_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    result["peak_device_gb"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
-    result["device"] = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    result |= {"batch_size": options.batch_size, "precision": options.precision, "compile": options.compile}
-
-    print("| | glo_lightning | plain loop | ratio |\n|---|---|---|---|")
-    for title, ours, theirs, ratio in (
-        ("images/s, end to end", "images_per_second", "plain_images_per_second", "ratio_end_to_end"),
-        ("images/s, step alone", "step_images_per_second", "plain_step_images_per_second", "ratio_step"),
-        ("PCA fit, s", "pca", "plain_pca", "ratio_pca"),
-    ):
-        print(f"| {title} | {result[ours]:.1f} | {result[theirs]:.1f} | {result[ratio]:.2f} |")
-    print("\nshare of a step:", ", ".join(f"{name} {100 * share:.1f} %" for name, share in result["share"].items()))
-    print(f"update of 128 codes among 3,000,000 over among 3,000: {result['ratio_update_3m_over_3k']:.2f}")
-    print(f"PCA explains {100 * result['pca_explained_over_plain']:.2f} % of what scikit-learn's default explains")
-    print(f"peak memory: host {result['peak_host_gb']:.2f} GB, device {result['peak_device_gb']:.2f} GB")
-    print(f"fraction of the floor: {result['fraction_of_floor']:.2f}; {result['device']}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        # the store of synthetic images goes with them
+        with tempfile.TemporaryDirectory() as folder:
+            if "--synthetic" in sys.argv:
+                os.environ["XDG_CACHE_HOME"] = folder
+            run()
+    except InputError as error:
+        sys.stderr.write(f"--{error.key} {error.value}: {error.remedy}\n")
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

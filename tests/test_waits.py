@@ -2,45 +2,17 @@
 
 import pytest
 import torch
-from pytorch_lightning import Callback
-from torch.utils._python_dispatch import TorchDispatchMode
-
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "coalesce", "unique")
+from benchmarking.waits import Count, Waits
 
 
-class Count(TorchDispatchMode):
-    """Names of the operations that would wait for a device."""
+class Kept(Waits):
+    """Keeps the one that the command line makes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
-        name = function.name().split("::")[1].split(".")[0]
-        indices = arguments[1] if name in ("index", "index_put", "index_put_") else ()
-        by_mask = any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
-        if by_mask or any(name.startswith(word) or name.startswith("_" + word) for word in WAITING):
-            self.names.append(name)
-        return function(*arguments, **(kwargs or {}))
-
-
-class Waits(Callback):
-    """What waited in each step, from the start of its batch to that of the next one."""
-
-    steps: list[tuple[int, list[str]]]
+    made: Waits
 
     def on_train_start(self, trainer, pl_module):
-        Waits.steps, self.count = [], Count()
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step and batch_idx:
-            self.count.__exit__(None, None, None)
-            Waits.steps.append((trainer.global_step, self.count.names))
-        self.count = Count()
-        self.count.__enter__()
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.count.__exit__(None, None, None)
+        super().on_train_start(trainer, pl_module)
+        Kept.made = self
 
 
 FLAGS = (
@@ -50,7 +22,7 @@ FLAGS = (
     "--model.width=4",
     "--model.latent_dim=6",
 )
-FLAGS += ("--accelerator=cpu", "--max_epochs=1", "--log_every_n_steps=5", "--trainer.callbacks+=test_waits.Waits")
+FLAGS += ("--accelerator=cpu", "--max_epochs=1", "--log_every_n_steps=5", "--trainer.callbacks+=test_waits.Kept")
 
 
 @pytest.mark.parametrize(
@@ -60,9 +32,9 @@ FLAGS += ("--accelerator=cpu", "--max_epochs=1", "--log_every_n_steps=5", "--tra
 )
 def test_no_step_waits_between_two_that_are_logged(run, tmp_path, flags):
     assert run(*FLAGS, *flags, "--output", tmp_path / "run") == (0, "")
-    assert len(Waits.steps) > 4
-    logged = {step: names for step, names in Waits.steps if step % 5 == 0}
-    others = {step: names for step, names in Waits.steps if step % 5}
+    assert len(Kept.made.steps) > 4
+    logged = {step: names for step, names in Kept.made.steps if step % 5 == 0}
+    others = {step: names for step, names in Kept.made.steps if step % 5}
     assert any(logged.values())  # the loss is written
     assert not any(others.values()), others
 

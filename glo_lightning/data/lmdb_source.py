@@ -7,9 +7,8 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lmdb
 import numpy as np
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from glo_lightning.data.attributes import FILE, Attributes, read_attributes
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
 from glo_lightning.images import NotAnImageError, decode_image
+
+if TYPE_CHECKING:
+    import lmdb
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     Raises:
         InputError: when it is no LMDB, may not be read, is shorter than it says, or holds no record.
     """
+    import lmdb  # here alone, and where the keys are read: a source of one's own needs none
+
     stat = (path / "data.mdb").stat()
     owner = (os.getpid(), stat.st_ino)
     if path in _open_environments:
@@ -103,6 +107,8 @@ def read_keys(path: Path) -> np.ndarray:
     name = hashlib.sha256(repr(fingerprint(path)).encode()).hexdigest()[:32]
     file = cache_folder() / "keys" / f"{name}.npy"
     if not file.exists():
+        import lmdb
+
         try:
             with open_lmdb(path).begin() as transaction:
                 keys = list(transaction.cursor().iternext(keys=True, values=False))
