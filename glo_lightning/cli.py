@@ -45,6 +45,7 @@ from glo_lightning.runs.launch import (
     end_with_parent,
     is_child,
     leave_signals_to_us,
+    wait_for_children,
 )
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class TrainCLI(LightningCLI):
         if launcher is None:
             self._fit()
             return
-        if is_child():
+        if is_child() or self.launch.by == "torchrun":
             end_with_parent()
         elif self.launch.by is None:
             os.environ[PARENT_VARIABLE] = str(os.getpid())
@@ -209,6 +210,8 @@ class TrainCLI(LightningCLI):
             if several() and not is_agreed(error):
                 end_alone(self.trainer, self._tell(error))
             raise
+        finally:
+            wait_for_children(self.trainer)
 
     def _claim(self) -> None:
         """Makes the run folder, in the first process."""

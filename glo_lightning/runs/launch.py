@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def is_child() -> bool:
 
 
 def end_with_parent() -> None:
-    """Has a child of Lightning's launcher end when the launcher does, however that ends."""
+    """Has a process end when the one that started it does, however that ends."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -134,6 +135,15 @@ def end_alone(trainer: Trainer, status: int) -> NoReturn:
     for child in getattr(trainer.strategy.launcher, "procs", ()):
         child.kill()
     os._exit(status)
+
+
+def wait_for_children(trainer: Trainer) -> None:
+    """Returns when the processes that Lightning started from this one are gone: they end with it, if in good order."""
+    for child in getattr(trainer.strategy.launcher, "procs", ()):
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 class Faults(Callback):

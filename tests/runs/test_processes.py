@@ -3,11 +3,15 @@
 Most are forked from a server that has imported torch, with the launcher's variables: they begin at once.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -422,6 +426,125 @@ def test_a_signal_before_the_first_step_leaves_no_folder(start, tmp_path):
     assert first == 143
     assert other != 0  # by the signal, or since the first is gone
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+# ------------------------------------------------------------------------------------------------- by real launchers
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch("command") -> the shell's process, with a process group of its own, which ends with the test."""
+    started = []
+
+    def launch(command):
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent)))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        started.append(subprocess.Popen(["bash", "-c", command], cwd=tmp_path, env=environment, **options))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=SECONDS)
+
+
+def wait_for(condition, seconds=SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def group_is_gone(process):
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def children_of(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+LAUNCHER = shlex.join(map(str, [sys.executable, SCRIPT, *LONG, "--devices=2", "--output=run"]))
+
+
+def test_lightnings_launcher_leaves_with_the_signals_status(launch, tmp_path):
+    process = launch(f"exec {LAUNCHER}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    stderr = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 143
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith(f"stopped after step {load(tmp_path / 'run')['global_step']}; go on with --resume")
+    assert group_is_gone(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("time_", range(3))
+def test_lightnings_launcher_always_leaves_with_the_signals_status(launch, tmp_path, number, status, to_all, time_):
+    process = launch(f"exec {LAUNCHER}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    assert process.wait(SECONDS) == status
+    assert group_is_gone(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 3, 5, 7, 9])
+def test_lightnings_launcher_leaves_no_folder_before_the_first_step(launch, tmp_path, seconds):
+    process = launch(LAUNCHER.replace("--output=run", f"{callback('LateStart')}"))
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(SECONDS) in (143, -15)  # of the shell, which has the signal too
+    wait_for(lambda: group_is_gone(process), 10)
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+class LateStart(Callback):
+    """A minute before the first step."""
+
+    def on_fit_start(self, trainer, pl_module):
+        time.sleep(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_kill_of_any_process_of_lightnings_launcher_ends_all(launch, tmp_path, who):
+    process = launch(f"exec {LAUNCHER.replace('--devices=2', '--devices=3')}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    os.kill([process.pid, *map(int, children_of(process))][who], signal.SIGKILL)
+    assert process.wait(30) != 0
+    wait_for(lambda: group_is_gone(process), 30)
+
+
+def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_on(launch, tmp_path):
+    (script,) = (block for block in DOCUMENTED if "torchrun --nproc-per-node 2" in block)
+    command = shlex.join(map(str, [SCRIPT, *LONG]))
+    for old, new in (
+        ("scripts/train.py", f"--master-port={free_port()} {command}"),
+        ("scontrol requeue", "echo requeued"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    last = tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt"
+    process = launch(script)
+    wait_for(last.exists)
+    os.kill(process.pid, signal.SIGUSR1)
+    stdout = process.communicate(timeout=SECONDS)[0]  # ends when the last process that writes there does
+    assert stdout.strip().splitlines()[-1] == "requeued"
+    assert group_is_gone(process)
+    assert load(last.parents[1])["global_step"] > 0
+    failing = launch(script.replace("--master-port", "--no-such-flag"))
+    assert failing.communicate(timeout=SECONDS)[0].strip() == ""  # nobody asked: a failure is not requeued
+
+
+DOCUMENTED = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "configs" / "README.md").read_text(), re.DOTALL)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
