@@ -331,15 +331,19 @@ def fit_in_python():
     options = {"accelerator": "cpu", "devices": 2, "logger": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=1, callbacks=[see], **options)
     trainer.fit(model, data)  # writes a checkpoint
-    torch.save((seen, see.initial, model.latents.weight.detach()), f"seen_{trainer.global_rank}.pt")
+    predicted = sum(map(len, trainer.predict(model, data)))
+    torch.save((seen, predicted, see.initial, model.latents.weight.detach()), f"seen_{trainer.global_rank}.pt")
 
 
 @pytest.mark.filterwarnings("default")
 def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_path):
     started = start(2, lambda rank: (fit_in_python,))
     assert started.statuses() == [0, 0], started.said(0)
-    (first, *codes), (second, *others) = (torch.load(tmp_path / f"seen_{rank}.pt") for rank in range(2))
+    (first, predicted, *codes), (second, more, *others) = (
+        torch.load(tmp_path / f"seen_{rank}.pt") for rank in range(2)
+    )
     assert sorted(first + second) == list(range(50))
+    assert predicted + more == 50
     assert all(torch.equal(*pair) for pair in zip(codes, others, strict=True))
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
@@ -513,14 +517,25 @@ class LateStart(Callback):
         time.sleep(60)
 
 
+TORCHRUN = shlex.join(map(str, ["torchrun", "--nproc-per-node=2", SCRIPT, *LONG, "--output=run"])).replace(
+    "--nproc", "--master-port=$PORT --nproc"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1, 2])
-def test_a_kill_of_any_process_of_lightnings_launcher_ends_all(launch, tmp_path, who):
-    process = launch(f"exec {LAUNCHER.replace('--devices=2', '--devices=3')}")
+@pytest.mark.parametrize(
+    "command", [LAUNCHER.replace("--devices=2", "--devices=3"), TORCHRUN], ids=["ours", "torchrun"]
+)
+def test_a_kill_of_any_process_of_a_launcher_ends_all(launch, tmp_path, command, who):
+    """The first process, or torchrun itself, and each of those that it started."""
+    process = launch(f"PORT={free_port()}; exec {command}")
     wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
-    os.kill([process.pid, *map(int, children_of(process))][who], signal.SIGKILL)
-    assert process.wait(30) != 0
-    wait_for(lambda: group_is_gone(process), 30)
+    victims = [process.pid, *map(int, children_of(process))]
+    assert len(victims) == 3
+    os.kill(victims[who], signal.SIGKILL)
+    process.communicate(timeout=40)  # returns when the last process that could write there has ended
+    assert process.returncode != 0
 
 
 def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_on(launch, tmp_path):
