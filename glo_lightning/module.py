@@ -118,7 +118,7 @@ class GLO(LightningModule):
         self.initialised = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
-        self.weight = 1.0  # of this process's part of a batch in the mean over all processes
+        self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
         self._ddp_params_and_buffers_to_ignore = ["latents.weight"]  # its rows are gathered by the optimizer
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -131,12 +131,12 @@ class GLO(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
-        self.weight = weight_of(self.parts_of([batch_idx]))
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.weight)  # (B, D)
+        self.part_weight = weight_of(self.parts_of([batch_idx]))
+        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.part_weight)  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        super().backward(loss if self.weight == 1 else self.weight * loss, *args, **kwargs)
+        super().backward(loss if self.part_weight == 1 else self.part_weight * loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_rates(self.global_step)

@@ -131,10 +131,10 @@ class LSUNDataModule(LightningDataModule):
             InputError: in all processes, when one cannot read its images, or has others than the first.
         """
         rank, world_size = self._place()
-        if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
-            remedy = "would make parts of unknown size in several processes; give --data.cache true, which knows them"
-            raise InputError("on_bad_record", "skip", remedy)
         with together():
+            if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
+                remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
+                raise InputError("on_bad_record", "skip", remedy)
             digest = keys_digest(self.source, self.num_images) if world_size > 1 else None
         firsts = everyones(digest)[0]
         with together():

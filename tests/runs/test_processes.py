@@ -27,6 +27,7 @@ from torch import distributed
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
+from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 
 SCRIPT = REPOSITORY / "scripts" / "train.py"
@@ -275,6 +276,30 @@ def test_one_step_is_that_of_half_batches_computed_by_hand(start, tmp_path, size
 
 
 GLO_ARGUMENTS = ("latent_dim", "image_size", "width", "whiten", "l2_weight", "init")
+
+
+class WithoutBatchNorm(Generator):
+    """An image does not depend on its batch's others: so it must not matter which process has it."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for number, layer in enumerate(self.layers):
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                self.layers[number] = torch.nn.GroupNorm(1, layer.num_features)
+
+
+def test_without_batchnorm_one_two_and_three_processes_make_the_same_run(start, tmp_path):
+    flags = ("--data.num_samples=53", "--max_epochs=3", "--model.generator=test_processes.WithoutBatchNorm")
+    flags += ("--accumulate_grad_batches=2", "--model.latent_lr=0.3", "--model.latent_optimizer=whitened")
+    for size in (1, 2, 3):
+        assert start(size, *RUN, *flags, f"--output=by_{size}").statuses() == [0] * size
+    alone = load(tmp_path / "by_1")
+    assert (alone["state_dict"]["latents.weight"] - alone["initial_codes"]).norm(dim=1).min() > 0.1
+    for size in (2, 3):
+        shared = load(tmp_path / f"by_{size}")
+        assert shared["epoch_loss"] == pytest.approx(alone["epoch_loss"], rel=1e-5)
+        for name, tensor in alone["state_dict"].items():
+            torch.testing.assert_close(shared["state_dict"][name], tensor, atol=2e-5, rtol=1e-4)
 
 
 def test_a_run_goes_on_with_one_process_and_then_with_two_each_image_once(start, tmp_path):
@@ -592,10 +617,19 @@ def test_what_several_processes_cannot_do_ends_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_more_processes_than_images_in_a_batch_end_in_one_line(start, tmp_path):
-    started = start(3, *RUN, "--data.num_samples=5", "--data.batch_size=4", "--model.latent_dim=2", "--output", "run")
+NOT_SHARED = [
+    ("--data.num_samples=5 --data.batch_size=4 --model.latent_dim=2", "--data.batch_size 4: makes batches of 2"),
+    ("--data.cache=false --data.on_bad_record=skip", "--data.on_bad_record skip: makes parts of unknown size"),
+]
+
+
+@pytest.mark.parametrize(("flags", "first"), NOT_SHARED, ids=["more processes than images", "unknown parts"])
+def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flags, first):
+    started = start(3, *RUN, *flags.split(), "--output", "run")
     assert started.statuses() == [2, 2, 2]
-    assert [line.split(" makes")[0] for line in started.said(0)] == ["--data.batch_size 4:"]
+    (line,) = started.said(0)
+    assert line.startswith(first)
+    assert started.said(1) == started.said(2) == []
     assert not (tmp_path / "run").exists()
 
 
