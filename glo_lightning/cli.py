@@ -7,6 +7,8 @@ import math
 import os
 import signal
 import sys
+import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -29,15 +31,25 @@ from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import OPTIMIZERS
+from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, several, together
 from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
 from glo_lightning.runs.folder import RunFolder, RunLogger, WriteConfig
+from glo_lightning.runs.launch import (
+    PARENT_VARIABLE,
+    Faults,
+    Launch,
+    check_strategy,
+    check_trainer,
+    end_alone,
+    end_with_parent,
+    is_child,
+    leave_signals_to_us,
+    wait_for_children,
+)
 
 log = logging.getLogger(__name__)
-
-# How the processes that DDP starts, which run the same command, learn the folder that the first one has claimed.
-FOLDER_VARIABLE = "GLO_LIGHTNING_RUN_FOLDER"
 
 
 class TrainCLI(LightningCLI):
@@ -78,7 +90,7 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        config = self.config
+        config, self.launch = self.config, Launch.found()
         if config.data.root is not None:
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
         if config.resume is not None:
@@ -86,16 +98,14 @@ class TrainCLI(LightningCLI):
             if not self.folder.config.is_file():
                 raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
             self.ckpt_path = newest_checkpoint(self.folder)
-        elif _rank() != 0:
-            self.folder = RunFolder(os.environ[FOLDER_VARIABLE])
         elif config.output is not None:
             self.folder = RunFolder(config.output)
             if self.folder.config.exists():
                 remedy = f"holds a run; go on with it by --resume {config.output}, or give another folder"
                 raise InputError("output", config.output, remedy)
         else:
-            runs = Path(config.trainer.default_root_dir or ".") / "runs"
-            self.folder = RunFolder.next_version(runs / self.recipe)
+            runs = Path(config.trainer.default_root_dir or ".") / "runs" / self.recipe
+            self.folder = RunFolder.next_version(runs) if self.launch.is_first else RunFolder(runs)  # never made
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
         if config.prior is not None:
@@ -123,13 +133,21 @@ class TrainCLI(LightningCLI):
         given = self.config_init.trainer
         batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
         kwargs["default_root_dir"] = self.folder.path
-        kwargs["use_distributed_sampler"] = False  # our sampler shares each batch among the processes
+        kwargs["devices"], kwargs["num_nodes"] = self.launch.complete(given.devices, given.num_nodes)
+        kwargs["plugins"] = [*_as_list(given.plugins), *self.launch.plugins]
+        check_strategy(given.strategy)
         if given.barebones:
             kwargs["log_every_n_steps"] = None  # Lightning allows no interval there, and a recipe may have one
         else:
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             checkpoints = self.config_init.checkpoint
-            callbacks = [*_as_list(given.callbacks), Curves(), Throughput(), FiniteLoss(self.config.on_bad_loss)]
+            callbacks = [
+                Faults(self._tell),
+                *_as_list(given.callbacks),
+                Curves(),
+                Throughput(),
+                FiniteLoss(self.config.on_bad_loss),
+            ]
             callbacks += [ReconstructionGrid(), SampleGrid()]
             if given.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(Bar())
@@ -137,7 +155,7 @@ class TrainCLI(LightningCLI):
             if given.enable_checkpointing is not False:
                 callbacks.append(checkpoints)
             kwargs["callbacks"] = callbacks
-            kwargs["plugins"] = [*_as_list(given.plugins), AtomicCheckpointIO(checkpoints.on_bad_write)]
+            kwargs["plugins"].append(AtomicCheckpointIO(checkpoints.on_bad_write))
             if given.logger in (None, True):
                 first_step = self.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.folder.path, first_step)
@@ -147,9 +165,11 @@ class TrainCLI(LightningCLI):
         if given.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.mps.is_available()):
             raise InputError("accelerator", given.accelerator, "no GPU that torch can use is here; give cpu or auto")
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
+        check_trainer(trainer, self.launch, given.precision, given.sync_batchnorm)
+        return trainer
 
     def _resolved(self) -> str:
         """The configuration as YAML, less what belongs to this one folder."""
@@ -165,24 +185,64 @@ class TrainCLI(LightningCLI):
             InputError: for input that turns out wrong only now.
             OSError: when the folder cannot be written.
         """
-        if _rank() == 0 and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
+        launcher = self.trainer.strategy.launcher
+        if launcher is None:
+            self._fit()
+            return
+        if is_child() or self.launch.by == "torchrun":
+            end_with_parent()
+        elif self.launch.by is None:
+            os.environ[PARENT_VARIABLE] = str(os.getpid())
+        # Until all processes have met there is nothing to clean up, and Python would not hear a signal while it waits.
+        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        launcher.launch(self._meet_and_fit, handler)
+
+    def _meet_and_fit(self, handler: Any) -> None:
+        self.trainer.strategy.setup_environment()
+        signal.signal(signal.SIGINT, handler)
+        if several():
+            leave_signals_to_us(self.trainer)
+            message = "%d processes: each has its part of every batch"
+            if not self.config.trainer.sync_batchnorm:
+                message += (
+                    " and BatchNorm normalises that alone, another recipe than one process's (see configs/README.md)"
+                )
+            log.info(message, self.trainer.world_size)
+        try:
+            self._fit()
+        except BaseException as error:
+            if several() and not is_agreed(error):
+                end_alone(self.trainer, self._tell(error))
+            raise
+        finally:
+            wait_for_children(self.trainer)
+
+    def _claim(self) -> None:
+        """Makes the run folder, in the first process."""
+        if is_first() and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
             self.folder.claim(room=4 * _checkpoint_bytes(self.model))
-            os.environ[FOLDER_VARIABLE] = str(self.folder.path)
             if self.config.ckpt_path is None and self.ckpt_path == self.folder.previous:
                 link(self.folder.previous, self.folder.last)  # which is damaged or missing
-        log.info("run folder: %s", self.folder.path)
+
+    def _fit(self) -> None:
         handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
         try:
+            with together():
+                self._claim()
+            log.info("run folder: %s", self.folder.path)
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except (InputError, OSError) as error:
             if isinstance(error, InputError) or not self.folder.config.exists():
                 self.folder.abandon()
             raise
         except SystemExit as stop:  # a signal, or Lightning's answer to a KeyboardInterrupt
-            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
-                raise
             status = 130 if stop.code == 1 else int(stop.code or 0)
+            if several() and not is_agreed(stop):
+                raise
             if self.folder.config.exists():
+                if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                    raise
                 step = self.trainer.global_step
                 _stop(f"stopped after step {step}; go on with --resume {self.folder.path}", status)
             self.folder.abandon()
@@ -199,9 +259,26 @@ class TrainCLI(LightningCLI):
         remedy = "lower it, or --model.width, or give --data.device_resident false"
         return f"--data.batch_size {data.batch_size}: the device is out of memory; {taken}; {remedy}"
 
+    def _tell(self, error: BaseException) -> int:
+        """Says what has ended this process in the middle of a run of several; returns the exit status."""
+        if not self.folder.config.exists():
+            self.folder.abandon()
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            goes_on = (
+                f"go on with --resume {self.folder.path}" if self.folder.config.exists() else "nothing was written"
+            )
+            told: tuple[str, int] | None = f"stopped; {goes_on}", int(getattr(error, "code", 130) or 0)
+        else:
+            told = _explain(error, self)
+        if told is None:
+            traceback.print_exception(error)
+            return 1
+        sys.stderr.write(f"process {self.trainer.global_rank}: {told[0]}\n")
+        return told[1]
+
     def add_samples(self) -> None:
         """Fits ``--prior`` to the codes of the finished run, unless that is done, and shows samples of it."""
-        if self.config.prior is None or _rank() != 0 or not self.folder.last.exists():
+        if self.config.prior is None or not self.launch.is_first or not self.folder.last.exists():
             return
         accelerator: Accelerator = "cpu" if self.config.trainer.accelerator == "cpu" else "auto"
         numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -230,34 +307,41 @@ def main(default_config: Path) -> None:
         else:
             cli.fit()
         cli.add_samples()
-    except KeyboardInterrupt:
-        _stop("stopped before the first step; nothing was written", status=130)
-    except ArgumentError as error:
-        _stop(one_line(str(error)))
-    except InputError as error:
-        _stop(f"{flag_of(error.key)} {error.value}: {error.remedy}")
-    except FloatingPointError as error:
+    except (KeyboardInterrupt, ArgumentError, InputError, FloatingPointError, RuntimeError, OSError) as error:
+        told = _explain(error, cli)
+        if told is None:
+            raise
+        _stop(*told)
+
+
+def _explain(error: BaseException, cli: TrainCLI | None) -> tuple[str, int] | None:
+    """The line that tells of an error, and the exit status; None for a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped before the first step; nothing was written", 130
+    if isinstance(error, ArgumentError):
+        return one_line(str(error)), 2
+    if isinstance(error, InputError):
+        return f"{flag_of(error.key)} {error.value}: {error.remedy}", 2
+    if isinstance(error, FloatingPointError):
         remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
-        _stop(f"{error}; {remedy}", 1)
-    except torch.OutOfMemoryError as error:
-        _stop(cli.out_of_memory() if cli else str(error), 1)
-    except OSError as error:
+        return f"{error}; {remedy}", 1
+    if isinstance(error, torch.OutOfMemoryError):
+        return cli.out_of_memory() if cli else str(error), 1
+    if isinstance(error, OSError):
         where = error.filename or (cli and cli.folder.path) or "input"
         remedy = "make room, or give another --output"
         if cli and cli.folder.config.exists():
             kept = "the last checkpoint is as it was; " if cli.folder.last.exists() else ""
             remedy = f"{kept}make room and go on with --resume {cli.folder.path}"
-        _stop(f"{where}: {error.strerror or error}; {remedy}", 1)
+        return f"{where}: {error.strerror or error}; {remedy}", 1
+    if is_loss_of_another(error):
+        return "lost another process, which has ended or been killed; it says why, or its launcher does", 1
+    return None
 
 
 def _leave(number: int, frame: object) -> NoReturn:
     """Ends the run; the answer to a signal until Checkpoints has one."""
     raise SystemExit(128 + number)
-
-
-def _rank() -> int:
-    """0, or which of the processes that DDP has started this one is."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _checkpoint_bytes(model: GLO) -> int:
@@ -272,9 +356,15 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _stop(line: str, status: int = 2) -> NoReturn:
+def _stop(line: str, status: int) -> NoReturn:
+    """Leaves with one line, which of several processes that have met the first one says."""
+    if several() and not is_first():
+        # Lightning's launcher takes any other status of one that it has started for a crash, and kills the first.
+        raise agreed(SystemExit(0 if is_child() else status))
+    if not Launch.found().is_first:
+        time.sleep(3)  # the first is likely to say the same, and then the launcher ends this one
     sys.stderr.write(f"\n{line}\n" if status == 130 else f"{line}\n")
-    raise SystemExit(status)
+    raise agreed(SystemExit(status))
 
 
 def _set_up_logging() -> None:
@@ -283,10 +373,12 @@ def _set_up_logging() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
     ours = logging.getLogger("glo_lightning")
-    ours.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    ours.setLevel(logging.INFO if Launch.found().is_first else logging.WARNING)
     ours.handlers = [logging.StreamHandler(sys.stdout)]
     # Decoding in the training process is a choice of the recipes; this machine's number of cores has no say in it.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Curves adds up what differs between processes; the rest is the same in all.
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     # Without a holdout there is nothing to validate.
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses

@@ -93,7 +93,8 @@ def flag_of(key: str) -> str:
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ("accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss", "prior")
+    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss", "prior"]
+    own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
     return f"--{key}" if key in own else key
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.images import from_uint8
+from glo_lightning.processes import is_first, together
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-def per_image(codes: Tensor, batches_per_step: int = 1) -> Tensor:
+def per_image(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     """The same codes (B, D), with the gradients of each image's own loss where the loss is a mean over the images.
 
     Args:
@@ -125,18 +126,16 @@ def pca_codes(
 def init_from_pca(
     table: Tensor, loader: Callable[[], Iterable[tuple[Tensor, Tensor]]], project: Projection, n_pca: int, whiten: bool
 ) -> None:
-    """Writes the projected PCA coordinates of its image into every row of the table (N, D), in all processes alike.
+    """Writes the projected PCA coordinates of its image into every row of the table (N, D), in the first process.
 
     Args:
-        table: the codes; the PCA is fitted on their device, in the first process.
+        table: the codes; the PCA is fitted on their device.
         loader: gives uint8 images (b, C, H, W) and their rows (b,), in order.
         project, n_pca, whiten: see ``module.GLO``.
     """
-    several = distributed.is_available() and distributed.is_initialized()
-    if not several or distributed.get_rank() == 0:
-        _write_pca_codes(table, loader(), project, n_pca, whiten)
-    if several:
-        distributed.broadcast(table, src=0)
+    with together():
+        if is_first():
+            _write_pca_codes(table, loader(), project, n_pca, whiten)
 
 
 def _write_pca_codes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from glo_lightning.images import to_unit
 from glo_lightning.latents import PROJECTIONS, Constraint, Init, check_pca, init_from_pca, per_image, random_codes
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import Schedule, find_optimizer, rate_factor
+from glo_lightning.processes import broadcast_from_first, several, weight_of
 from glo_lightning.retired import FORMAT_VERSION, check_same_shape, current_arguments, upgrade_checkpoint
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class GLO(LightningModule):
         self.initialised = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
+        self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
         self._ddp_params_and_buffers_to_ignore = ["latents.weight"]  # its rows are gathered by the optimizer
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -129,17 +131,32 @@ class GLO(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches)  # (B, D)
+        self.part_weight = weight_of(self.parts_of([batch_idx]))
+        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.part_weight)  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss if self.part_weight == 1 else self.part_weight * loss, *args, **kwargs)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_rates(self.global_step)
-        super().optimizer_step(*args, **kwargs)  # training_step, its gradients, and 3. step
+        first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
+        self.optimizers(use_pl_optimizer=False).parts = self.parts_of(range(first, batch_idx + 1))  # type: ignore[union-attr]
+        super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, and 3. step
         table = self.latents.weight
         if table.grad is not None:
             rows = table.grad._indices()[0]
             with torch.no_grad():
                 table[rows] = self.project(table[rows])  # 4. project
+
+    def parts_of(self, batches: Iterable[int]) -> list[int] | None:
+        """How many images of these batches of the epoch each of several processes has, where the loader can say.
+
+        LSUNDataModule's can. Of another's batches all processes must have equal parts, as torch's DistributedSampler
+        makes them.
+        """
+        tell = getattr(self.trainer.train_dataloader, "parts_of", None) if several() else None
+        return tell and [sum(parts) for parts in zip(*map(tell, batches), strict=True)]
 
     def set_rates(self, step: int) -> None:
         """Gives both groups of the optimizer what they have in that step, whatever a checkpoint says."""
@@ -198,13 +215,14 @@ class GLO(LightningModule):
         return self(self.latents(index))
 
     def on_fit_start(self) -> None:
-        """Initialises codes that are not yet, and compiles the objective."""
+        """Initialises codes that are not yet, the same in all processes, and compiles the objective."""
         if self.init == "pca" and not self.initialised:
             loader = getattr(getattr(self.trainer, "datamodule", None), "ordered_dataloader", None)
             if loader is None:
                 remedy = "reads the images from an LSUNDataModule; fit with one, or give init random"
                 raise InputError("init", "pca", remedy)
             init_from_pca(self.latents.weight.data, loader, self.project, self.n_pca, self.whiten)
+        broadcast_from_first(self.latents.weight.data)  # random ones too: each process may have had a seed of its own
         if self.hparams["compile"]:  # the function, not the modules: keys of checkpoints and pictures stay as they are
             # CUDA graphs; gradients that are added up over batches would lie in the graph's own memory
             graphs = self.device.type == "cuda" and self.trainer.accumulate_grad_batches == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
+from torch.nn.functional import pad
 
 from glo_lightning.class_path import find_class
+from glo_lightning.processes import several
 
 Schedule = Literal["constant", "cosine"]
 
@@ -21,34 +23,44 @@ def rate_factor(schedule: Schedule, step: float, steps: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0))
 
 
-def gather_rows(gradient: Tensor) -> Tensor:
+def gather_rows(gradient: Tensor, parts: Sequence[int] | None = None) -> Tensor:
     """The sparse gradients of all processes as one; as it is where there is one process alone.
 
     DDP would average them, and NCCL has no sparse all-reduce.
 
     Args:
         gradient: of a table (N, D): distinct rows, whose numbers may differ between processes.
+        parts: these numbers, by rank; if not given the processes ask each other, for which a device waits.
     """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not several():
         return gradient
-    rows, values = gradient._indices(), gradient._values()
-    most = torch.tensor(len(values), device=values.device)
-    distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    padding = int(most) - len(values)  # a row of zeros moves nothing
-    rows = torch.cat([rows, rows[:, :1].expand(-1, padding)], dim=1)
-    values = torch.cat([values, values.new_zeros(padding, values.shape[1])])
-    parts = [[torch.empty_like(part) for _ in range(distributed.get_world_size())] for part in (rows, values)]
-    distributed.all_gather(parts[0], rows.contiguous())
-    distributed.all_gather(parts[1], values.contiguous())
-    gathered = torch.sparse_coo_tensor(torch.cat(parts[0], dim=1), torch.cat(parts[1]), gradient.shape)
-    return gathered.coalesce()  # a padded row is there twice
+    rows, values = gradient._indices()[0], gradient._values()
+    if parts is None:
+        number = torch.tensor([len(rows)], device=rows.device)
+        parts = torch.cat(_gather(number, [1] * distributed.get_world_size())).tolist()
+    padding = max(parts) - len(rows)  # a collective wants equal shapes
+    gathered_rows = torch.cat(_gather(pad(rows, (0, padding)), parts))
+    gathered = torch.cat(_gather(pad(values, (0, 0, 0, padding)), parts))
+    return torch.sparse_coo_tensor(gathered_rows[None], gathered, gradient.shape, check_invariants=False)
+
+
+def _gather(tensor: Tensor, parts: Sequence[int]) -> list[Tensor]:
+    """That tensor of every process, by rank, each without its padding."""
+    gathered = [torch.empty_like(tensor) for _ in parts]
+    distributed.all_gather(gathered, tensor.contiguous())
+    return [other[:part] for other, part in zip(gathered, parts, strict=True)]
 
 
 class RowSGD(torch.optim.SGD):
     """SGD for dense gradients and for sparse ones, whose rows are those of all processes.
 
     A subclass moves the rows by another rule: it overrides ``step_rows``.
+
+    Attributes:
+        parts: how many rows each process brings to the next step, by rank, where that is known; see ``gather_rows``.
     """
+
+    parts: Sequence[int] | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -57,7 +69,7 @@ class RowSGD(torch.optim.SGD):
             with torch.enable_grad():
                 loss = closure()
         tables = [
-            (parameter, gather_rows(parameter.grad), group["lr"])
+            (parameter, gather_rows(parameter.grad, self.parts), group["lr"])
             for group in self.param_groups
             for parameter in group["params"]
             if parameter.grad is not None and parameter.grad.is_sparse

@@ -129,7 +129,7 @@ class TwoProcesses:
     def __init__(self, monkeypatch):
         self.barrier, self.given = threading.Barrier(2, timeout=20), {}
         fakes = {"is_initialized": lambda: True, "get_world_size": lambda: 2}
-        for name, fake in (fakes | {"all_reduce": self.all_reduce, "all_gather": self.all_gather}).items():
+        for name, fake in (fakes | {"all_gather": self.all_gather}).items():
             monkeypatch.setattr(distributed, name, fake)
 
     def meet(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -140,23 +140,25 @@ class TwoProcesses:
         assert parts[0].shape == parts[1].shape
         return parts
 
-    def all_reduce(self, tensor, op):
-        assert op == distributed.ReduceOp.MAX
-        tensor.copy_(torch.stack(self.meet(tensor)).amax(dim=0))
-
     def all_gather(self, outputs, tensor):
         assert tensor.is_contiguous()
         for output, part in zip(outputs, self.meet(tensor), strict=True):
             output.copy_(part)
 
     def each(self, work, arguments):
+        def named(rank_and_argument):
+            threading.current_thread().name = str(rank_and_argument[0])
+            return work(rank_and_argument[1])
+
         with ThreadPoolExecutor(2) as threads:
-            return list(threads.map(work, arguments))
+            return list(threads.map(named, enumerate(arguments)))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+@pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("rows", [([7, 2, 11], [19, 4]), ([3], [1, 0, 6, 12])])
-def test_each_row_keeps_its_own_gradient_when_processes_gather_unlike_numbers_of_rows(monkeypatch, rows):
+def test_each_row_keeps_its_own_gradient_when_processes_gather_unlike_numbers_of_rows(monkeypatch, rows, asked):
+    parts = None if asked else list(map(len, rows))
     gradients, expected = [], torch.zeros(20, 3)
     for some in rows:
         values, table = torch.randn(len(some), 3), torch.nn.Embedding(20, 3, sparse=True)
@@ -164,10 +166,9 @@ def test_each_row_keeps_its_own_gradient_when_processes_gather_unlike_numbers_of
         gradients.append(table.weight.grad.coalesce())
         for row, value in zip(some, values, strict=True):
             expected[row] = value
-    for gathered in TwoProcesses(monkeypatch).each(gather_rows, gradients):
+    for gathered in TwoProcesses(monkeypatch).each(lambda gradient: gather_rows(gradient, parts), gradients):
         assert torch.equal(gathered.to_dense(), expected)
-        indices = gathered._indices()[0].tolist()
-        assert sorted(indices) == sorted([*rows[0], *rows[1]])  # each once, the shorter part's padding too
+        assert sorted(gathered._indices()[0].tolist()) == sorted([*rows[0], *rows[1]])  # each once, no padding
 
 
 def test_one_process_gathers_nothing(table):

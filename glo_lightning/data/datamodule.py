@@ -22,6 +22,7 @@ from glo_lightning.data.source import Source, StreamedImages, keys_digest
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import from_uint8
+from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 
@@ -128,18 +129,45 @@ class LSUNDataModule(LightningDataModule):
             raise InputError("holdout", self.holdout, f"leaves none of {len(self.source)} images; give a smaller one")
         return number
 
-    def prepare_data(self) -> None:
-        _ = self.dataset
+    def setup(self, stage: str) -> None:
+        """Decodes what is not in the store yet: in the first process, then in the first of each other node, if need be.
+
+        So nodes that share a cache folder never write into it at once, whatever locks are worth on their disk.
+
+        Raises:
+            InputError: in all processes, when one cannot read its images, or has others than the first.
+        """
+        rank, world_size = self._place()
+        with together():
+            if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
+                remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
+                raise InputError("on_bad_record", "skip", remedy)
+            digest = keys_digest(self.source, self.num_images) if world_size > 1 else None
+        firsts = everyones(digest)[0]
+        with together():
+            if digest != firsts:
+                remedy = f"process {rank} has other images there than the first process; give all nodes the same"
+                raise InputError("root", self.source.fingerprint[0], remedy)
+        # the nodes' first processes in turn, and then all: what one has decoded the others find
+        turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
+        for now in range(3):
+            with together():
+                if turn == now:
+                    _ = self.dataset
+        with together():
+            self._order(self.seed, rank, world_size)
+
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size < world_size:
-            raise InputError("batch_size", self.batch_size, f"must be at least the number of devices, {world_size}")
         resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self.dataset, self.seed, rank, world_size)
+        return self._loader(_Rows() if resident else self.dataset, self.seed, *self._place())
 
     def predict_dataloader(self) -> DataLoader:
-        return self.ordered_dataloader()
+        """As ``ordered_dataloader``; of several processes each has its part of every batch."""
+        return self._loader(self.dataset, None, *self._place())
 
     def ordered_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
@@ -156,15 +184,19 @@ class LSUNDataModule(LightningDataModule):
         rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
         return list(itertools.islice(rows, most))
 
-    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def _order(self, seed: int | None, rank: int, world_size: int) -> RowBatchSampler:
         skipped: Sequence[int] | np.ndarray = ()
-        workers = self.num_workers
         if isinstance(self.dataset, StoredImages):
-            skipped, workers = self.dataset.skipped, 0  # out of the store a batch is one gather
+            skipped = self.dataset.skipped
+        return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped)
+
+    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
+        # out of the store a batch is one gather
+        workers = 0 if isinstance(self.dataset, StoredImages) else self.num_workers
         loader = DataLoader if seed is None else ResumableLoader
         return loader(
             dataset,
-            sampler=RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped),
+            sampler=self._order(seed, rank, world_size),
             batch_size=None,  # the sampler makes the batches
             num_workers=workers,
             worker_init_fn=_ignore_signals,

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from glo_lightning.errors import InputError
 
 
-class RowBatchSampler(Sampler[list[int]]):
+class RowBatchSampler(DistributedSampler[list[int]]):
     """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
-    The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch.
+    The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch; being a
+    DistributedSampler, it is not shared out once more by Lightning.
 
     Attributes:
         first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
@@ -26,6 +27,9 @@ class RowBatchSampler(Sampler[list[int]]):
         skipped: rows that are in no batch.
         seed: None keeps the rows in order.
         rank, world_size: this process among all.
+
+    Raises:
+        InputError: when a batch has fewer images than there are processes.
     """
 
     def __init__(
@@ -38,8 +42,12 @@ class RowBatchSampler(Sampler[list[int]]):
         skipped: Sequence[int] | np.ndarray = (),
     ):
         self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.epoch = self.first = 0
+        super().__init__(self.rows, world_size, rank, shuffle=seed is not None, seed=seed or 0)  # type: ignore[arg-type]
+        self.batch_size, self.first = batch_size, 0
+        least = len(self.rows) // max(len(self), 1)
+        if least < world_size > 1:
+            remedy = f"makes batches of {least} images, fewer than the {world_size} processes; give a larger one"
+            raise InputError("batch_size", batch_size, remedy)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it before each epoch."""
@@ -50,10 +58,16 @@ class RowBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rows = self.rows
-        if self.seed is not None:
+        if self.shuffle:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
         for batch in np.array_split(rows, len(self))[self.first :]:
-            yield np.array_split(batch, self.world_size)[self.rank].tolist()
+            yield np.array_split(batch, self.num_replicas)[self.rank].tolist()
+
+    def parts_of(self, batch: int) -> list[int]:
+        """How many images each process has of that batch of an epoch, by rank."""
+        size, further = divmod(len(self.rows), len(self))
+        size, further = divmod(size + (batch < further), self.num_replicas)
+        return [size + (rank < further) for rank in range(self.num_replicas)]
 
 
 class ResumableLoader(DataLoader):
@@ -76,6 +90,10 @@ class ResumableLoader(DataLoader):
         for batch in super().__iter__():
             self.yielded += 1
             yield batch
+
+    def parts_of(self, batch: int) -> list[int]:
+        """As RowBatchSampler's."""
+        return self.order.parts_of(batch)
 
     def _made_by(self) -> dict[str, Any]:
         order = self.order

@@ -23,6 +23,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
+from glo_lightning.processes import Now, agreed, largest, several, together
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,28 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves checkpoints whole or not at all, and loads them without unpickling code.
 
+    Attributes:
+        error: what the first of several processes could not write: the others wait, and have to be told.
+
     Args:
         on_bad_write: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
     """
 
     def __init__(self, on_bad_write: OnError = "raise"):
         self.on_bad_write = on_bad_write
+        self.error: OSError | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        with _writing(self.on_bad_write):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        try:
+            with _writing(self.on_bad_write):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        except OSError as error:
+            if not several():
+                raise
+            self.error = error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
@@ -71,7 +81,8 @@ class Checkpoints(Checkpoint):
     once, and is the run that was never stopped, bit for bit on the CPU.
 
     SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C write ``last.ckpt`` at the end of the step and leave with the
-    exit status 128 + the signal's number: 143, 138 and 130. A second Ctrl-C leaves at once.
+    exit status 128 + the signal's number: 143, 138 and 130. A second Ctrl-C leaves at once. Of several processes one
+    that has the signal is enough; they ask each other at most about a second apart.
 
     Lightning's ModelCheckpoint keeps ``last`` new only without a monitor, and forgets the best score when the folder
     is moved.
@@ -96,10 +107,10 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.every_minutes, self.on_bad_write = every_n_steps, every_minutes, on_bad_write
         self.best = math.inf
         self.signal: int | None = None
-        self.leaving = False
+        self.leaving = 0  # for which signal, in all processes
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step, self.saved_at = trainer.global_step, time.monotonic()
+        self.step, self.saved_at, self.now = trainer.global_step, time.monotonic(), Now()
         epoch_loop = trainer.fit_loop.epoch_loop
         if epoch_loop.batch_progress.current.ready == 0:
             epoch_loop.restarting = False  # with max_steps Lightning takes a run for one cut off in its epoch, always
@@ -122,7 +133,7 @@ class Checkpoints(Checkpoint):
     def _leave(self) -> None:
         # Not where the checkpoint is written: what that step has logged is only written after its last callback.
         if self.leaving:
-            raise SystemExit(128 + (self.signal or signal.SIGTERM))
+            raise agreed(SystemExit(128 + self.leaving))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,13 +141,13 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == self.step or trainer.is_last_batch:
             return  # between the parts of one step, or right before the epoch's own checkpoint
         self.step = trainer.global_step
-        self.leaving = self._agree(trainer, self.signal is not None)
-        minutes = (time.monotonic() - self.saved_at) / 60
-        if (
-            self.leaving
-            or (self.every_n_steps is not None and self.step % self.every_n_steps == 0)
-            or (self.every_minutes is not None and self._agree(trainer, minutes >= self.every_minutes))
-        ):
+        is_time = False
+        if self.now.is_it():
+            minutes = (time.monotonic() - self.saved_at) / 60
+            overdue = self.every_minutes is not None and minutes >= self.every_minutes
+            number, overdue_anywhere = self.now.agree(self.signal or 0, overdue)
+            self.leaving, is_time = int(number), bool(overdue_anywhere)
+        if self.leaving or is_time or (self.every_n_steps is not None and self.step % self.every_n_steps == 0):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,20 +158,15 @@ class Checkpoints(Checkpoint):
         is_best = float(score) < self.best
         self.best = min(float(score), self.best)
         saved = self._save(trainer)
-        self.leaving = self._agree(trainer, self.signal is not None)
+        self.leaving = int(largest(self.signal or 0)[0])
         folder = RunFolder(trainer.default_root_dir)
-        if saved and trainer.is_global_zero and (is_best or not folder.best.exists()):
-            with _writing(self.on_bad_write):
+        with together(), _writing(self.on_bad_write):
+            if saved and (is_best or not folder.best.exists()):
                 try:
                     link(folder.last, folder.best)
                 except OSError:  # no hard links here
                     with open(folder.last, "rb") as last:
                         write_whole(folder.best, lambda file: shutil.copyfileobj(last, file))
-
-    @staticmethod
-    def _agree(trainer: Trainer, decision: bool) -> bool:
-        """The decision of all processes: yes if one of them says so. No work where there is one alone."""
-        return trainer.strategy.reduce_boolean_decision(decision, all=False)
 
     def _save(self, trainer: Trainer) -> bool:
         """Replaces ``last.ckpt``, which becomes ``previous.ckpt``; whether it could, in the first process."""
@@ -170,16 +176,20 @@ class Checkpoints(Checkpoint):
             new.unlink(missing_ok=True)
         trainer.save_checkpoint(new)
         self.saved_at = time.monotonic()
-        if not (trainer.is_global_zero and new.exists()):
-            return False
-        with _writing(self.on_bad_write):
-            if folder.last.exists():
-                try:
-                    link(folder.last, folder.previous)
-                except OSError:  # no hard links here
-                    os.replace(folder.last, folder.previous)
-            os.replace(new, folder.last)
-            sync_folder(folder.last.parent)
+        with together():
+            error = getattr(trainer.strategy.checkpoint_io, "error", None)
+            if error is not None:
+                raise error
+            if not (trainer.is_global_zero and new.exists()):
+                return False
+            with _writing(self.on_bad_write):
+                if folder.last.exists():
+                    try:
+                        link(folder.last, folder.previous)
+                    except OSError:  # no hard links here
+                        os.replace(folder.last, folder.previous)
+                os.replace(new, folder.last)
+                sync_folder(folder.last.parent)
         return True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

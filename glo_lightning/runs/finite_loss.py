@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from glo_lightning.errors import OnError, check_choice
+from glo_lightning.processes import largest, together
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class FiniteLoss(Callback):
         values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
         values += [loss for _, _, loss, _ in self.recent]
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if not trainer.strategy.reduce_boolean_decision(finite):
+        if largest(not finite)[0]:
             log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
             optimizer.zero_grad(set_to_none=True)
             for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
@@ -78,14 +79,19 @@ class FiniteLoss(Callback):
         self._check(trainer)
         # NaN is least and greatest at once; isfinite() would take a table's size in memory, and seconds
         extremes = [torch.stack(weight.detach().aminmax()) for weight in pl_module.parameters()]
-        if not torch.stack(extremes).isfinite().all():
-            raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
+        with together():
+            if not torch.stack(extremes).isfinite().all():
+                raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
 
     def _check(self, trainer: Trainer) -> None:
         if self.recent and not self.skip:
             finite = torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().tolist()
-            if not all(finite):
-                raise FloatingPointError(self._describe(trainer, *self.recent[finite.index(False)]))
+            bad = finite.index(False) if not all(finite) else len(finite)
+            earliest = -largest(-bad)[0]  # a step later it is bad in every process
+            if earliest < len(finite):
+                with together():
+                    if bad == earliest:
+                        raise FloatingPointError(self._describe(trainer, *self.recent[bad]))
             self.recent.clear()
 
     @staticmethod

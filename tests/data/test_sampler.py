@@ -4,17 +4,25 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
+from glo_lightning.errors import InputError
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(1, 8), (8, 8), (33, 8), (65, 8), (63, 8), (300, 128), (5, 1)])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_row_once_in_batches_that_differ_by_at_most_one(num_images, batch_size, world_size):
+    if num_images // -(-num_images // batch_size) < world_size > 1:
+        with pytest.raises(InputError, match=f"batch_size {batch_size}: .*fewer than the {world_size} processes"):
+            RowBatchSampler(num_images, batch_size, 0, 0, world_size)
+        return
     ranks = [list(RowBatchSampler(num_images, batch_size, 0, rank, world_size)) for rank in range(world_size)]
     batches = [[row for part in parts for row in part] for parts in zip(*ranks, strict=True)]
     sizes = [len(batch) for batch in batches]
     assert len(batches) == -(-num_images // batch_size)
     assert max(sizes) - min(sizes) <= 1
     assert sorted(row for batch in batches for row in batch) == list(range(num_images))
+    sampler = RowBatchSampler(num_images, batch_size, 0, 0, world_size)
+    for number, parts in enumerate(zip(*ranks, strict=True)):
+        assert sampler.parts_of(number) == [len(part) for part in parts]
 
 
 def test_order_is_a_function_of_seed_and_epoch():

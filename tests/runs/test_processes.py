@@ -1,0 +1,646 @@
+"""Runs of several processes, with gloo on the CPU: whoever starts them, what they learn, how they end.
+
+Most are forked from a server that has imported torch, with the launcher's variables: they begin at once.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image, load, same_state, write_lmdb
+from pytorch_lightning import Callback, Trainer
+from torch import distributed
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.sampler import RowBatchSampler
+from glo_lightning.generator import Generator
+from glo_lightning.module import GLO
+
+SCRIPT = REPOSITORY / "scripts" / "train.py"
+SECONDS = 60  # after which nobody may be alive, from the start
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["glo_lightning.cli", "sklearn.decomposition", "torchvision.utils", "tensorboard"])
+
+
+# -------------------------------------------------------------------------------------------- starting and ending them
+
+
+def free_port() -> str:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return str(opened.getsockname()[1])
+
+
+def by_torchrun(rank, size, port):
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    numbers = dict(zip(names, map(str, (rank, rank, size, size)), strict=True))
+    return {"TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | numbers
+
+
+def by_srun(rank, size, port):
+    names = ("PROCID", "LOCALID", "NTASKS", "NTASKS_PER_NODE", "NODEID", "NNODES", "JOB_ID", "JOB_NAME", "NODELIST")
+    values = (rank, rank, size, size, 0, 1, 4242, "a_job", "127.0.0.1")
+    return {f"SLURM_{name}": str(value) for name, value in zip(names, values, strict=True)} | {"MASTER_PORT": port}
+
+
+def by_hand_on_two_nodes(rank, size, port):
+    """One process on each node, which Lightning's launcher has nobody to start for."""
+    return {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def train(arguments, variables, output):
+    """In the new process: scripts/train.py, what it says going to files."""
+    for number in (1, 2):
+        os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(variables)
+    os.chdir(Path(output).parent)
+    sys.argv = ["train.py", *map(str, arguments)]
+    if callable(arguments[0]):
+        try:
+            arguments[0](*arguments[1:])
+        except BaseException:
+            traceback.print_exc()
+            os._exit(9)
+        return
+    from glo_lightning.cli import main
+
+    main(REPOSITORY / "configs" / "quickstart.yaml")
+
+
+class Started:
+    """Processes of one run: ``statuses()`` waits for all of them, ``said(rank)`` gives a process's lines on stderr."""
+
+    def __init__(self, folder: Path, size: int, arguments, start, each):
+        port, self.folder = free_port(), folder
+        self.processes = []
+        for rank in range(size):
+            variables = start(rank, size, port) | each.get(rank, {}) | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+            given = arguments(rank) if callable(arguments) else arguments
+            process = forks.Process(target=train, args=(given, variables, str(folder / f"said_{rank}")))
+            process.start()
+            self.processes.append(process)
+
+    def statuses(self) -> list[int]:
+        deadline = time.monotonic() + SECONDS
+        for process in self.processes:
+            process.join(max(0, deadline - time.monotonic()))
+        left = [rank for rank, process in enumerate(self.processes) if process.exitcode is None]
+        self.kill()
+        assert not left, [self.said(rank) for rank in left]
+        return [process.exitcode for process in self.processes]
+
+    def said(self, rank: int) -> list[str]:
+        return (self.folder / f"said_{rank}.2").read_text().strip().splitlines()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(size, *arguments) -> Started: the same arguments in every process."""
+    started = []
+
+    def start(size, *arguments, by=by_torchrun, each=None):
+        given = arguments[0] if len(arguments) == 1 and callable(arguments[0]) else arguments
+        started.append(Started(tmp_path, size, given, by, each or {}))
+        return started[-1]
+
+    yield start
+    for some in started:
+        some.kill()
+
+
+# ------------------------------------------------------------------------------------------ what happens in the process
+
+
+class Happens(Callback):
+    """What the variables HOW, WHO and AT say, in that process at the start of the batch after so many steps."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        how, who, at = (os.environ.get(name, "") for name in ("HOW", "WHO", "AT"))
+        if not (how and trainer.global_rank == int(who) and trainer.global_step == int(at)):
+            return
+        if how == "bug":
+            raise ZeroDivisionError("a bug")
+        if how == "disk":
+            raise OSError(28, "No space left on device", "a_picture.png")
+        os.kill(os.getpid(), getattr(signal, how))
+
+
+class Rows(Callback):
+    """Writes which rows each process has trained in each step."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with open(Path(trainer.default_root_dir).parent / f"rows_{trainer.global_rank}", "a") as file:
+            file.write(json.dumps([trainer.global_step, batch[1].tolist()]) + "\n")
+
+
+class Slow(Callback):
+    """Steps of 20 ms, so that a run is still there when it is asked to stop."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        time.sleep(0.02)
+
+
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "barrier", "all_gather_object", "broadcast_object_list")
+
+
+class Collectives(Callback):
+    """Counts the messages of 20 steps in the middle of an epoch; DDP's own go another way."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.count = Counter()
+        for name in COLLECTIVES:
+            setattr(distributed, name, self.counted(name, getattr(distributed, name)))
+
+    def counted(self, name, real):
+        def call(*arguments, **options):
+            self.count[name] += 1
+            return real(*arguments, **options)
+
+        return call
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2:
+            self.count.clear()
+        if batch_idx == 22:
+            Path(trainer.default_root_dir).with_suffix(".json").write_text(json.dumps(self.count))
+
+
+class NaNInOne(torch.nn.L1Loss):
+    """A loss that is not a number in the process WHO, the fifth time that it is asked for."""
+
+    calls = 0
+
+    def forward(self, fakes, images):
+        type(self).calls += 1
+        bad = self.calls == 5 and distributed.get_rank() == int(os.environ["WHO"])
+        return super().forward(fakes, images) * (float("nan") if bad else 1)
+
+
+def callback(name: str) -> str:
+    return f"--trainer.callbacks+=test_processes.{name}"
+
+
+def poisoned_disk():
+    """The first process cannot write its third checkpoint."""
+    import glo_lightning.runs.checkpoints as checkpoints
+
+    real, calls = checkpoints.write_whole, []
+
+    def write_whole(path, write, **options):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, write, **options)
+
+    checkpoints.write_whole = write_whole
+
+
+def train_on_a_bad_disk(*arguments):
+    poisoned_disk()
+    sys.argv = ["train.py", *map(str, arguments)]
+    from glo_lightning.cli import main
+
+    try:
+        main(REPOSITORY / "configs" / "quickstart.yaml")
+    except SystemExit as stop:
+        sys.stderr.flush()
+        os._exit(int(stop.code or 0))
+
+
+RUN = (*TINY, "--data.num_samples=50", "--data.batch_size=8", "--max_epochs=2", "--prior=null")
+LONG = (*RUN, "--max_epochs=500", callback("Slow"))
+
+
+# --------------------------------------------------------------------------------------------------------- the science
+
+
+def gradients_by_hand(model, data, initial, parts):
+    """The mean loss's gradients of the generator, and each row's of its own image's loss: from half batches."""
+    images = sum(map(len, parts))
+    weights, rows = [torch.zeros_like(weight) for weight in model.generator.parameters()], {}
+    for part in parts:
+        codes = initial[part].clone().requires_grad_()
+        loss = model.loss(model.generator(codes), data.dataset[part][0].float() / 127.5 - 1)
+        *of_weights, of_codes = torch.autograd.grad(loss, [*model.generator.parameters(), codes])
+        for total, gradient in zip(weights, of_weights, strict=True):
+            total += len(part) / images * gradient
+        rows |= dict(zip(part, len(part) * of_codes, strict=True))
+    return weights, rows
+
+
+@pytest.mark.parametrize(("size", "rule"), [(2, "sgd"), (3, "sgd"), (2, "whitened")])
+def test_one_step_is_that_of_half_batches_computed_by_hand(start, tmp_path, size, rule):
+    """25 images: 13 and 12, or 9, 8 and 8. BatchNorm sees each part by itself, and all the weights move."""
+    flags = ("--data.num_samples=25", "--data.batch_size=25", "--max_epochs=1", "--model.schedule=constant")
+    flags += ("--model.generator_lr=0.5", "--model.latent_lr=0.3", "--model.weight_decay=0")
+    started = start(size, *RUN, *flags, f"--model.latent_optimizer={rule}", "--output", "run")
+    assert started.statuses() == [0] * size
+    trained = load(tmp_path / "run")
+    initial, codes = trained["initial_codes"], trained["state_dict"]["latents.weight"]
+
+    torch.manual_seed(0)  # the weights before the step are those that the seed makes
+    before = GLO(25, **{k: v for k, v in trained["hyper_parameters"].items() if k in GLO_ARGUMENTS}).train()
+    (batch,) = list(RowBatchSampler(25, 25, seed=0))
+    data = LSUNDataModule(num_samples=25, image_size=32, batch_size=25)
+    parts = [part.tolist() for part in np.array_split(batch, size)]
+    weights, rows = gradients_by_hand(before, data, initial, parts)
+    for (name, weight), gradient in zip(before.generator.named_parameters(), weights, strict=True):
+        expected = weight.detach() - 0.5 * gradient
+        torch.testing.assert_close(trained["state_dict"][f"generator.{name}"], expected, atol=1e-6, rtol=1e-5)
+    gradient = torch.stack([rows[row] for row in range(25)]).double().numpy()
+    if rule == "whitened":
+        variances, axes = np.linalg.eigh(gradient.T @ gradient / 25)
+        gradient = gradient @ (axes / np.sqrt(np.maximum(variances, 1e-4 * variances[-1])) @ axes.T) / 6**0.5
+    moved = initial.double().numpy() - 0.3 * gradient
+    moved /= np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1)
+    assert np.abs(codes.numpy() - initial.numpy()).max() > 1e-3
+    np.testing.assert_allclose(codes.numpy(), moved, atol=1e-4 if rule == "whitened" else 1e-5)
+
+
+GLO_ARGUMENTS = ("latent_dim", "image_size", "width", "whiten", "l2_weight", "init")
+
+
+class WithoutBatchNorm(Generator):
+    """An image does not depend on its batch's others: so it must not matter which process has it."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for number, layer in enumerate(self.layers):
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                self.layers[number] = torch.nn.GroupNorm(1, layer.num_features)
+
+
+def test_without_batchnorm_one_two_and_three_processes_make_the_same_run(start, tmp_path):
+    flags = ("--data.num_samples=53", "--max_epochs=3", "--model.generator=test_processes.WithoutBatchNorm")
+    flags += ("--accumulate_grad_batches=2", "--model.latent_lr=0.3", "--model.latent_optimizer=whitened")
+    for size in (1, 2, 3):
+        assert start(size, *RUN, *flags, f"--output=by_{size}").statuses() == [0] * size
+    alone = load(tmp_path / "by_1")
+    assert (alone["state_dict"]["latents.weight"] - alone["initial_codes"]).norm(dim=1).min() > 0.1
+    for size in (2, 3):
+        shared = load(tmp_path / f"by_{size}")
+        assert shared["epoch_loss"] == pytest.approx(alone["epoch_loss"], rel=1e-5)
+        for name, tensor in alone["state_dict"].items():
+            torch.testing.assert_close(shared["state_dict"][name], tensor, atol=2e-5, rtol=1e-4)
+
+
+def test_a_run_goes_on_with_one_process_and_then_with_two_each_image_once(start, tmp_path):
+    flags = ("--data.num_samples=83", "--checkpoint.every_n_steps=1", callback("Rows"), callback("Happens"))
+    for size, at, arguments in ((4, 3, (*RUN, *flags, "--output")), (1, 6, ("--resume",)), (2, 99, ("--resume",))):
+        each = {rank: {"HOW": "SIGKILL", "WHO": str(size // 2), "AT": str(at)} for rank in range(size)}
+        statuses = start(size, *arguments, "run", each=each).statuses()
+        assert all(statuses) if at < 99 else not any(statuses), statuses
+        assert at == 99 or load(tmp_path / "run")["global_step"] == at
+    lines = [line for file in tmp_path.glob("rows_*") for line in file.read_text().splitlines()]
+    epochs = {1: [], 2: []}
+    for step, rows in map(json.loads, lines):
+        epochs[1 if step <= 11 else 2] += rows
+    assert sorted(epochs[1]) == sorted(epochs[2]) == list(range(83))
+    assert load(tmp_path / "run")["epoch_loss"][1] == 83
+
+
+# ------------------------------------------------------------------------------------------------------------ the start
+
+
+def test_whoever_starts_two_processes_they_make_the_same_run_in_one_folder(start, tmp_path):
+    for by, flags in ((by_torchrun, ()), (by_srun, ()), (by_hand_on_two_nodes, ("--num_nodes=2",))):
+        assert start(2, *RUN, *flags, by=by).statuses() == [0, 0], by
+    runs = tmp_path / "runs" / "quickstart"
+    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1", "version_2"]
+    assert same_state(runs / "version_0", runs / "version_1")
+    assert same_state(runs / "version_0", runs / "version_2")
+
+
+def test_two_messages_a_step_besides_ddps_own(start, tmp_path):
+    flags = ("--data.num_samples=200", "--max_epochs=1", "--log_every_n_steps=25", callback("Collectives"))
+    assert start(2, *RUN, *flags, "--output", "run").statuses() == [0, 0]
+    count = json.loads((tmp_path / "run.json").read_text())
+    assert count.pop("all_gather") == 2 * 20  # rows and gradients of the codes
+    assert count.keys() <= {"all_reduce"}  # whether there was a signal: seldom where steps are short
+    assert count.get("all_reduce", 0) <= 8
+
+
+def fit_in_python():
+    """As in the README, by a plain Trainer; neither process has a seed."""
+    torch.manual_seed(os.getpid())
+    data = LSUNDataModule(num_samples=50, batch_size=8, image_size=32)
+    model = GLO(data.num_images, latent_dim=6, width=4, image_size=32, init="random")
+    seen = []
+
+    class See(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.initial = pl_module.latents.weight.detach().clone()
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.extend(batch[1].tolist())
+
+    see = See()
+    options = {"accelerator": "cpu", "devices": 2, "logger": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, callbacks=[see], **options)
+    trainer.fit(model, data)  # writes a checkpoint
+    predicted = sum(map(len, trainer.predict(model, data)))
+    torch.save((seen, predicted, see.initial, model.latents.weight.detach()), f"seen_{trainer.global_rank}.pt")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_path):
+    started = start(2, lambda rank: (fit_in_python,))
+    assert started.statuses() == [0, 0], started.said(0)
+    (first, predicted, *codes), (second, more, *others) = (
+        torch.load(tmp_path / f"seen_{rank}.pt") for rank in range(2)
+    )
+    assert sorted(first + second) == list(range(50))
+    assert predicted + more == 50
+    assert all(torch.equal(*pair) for pair in zip(codes, others, strict=True))
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path, who):
+    flags = ("--model.loss=test_processes.NaNInOne", "--model.l2_weight=null", "--log_every_n_steps=6")
+    started = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)})
+    assert started.statuses() == [1, 1]
+    (line,) = started.said(0)
+    assert line.startswith("loss nan in step 4, ")  # which is bad in the other only a step later
+    rows = list(RowBatchSampler(50, 8, seed=0, rank=who, world_size=2))[4]
+    keys = [LSUNDataModule(num_samples=50).source.key(row).decode() for row in rows]
+    assert line.split(" keys ")[1].split(";")[0].split() == keys
+    assert started.said(1) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_all_with_one_line(start, tmp_path):
+    arguments = (*RUN, "--checkpoint.every_n_steps=2", "--output", "run")
+    started = start(2, lambda rank: (train_on_a_bad_disk, *arguments))
+    assert started.statuses() == [1, 1]
+    (line,) = started.said(0)
+    assert "No space left" in line
+    assert "--resume" in line
+    assert started.said(1) == []
+    assert load(tmp_path / "run")["global_step"] == 4
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_images_that_cannot_be_read_end_all_with_one_line_and_no_folder(start, tmp_path, who):
+    good, bad = ({b"%04x" % row: encode(flat_image(row)) for row in range(50)} for _ in range(2))
+    bad[b"%04x" % 30] = b"hello"
+    roots = [write_lmdb(tmp_path / name, records) for name, records in (("good", good), ("bad", bad))]
+    started = start(2, lambda rank: (*RUN, "--data.root", roots[rank == who], "--output", f"run_{who}"))
+    assert started.statuses() == [2, 2]
+    (line,) = started.said(0)
+    assert line.startswith("key 001e ")
+    assert started.said(1) == []
+    assert not (tmp_path / f"run_{who}").exists()
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize(
+    ("how", "said"), [("bug", "ZeroDivisionError: a bug"), ("disk", "a_picture.png: No space"), ("SIGKILL", "")]
+)
+def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, said, who):
+    each = {rank: {"HOW": how, "WHO": str(who), "AT": "4"} for rank in range(2)}
+    started = start(2, *RUN, callback("Happens"), "--output", "run", each=each)
+    statuses = started.statuses()
+    assert statuses[who] == (-9 if how == "SIGKILL" else 1)
+    assert statuses[1 - who] == 1
+    assert said in "".join(started.said(who)[-1:])
+    assert started.said(1 - who) == [
+        f"process {1 - who}: lost another process, which has ended or been killed; it says why, or its launcher does"
+    ]
+
+
+@pytest.mark.parametrize(("number", "status", "who"), [("SIGTERM", 143, 0), ("SIGUSR1", 138, 1), ("SIGINT", 130, 1)])
+def test_a_signal_to_one_process_ends_all_with_its_status_and_a_checkpoint(start, tmp_path, number, status, who):
+    each = {rank: {"HOW": number, "WHO": str(who), "AT": "9"} for rank in range(2)}
+    began = time.monotonic()
+    started = start(2, *LONG, callback("Happens"), "--output", "run", each=each)
+    assert started.statuses() == [status, status]
+    assert time.monotonic() - began < 40
+    line = started.said(0)[-1]
+    step = load(tmp_path / "run")["global_step"]
+    assert line.startswith(f"stopped after step {step}; ")
+    assert 9 < step < 9 + 75  # about a second later
+    assert started.said(1) == []
+
+
+def test_a_signal_before_the_first_step_leaves_no_folder(start, tmp_path):
+    each = {rank: {"XDG_CACHE_HOME": str(tmp_path / "cache")} for rank in range(2)}
+    started = start(2, *RUN, "--data.num_samples=4096", "--data.image_size=64", each=each)
+    deadline = time.monotonic() + SECONDS
+    while not list(tmp_path.glob("runs/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in started.processes:
+        os.kill(process.pid, signal.SIGTERM)
+    first, other = started.statuses()
+    assert first == 143
+    assert other != 0  # by the signal, or since the first is gone
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+# ------------------------------------------------------------------------------------------------- by real launchers
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch("command") -> the shell's process, with a process group of its own, which ends with the test."""
+    started = []
+
+    def launch(command):
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent)))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        started.append(subprocess.Popen(["bash", "-c", command], cwd=tmp_path, env=environment, **options))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=SECONDS)
+
+
+def wait_for(condition, seconds=SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def group_is_gone(process):
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def children_of(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+LAUNCHER = shlex.join(map(str, [sys.executable, SCRIPT, *LONG, "--devices=2", "--output=run"]))
+
+
+def test_lightnings_launcher_leaves_with_the_signals_status(launch, tmp_path):
+    process = launch(f"exec {LAUNCHER}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    stderr = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 143
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith(f"stopped after step {load(tmp_path / 'run')['global_step']}; go on with --resume")
+    assert group_is_gone(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("time_", range(3))
+def test_lightnings_launcher_always_leaves_with_the_signals_status(launch, tmp_path, number, status, to_all, time_):
+    process = launch(f"exec {LAUNCHER}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    assert process.wait(SECONDS) == status
+    assert group_is_gone(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 3, 5, 7, 9])
+def test_lightnings_launcher_leaves_no_folder_before_the_first_step(launch, tmp_path, seconds):
+    process = launch(LAUNCHER.replace("--output=run", f"{callback('LateStart')}"))
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(SECONDS) in (143, -15)  # of the shell, which has the signal too
+    wait_for(lambda: group_is_gone(process), 10)
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+class LateStart(Callback):
+    """A minute before the first step."""
+
+    def on_fit_start(self, trainer, pl_module):
+        time.sleep(60)
+
+
+TORCHRUN = shlex.join(map(str, ["torchrun", "--nproc-per-node=2", SCRIPT, *LONG, "--output=run"])).replace(
+    "--nproc", "--master-port=$PORT --nproc"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1, 2])
+@pytest.mark.parametrize(
+    "command", [LAUNCHER.replace("--devices=2", "--devices=3"), TORCHRUN], ids=["ours", "torchrun"]
+)
+def test_a_kill_of_any_process_of_a_launcher_ends_all(launch, tmp_path, command, who):
+    """The first process, or torchrun itself, and each of those that it started."""
+    process = launch(f"PORT={free_port()}; exec {command}")
+    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+    victims = [process.pid, *map(int, children_of(process))]
+    assert len(victims) == 3
+    os.kill(victims[who], signal.SIGKILL)
+    process.communicate(timeout=40)  # returns when the last process that could write there has ended
+    assert process.returncode != 0
+
+
+def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_on(launch, tmp_path):
+    (script,) = (block for block in DOCUMENTED if "torchrun --nproc-per-node 2" in block)
+    command = shlex.join(map(str, [SCRIPT, *LONG]))
+    for old, new in (
+        ("scripts/train.py", f"--master-port={free_port()} {command}"),
+        ("scontrol requeue", "echo requeued"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    last = tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt"
+    process = launch(script)
+    wait_for(last.exists)
+    os.kill(process.pid, signal.SIGUSR1)
+    stdout = process.communicate(timeout=SECONDS)[0]  # ends when the last process that writes there does
+    assert stdout.strip().splitlines()[-1] == "requeued"
+    assert group_is_gone(process)
+    assert load(last.parents[1])["global_step"] > 0
+    failing = launch(script.replace("--master-port", "--no-such-flag"))
+    assert failing.communicate(timeout=SECONDS)[0].strip() == ""  # nobody asked: a failure is not requeued
+
+
+DOCUMENTED = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "configs" / "README.md").read_text(), re.DOTALL)
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+BAD = [
+    ("--devices=2 --strategy=fsdp", {}, "--strategy fsdp: ", "ddp"),
+    ("--devices=2 --strategy=deepspeed_stage_2", {}, "--strategy deepspeed_stage_2: ", "ddp"),
+    ("--devices=2 --strategy=ddp_spawn", {}, "--strategy ddp_spawn: ", "give ddp"),
+    ("--devices=2 --precision=16-mixed", {}, "--precision 16-mixed: ", "bf16-mixed"),
+    ("--devices=2 --sync_batchnorm=true", {}, "--sync_batchnorm True: ", "CPU"),
+    ("--devices=3", by_torchrun(0, 2, "1"), "--devices 3: torchrun started 2 on each of 1 nodes", "--devices"),
+    ("--num_nodes=2", by_torchrun(0, 2, "1"), "--num_nodes 2: torchrun started 2 on each of 1 nodes", "--num_nodes"),
+    ("--devices=1", by_srun(0, 2, "1"), "--devices 1: srun started 2 on each of 1 nodes", "--devices"),
+    ("", {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "a"}, "SLURM_NTASKS 2: ", "--ntasks-per-node"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "variables", "first", "further"), BAD, ids=[f"{bad[0]} {bad[2]}" for bad in BAD])
+@pytest.mark.filterwarnings("ignore:.*fp16 is not supported on.*")
+def test_what_several_processes_cannot_do_ends_in_one_line(
+    run, tmp_path, monkeypatch, arguments, variables, first, further
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    status, line = run(*RUN, *arguments.split())
+    assert status == 2
+    assert line.startswith(first)
+    assert further in line
+    assert not list(tmp_path.iterdir())
+
+
+NOT_SHARED = [
+    ("--data.num_samples=5 --data.batch_size=4 --model.latent_dim=2", "--data.batch_size 4: makes batches of 2"),
+    ("--data.cache=false --data.on_bad_record=skip", "--data.on_bad_record skip: makes parts of unknown size"),
+]
+
+
+@pytest.mark.parametrize(("flags", "first"), NOT_SHARED, ids=["more processes than images", "unknown parts"])
+def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flags, first):
+    started = start(3, *RUN, *flags.split(), "--output", "run")
+    assert started.statuses() == [2, 2, 2]
+    (line,) = started.said(0)
+    assert line.startswith(first)
+    assert started.said(1) == started.said(2) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
+    roots = [
+        write_lmdb(tmp_path / name, {b"%s%04x" % (name.encode(), row): encode(flat_image(row)) for row in range(50)})
+        for name in ("one", "two")
+    ]
+    started = start(2, lambda rank: (*RUN, "--data.root", roots[rank], "--output", "run"))
+    assert started.statuses() == [2, 2]
+    (line,) = started.said(0)
+    assert line.startswith(f"--data.root {roots[1]}: process 1 has other images")
+    assert started.said(1) == []
+    assert not (tmp_path / "run").exists()
