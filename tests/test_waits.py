@@ -27,7 +27,13 @@ FLAGS += ("--accelerator=cpu", "--max_epochs=1", "--log_every_n_steps=5", "--tra
 
 @pytest.mark.parametrize(
     "flags",
-    [(), ("--enable_progress_bar=false",), ("--accumulate_grad_batches=2",), ("--model.constraint=sphere",)],
+    [
+        (),
+        ("--enable_progress_bar=false",),
+        ("--accumulate_grad_batches=2",),
+        ("--model.constraint=sphere",),
+        ("--data.holdout=16", "--max_epochs=2"),  # val/psnr is in the bar
+    ],
     ids=" ".join,
 )
 def test_no_step_waits_between_two_that_are_logged(run, tmp_path, flags):
