@@ -211,8 +211,11 @@ class TrainCLI(LightningCLI):
         try:
             self._fit()
         except BaseException as error:
-            if several() and not is_agreed(error):
-                end_alone(self.trainer, self._tell(error))
+            if several():
+                if not is_agreed(error):
+                    end_alone(self.trainer, self._tell(error))
+                for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to those that leave a little later
             raise
         finally:
             wait_for_children(self.trainer)
