@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -87,7 +88,9 @@ class ResumableLoader(DataLoader):
         # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
         self.yielded = self.order.first = self.resume_at
         self.resume_at = 0
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        # where batches go to a GPU, the next one is read and pinned while it computes
+        for batch in _read_ahead(batches) if self.pin_memory and not self.num_workers else batches:
             self.yielded += 1
             yield batch
 
@@ -113,3 +116,13 @@ class ResumableLoader(DataLoader):
             if self.resume_at and state_dict[key] != given:
                 remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
                 raise InputError(key, given, remedy)
+
+
+def _read_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each asked for in a thread of its own while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, end)
+        while (batch := following.result()) is not end:
+            following = thread.submit(next, batches, end)
+            yield batch

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,6 +46,7 @@ class _Index(Dataset):
         return rows
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 @quick
 @given(st.data())
 def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_order(data):
@@ -51,11 +54,12 @@ def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_orde
     batch_size = data.draw(st.integers(1, 20), "batch size")
     skipped = data.draw(st.lists(st.integers(0, num_images - 1), unique=True, max_size=num_images - 1), "skipped")
     epoch, seed = data.draw(st.integers(0, 5), "epoch"), data.draw(st.integers(0, 99), "seed")
+    pinned = data.draw(st.booleans(), "pinned")
 
     def loader():
         sampler = RowBatchSampler(num_images, batch_size, seed, skipped=skipped)
         sampler.set_epoch(epoch)
-        return ResumableLoader(_Index(), sampler=sampler, batch_size=None)
+        return ResumableLoader(_Index(), sampler=sampler, batch_size=None, pin_memory=pinned)
 
     whole, seen, state = list(loader()), [], None
     for stop in [*sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4), "stops")), len(whole)]:
@@ -71,3 +75,32 @@ def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_orde
     again = loader()
     again.load_state_dict({**state, "yielded": 0})
     assert list(again) == whole
+
+
+class _Recorded(Dataset):
+    """Tells which batches have been asked for; the one of row 6 cannot be read."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getitem__(self, rows):
+        self.asked.append(rows)
+        if 6 in rows:
+            raise InputError("root", rows, "cannot be read")
+        return rows
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_the_next_batch_is_read_while_one_is_in_use():
+    dataset = _Recorded()
+    loader = ResumableLoader(dataset, sampler=RowBatchSampler(8, 2), batch_size=None, pin_memory=True)
+    batches = iter(loader)
+    assert next(batches) == [0, 1]
+    until = time.monotonic() + 10
+    while len(dataset.asked) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert dataset.asked == [[0, 1], [2, 3]]
+    assert loader.state_dict()["yielded"] == 1  # what nobody has trained on does not count
+    assert [next(batches), next(batches)] == [[2, 3], [4, 5]]
+    with pytest.raises(InputError, match="cannot be read"):
+        next(batches)
