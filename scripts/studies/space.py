@@ -177,7 +177,7 @@ class Space:
                 tasks[title] = self.codes[has].mean(0) - self.codes[~has].mean(0)
                 goals[title] = column, wanted
         chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
-        tried = {s: self._added(chosen, tasks, goals, s) for s in (0.75, 1.0, 1.25, 1.5, 2.0)}
+        tried = {s: self._added(chosen, tasks, goals, s) for s in (0.75, 1.0, 1.5, 2.0, 2.5, 3.0)}
         best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
         return {"strength": {"strength": best}, **self._added(codes, tasks, goals, best)}
 
