@@ -79,7 +79,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
-        if config.data.root is not None:
+        if config.data.root is not None and not (config.data.download and "huggingface" in str(config.data.source)):
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
         if config.resume is not None:
             self.folder = RunFolder(config.resume)

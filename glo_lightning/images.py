@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+Encoded = bytes | Image.Image
+
 
 def from_uint8(images: Tensor) -> Tensor:
     """uint8 images to float32 in [-1, 1]."""
@@ -53,14 +55,42 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_image(record: bytes, image_size: int) -> Tensor:
-    """Decodes WebP, JPEG, PNG or whatever Pillow reads into a uint8 RGB image (3, image_size, image_size).
+def decode_image(image: Encoded | Tensor, image_size: int) -> Tensor:
+    """Makes a uint8 RGB image (3, image_size, image_size) of encoded bytes, an image of Pillow's, or pixels.
 
-    The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step.
+    The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step. Of an animation the first
+    image is taken.
+
+    Args:
+        image: WebP, JPEG, PNG or whatever Pillow reads; an image of Pillow's; or uint8 (C, H, W), C 1 or 3.
+        image_size: H and W.
 
     Raises:
-        NotAnImageError: for bytes that are no image.
+        NotAnImageError: for what is no image.
     """
-    with reading_image(), Image.open(io.BytesIO(record)) as opened:
-        image = ImageOps.fit(to_rgb(opened), (image_size, image_size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    size = (image_size, image_size)
+    if isinstance(image, Tensor):
+        if image.shape == (3, *size):
+            return image
+        image = from_pixels(image)
+    with reading_image(), opened(image) as source:
+        made = ImageOps.fit(to_rgb(source), size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(made)).permute(2, 0, 1).contiguous()
+
+
+def from_pixels(pixels: Tensor) -> Image.Image:
+    """An image of Pillow's, grey or RGB, of uint8 pixels (C, H, W), C 1 or 3."""
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+
+
+def opened(image: Encoded) -> Image.Image:
+    """An image of Pillow's, not decoded yet if it is of bytes.
+
+    Raises:
+        NotAnImageError: for more pixels than Pillow takes for a decompression bomb: it would warn, and fill the memory.
+    """
+    image = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise NotAnImageError(f"of {image.width}x{image.height} pixels, more than {most}")
+    return image

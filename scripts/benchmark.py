@@ -26,7 +26,7 @@ from pytorch_lightning import Callback, Trainer
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
 from glo_lightning.data import LSUNDataModule
@@ -154,7 +154,7 @@ def measure_end_to_end(options: argparse.Namespace, data: LSUNDataModule, device
     """Images a second, from the second epoch on: ours through the Trainer, the plain loop with its DataLoader."""
     batches = min(options.batches, len(data.train_dataloader()))
     plain = PlainLoop(data.num_images, device)
-    dataset = PlainDataset(LMDBSource(options.root, IMAGE_SIZE, options.rows))
+    dataset = Subset(PlainDataset(LMDBSource(options.root)), range(options.rows))
     loader = DataLoader(
         dataset, options.batch_size, shuffle=True, drop_last=True,
         num_workers=options.workers, persistent_workers=True, pin_memory=device.type == "cuda",

@@ -15,10 +15,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.attributes import Attributes, find_attributes
+from glo_lightning.data.find_source import open_source
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
-from glo_lightning.data.source import Source, StreamedImages, keys_digest
+from glo_lightning.data.source import FirstImages, JoinedSource, Source, StreamedImages, keys_digest
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import from_uint8
@@ -47,10 +47,19 @@ class LSUNDataModule(LightningDataModule):
     """Batches of (images, index) for training; images are uint8 until they are on the device, then in [-1, 1].
 
     Args:
-        root: the LSUN folder that holds ``bedroom_train_lmdb``, or an LMDB folder; the shipped faces if not given.
-        num_samples: takes the first so many images in key order; all if not given.
+        root: where the images are: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
+            images, of a torchvision set, of IDX or of parquet files, a ``.npy`` or ``.npz`` file; the shipped faces if
+            not given.
+        num_samples: takes the first so many images, in the source's order; all if not given.
         holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
             are encoded after each epoch for ``val/psnr``.
+        source: what the root is, where that is in doubt: ``lmdb``, ``folder``, ``array``, ``idx``, ``huggingface``, the
+            name of a torchvision set, or the path of a class, see ``Source``; in Python also such an object.
+        source_args: further arguments of that class or set.
+        categories: LSUN's classes to take, in this order, such as ``bedroom church_outdoor``.
+        split: of a source that has several, the one to train on.
+        holdout_split: the one that is held out, or the first ``holdout`` images of it.
+        download: lets a set that is not in the root be fetched.
         image_size: H and W to resize and crop to.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
@@ -77,6 +86,12 @@ class LSUNDataModule(LightningDataModule):
         device_resident: bool | Literal["auto", "true", "false"] = "auto",
         on_bad_record: OnError = "raise",
         seed: int = 0,
+        source: str | Source | None = None,
+        source_args: dict[str, Any] | None = None,
+        categories: list[str] | None = None,
+        split: str = "train",
+        holdout_split: str | None = None,
+        download: bool = False,
     ):
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
@@ -94,12 +109,24 @@ class LSUNDataModule(LightningDataModule):
         self.root, self.num_samples, self.holdout = root, num_samples, holdout
         self.image_size, self.on_bad_record = image_size, on_bad_record
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
+        if holdout_split == split:
+            raise InputError("holdout_split", split, "is the split to train on; give another, or --data.holdout alone")
+        self.split, self.holdout_split = split, holdout_split
+        self._opened_by: dict[str, Any] = {"source": source, "source_args": source_args}
+        self._opened_by |= {"categories": categories, "download": download}
         self._resident: Tensor | None = None
 
     @functools.cached_property
     def source(self) -> Source:
-        """Where the images come from; a subclass with images of its own overrides it."""
-        return LMDBSource(self.root, self.image_size, self.num_samples)
+        """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
+        training = self._open(self.split, "num_samples", self.num_samples)
+        if self.holdout_split is None:
+            return training
+        return JoinedSource([training, self._open(self.holdout_split, "holdout", self.holdout or None)])
+
+    def _open(self, split: str, key: str, num_images: int | None) -> Source:
+        source = open_source(self.root, split=split, **self._opened_by)
+        return source if num_images is None else FirstImages(source, num_images, key)
 
     @functools.cached_property
     def dataset(self) -> StreamedImages | StoredImages:
@@ -107,14 +134,14 @@ class LSUNDataModule(LightningDataModule):
         images = StoredImages if self.cache else StreamedImages
         return images(self.source, self.image_size, self.on_bad_record)
 
-    @property
+    @functools.cached_property
     def attributes(self) -> Attributes | None:
         """What is known of the images by row, the held-out ones among them; None where nothing is.
 
         Raises:
             InputError: when it belongs to other images.
         """
-        return getattr(self.source, "attributes", None)
+        return find_attributes(self.source)
 
     @property
     def num_images(self) -> int:
@@ -123,6 +150,9 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when no image is left besides those held out.
         """
+        if self.holdout_split is not None:
+            assert isinstance(self.source, JoinedSource)
+            return self.source.ends[0]
         number = len(self.source) - self.holdout
         if number < 1:
             raise InputError("holdout", self.holdout, f"leaves none of {len(self.source)} images; give a smaller one")

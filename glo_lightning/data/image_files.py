@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glo_lightning.data.folder_source import SUFFIXES
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import StreamedImages
 from glo_lightning.errors import InputError
 from glo_lightning.images import NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def find_images(paths: Sequence[Path]) -> Iterator[Path]:
@@ -48,7 +47,7 @@ def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[st
         if not path.exists():
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
-            source = LMDBSource(path, image_size)
+            source = LMDBSource(path)
             read, rows = StreamedImages(source, image_size, "skip")[list(range(len(source)))]
             images += read
             names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from glo_lightning.data.lmdb_source import cache_folder
-from glo_lightning.data.source import Source
+from glo_lightning.data.source import Source, read_image
 from glo_lightning.errors import InputError, OnError
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
 
         def decode(row: int) -> int:
             try:
-                pixels[row] = source.read(row).numpy()
+                pixels[row] = read_image(source, row, shape[-1]).numpy()
             except InputError as error:
                 if on_bad_record == "raise":
                     raise
@@ -149,7 +149,7 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
                 bar.update(len(rows))
     missing = np.flatnonzero(status == NO_IMAGE)
     if len(missing) and on_bad_record == "raise":
-        source.read(int(missing[0]))  # an earlier run skipped it: raises with its key
+        read_image(source, int(missing[0]), shape[-1])  # an earlier run skipped it: raises with its key
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {len(missing)}" if len(missing) else "")
     return np.array(status)
 

@@ -75,7 +75,7 @@ def attributes_of(folder, rows):
 @pytest.mark.parametrize(
     ("lines", "remedy"),
     [
-        ("key,a\n00,x\n", "has no line for key 01; it belongs to other images"),
+        ("key,a\nff,x\n", "names none of these images"),
         ("key,a\n00,x,y\n", "line 2 has not as many fields"),
         ("key\n00\n", "its heading is not key,name"),
         ("key,a,a\n00,x,y\n", "its heading is not key,name"),
