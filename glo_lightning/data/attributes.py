@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,18 @@ class Attributes:
             known = (self.table[:, [first, second]] >= 0).all(dim=1)
             new |= known & ~torch.isin(pairs, pairs[:num_rows][known[:num_rows]])
         return new
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the values by name, and one small array of integers."""
+        small = max(self.sizes) <= torch.iinfo(torch.int8).max
+        return {"values": self.values, "table": self.table.to(torch.int8 if small else torch.int32)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Attributes:
+        """The attributes whose ``state`` this is."""
+        restored = cls.__new__(cls)
+        restored.values, restored.table = state["values"], state["table"].long()
+        return restored
 
     def digest(self, num_rows: int | None = None) -> str:
         """SHA-256 of names and values of the first rows, or of all."""

@@ -237,8 +237,14 @@ class LSUNDataModule(LightningDataModule):
         images, index = batch
         return from_uint8(images), index
 
+    @functools.cached_property
+    def _keys_digest(self) -> str:
+        return keys_digest(self.source, self.num_images)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"keys_digest": keys_digest(self.source, self.num_images)}
+        """What ties a checkpoint to its images, and what is known of them, the held-out ones among them."""
+        labels = None if self.attributes is None else self.attributes.state()
+        return {"keys_digest": self._keys_digest, "labels": labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images.
@@ -246,6 +252,6 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when the digests of the keys differ.
         """
-        if state_dict["keys_digest"] != keys_digest(self.source, self.num_images):
+        if state_dict["keys_digest"] != self._keys_digest:
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
             raise InputError("root", self.source.fingerprint[0], remedy)

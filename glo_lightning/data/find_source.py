@@ -34,6 +34,8 @@ def open_source(
         InputError: for a root that is none, a name that is none, an argument that this source does not have.
     """
     if source is not None and not isinstance(source, str):
+        if split != "train":
+            raise InputError("split", split, "a source that is given as an object is one split; leave it out")
         return source
     name = _named(source) if source is not None else "lmdb" if root is None or categories else find_kind(Path(root))
     if categories and name != "lmdb":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from glo_lightning.data.source import key_table
+from glo_lightning.data.source import key_table, keys_digest
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
@@ -37,8 +37,8 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
     - ``generator.safetensors``: the state of the generator, of the class that ``glo.json`` names: DCGAN's needs torch
       alone, one of a user's own whatever that imports;
     - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
-      zeros, and ``key_lengths`` (N,);
-    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys.
+      zeros, and ``key_lengths`` (N,); of labelled images also ``labels`` (N, A), numbers of values, -1 for none;
+    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values.
 
     Args:
         run: a run folder, whose newest checkpoint is taken, or a checkpoint in it. Its data are needed for the keys.
@@ -70,8 +70,11 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
         "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
         "preprocessing": PREPROCESSING,
-        **data.state_dict(),
+        "keys_digest": keys_digest(data.source, data.num_images),
     }
+    if data.attributes is not None:
+        about["labels"] = data.attributes.values
+        codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()
     generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
     with whole_folder(output) as folder:
         save_file(generator, folder / "generator.safetensors")

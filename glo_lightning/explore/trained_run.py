@@ -115,6 +115,18 @@ class TrainedRun:
             log.info("without the training images: %s", error)
             return None
 
+    @functools.cached_property
+    def attributes(self) -> Attributes | None:
+        """What is known of the images by row, as it was when the run was saved; None where nothing is.
+
+        Raises:
+            InputError: for an older checkpoint, which does not have it, when the images are not there.
+        """
+        saved = self._state["LSUNDataModule"]
+        if "labels" not in saved:
+            return self.data.attributes
+        return None if saved["labels"] is None else Attributes.from_state(saved["labels"])
+
     def prior(self, name: str, n_components: int | None = None) -> Prior:
         """A prior fitted to the codes, or one kept from before; see ``make_prior`` and ``fit_prior``.
 
@@ -124,7 +136,8 @@ class TrainedRun:
             InputError: for a name that is no prior's, or codes that it cannot be fitted to.
         """
         prior = make_prior(name, n_components)
-        attributes = self.found_data.attributes if isinstance(prior, Flow) and self.found_data else None
+        known = "labels" in self._state["LSUNDataModule"] or self.found_data is not None
+        attributes = self.attributes if isinstance(prior, Flow) and known else None
         return fit_prior(prior, self.model.latents.weight, attributes, self.folder)
 
     def flow(self) -> Flow:
@@ -166,17 +179,15 @@ class TrainedRun:
         return self._attributes(texts).numbers(texts)
 
     def _attributes(self, texts: Sequence[str]) -> Attributes:
-        attributes = self.data.attributes
-        if attributes is None:
-            place = self.data.source.fingerprint[0]
-            remedy = f"the images in {place} have no attributes (no attributes.csv beside them); do without"
+        if self.attributes is None:
+            remedy = "the run's images have no labels, neither classes nor attributes.csv; do without"
             raise InputError("given", " ".join(texts), remedy)
-        return attributes
+        return self.attributes
 
     def _rows_with(self, texts: Sequence[str]) -> Tensor:
         """The training images that have all of these, by row."""
         rows = self._attributes(texts).rows(texts)
-        return rows[rows < self.data.num_images]
+        return rows[rows < len(self.model.latents.weight)]
 
     def images(self, rows: Iterable[int]) -> Tensor:
         """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
