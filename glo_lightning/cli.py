@@ -75,6 +75,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("data.num_channels", "model.channels", apply_on="instantiate")
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:

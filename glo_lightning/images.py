@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Encoded = bytes | Image.Image
+Crop = Literal["center", "none"]
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -55,8 +57,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_image(image: Encoded | Tensor, image_size: int) -> Tensor:
-    """Makes a uint8 RGB image (3, image_size, image_size) of encoded bytes, an image of Pillow's, or pixels.
+def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
+    """Makes a uint8 image (channels, image_size, image_size) of encoded bytes, an image of Pillow's, or pixels.
 
     The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step. Of an animation the first
     image is taken.
@@ -64,18 +66,29 @@ def decode_image(image: Encoded | Tensor, image_size: int) -> Tensor:
     Args:
         image: WebP, JPEG, PNG or whatever Pillow reads; an image of Pillow's; or uint8 (C, H, W), C 1 or 3.
         image_size: H and W.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        crop: ``none`` resizes both sides instead, to a square.
 
     Raises:
         NotAnImageError: for what is no image.
     """
     size = (image_size, image_size)
     if isinstance(image, Tensor):
-        if image.shape == (3, *size):
+        if image.shape == (channels, *size):
             return image
         image = from_pixels(image)
     with reading_image(), opened(image) as source:
-        made = ImageOps.fit(to_rgb(source), size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(made)).permute(2, 0, 1).contiguous()
+        made = to_rgb(source)
+        made = made.convert("L") if channels == 1 else made
+        bilinear = Image.Resampling.BILINEAR
+        made = made.resize(size, bilinear) if crop == "none" else ImageOps.fit(made, size, bilinear)
+    pixels = torch.from_numpy(np.array(made))
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """Images (B, C, H, W), those of them left and right exchanged that ``which``, (B,), says."""
+    return torch.where(which[:, None, None, None], images.flip(-1), images)
 
 
 def from_pixels(pixels: Tensor) -> Image.Image:

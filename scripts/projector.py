@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     most = (SPRITE // trained.data.image_size) ** 2
     if not 1 <= options.num <= most:
         raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
-    rows = list(range(min(options.num, trained.data.num_images)))
+    rows = trained.data.original_rows(options.num)
     images, index = trained.data.dataset[rows]
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
     names, table = described(index.tolist(), trained.attributes)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,18 @@ from torch.utils.data import DataLoader, Dataset
 from glo_lightning.data.attributes import Attributes, find_attributes
 from glo_lightning.data.find_source import open_source
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
-from glo_lightning.data.source import FirstImages, JoinedSource, Source, StreamedImages, keys_digest
+from glo_lightning.data.source import (
+    FirstImages,
+    JoinedSource,
+    Source,
+    StreamedImages,
+    TwinSource,
+    channels_of,
+    keys_digest,
+)
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import from_uint8
+from glo_lightning.images import Crop, from_uint8, mirrored
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,23 @@ class _Rows(Dataset[Tensor]):
         return torch.tensor(index)
 
 
+class StoredBatch(NamedTuple):
+    """Images (B, C, H, W) as the store has them, those of odd rows still to be mirrored, and the rows (B,)."""
+
+    images: Tensor
+    rows: Tensor
+
+
+class _Stored(Dataset[StoredBatch]):
+    """The images as they are stored: the device mirrors them faster."""
+
+    def __init__(self, images: StoredImages):
+        self.images = images
+
+    def __getitem__(self, index: Sequence[int]) -> StoredBatch:
+        return StoredBatch(*self.images.stored(index))
+
+
 class LSUNDataModule(LightningDataModule):
     """Batches of (images, index) for training; images are uint8 until they are on the device, then in [-1, 1].
 
@@ -61,6 +86,10 @@ class LSUNDataModule(LightningDataModule):
         holdout_split: the one that is held out, or the first ``holdout`` images of it.
         download: lets a set that is not in the root be fetched.
         image_size: H and W to resize and crop to.
+        channels: 1 for grey, 3 for RGB; ``auto`` is what an array or a torchvision set has, else 3.
+        crop: ``center`` of what is not square; ``none`` resizes all of it to a square.
+        flip: trains on every image and its mirror image, the rows 2i and 2i + 1 of image i. ``num_samples`` and
+            ``holdout`` count images, ``num_images`` rows. Of held-out images the mirror images are not shown.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
         cache: decodes every image once, into a store in the user's cache folder; otherwise each is decoded from the
@@ -92,6 +121,9 @@ class LSUNDataModule(LightningDataModule):
         split: str = "train",
         holdout_split: str | None = None,
         download: bool = False,
+        channels: Literal["auto", 1, 3] = "auto",
+        crop: Crop = "center",
+        flip: bool = False,
     ):
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
@@ -109,6 +141,10 @@ class LSUNDataModule(LightningDataModule):
         self.root, self.num_samples, self.holdout = root, num_samples, holdout
         self.image_size, self.on_bad_record = image_size, on_bad_record
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
+        if channels not in ("auto", 1, 3):
+            raise InputError("channels", channels, "give auto, 1 for grey or 3 for RGB")
+        check_choice("crop", crop, Crop)
+        self.channels, self.crop, self.flip = channels, crop, flip
         if holdout_split == split:
             raise InputError("holdout_split", split, "is the split to train on; give another, or --data.holdout alone")
         self.split, self.holdout_split = split, holdout_split
@@ -119,10 +155,10 @@ class LSUNDataModule(LightningDataModule):
     @functools.cached_property
     def source(self) -> Source:
         """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
-        training = self._open(self.split, "num_samples", self.num_samples)
-        if self.holdout_split is None:
-            return training
-        return JoinedSource([training, self._open(self.holdout_split, "holdout", self.holdout or None)])
+        source = self._open(self.split, "num_samples", self.num_samples)
+        if self.holdout_split is not None:
+            source = JoinedSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
+        return TwinSource(source) if self.flip else source
 
     def _open(self, split: str, key: str, num_images: int | None) -> Source:
         source = open_source(self.root, split=split, **self._opened_by)
@@ -132,7 +168,12 @@ class LSUNDataModule(LightningDataModule):
     def dataset(self) -> StreamedImages | StoredImages:
         """The images by index; the first use decodes what is not in the store yet."""
         images = StoredImages if self.cache else StreamedImages
-        return images(self.source, self.image_size, self.on_bad_record)
+        return images(self.source, self.image_size, self.on_bad_record, self.num_channels, self.crop)
+
+    @property
+    def num_channels(self) -> int:
+        """C, of the images; the generator's."""
+        return channels_of(self.source) if self.channels == "auto" else self.channels
 
     @functools.cached_property
     def attributes(self) -> Attributes | None:
@@ -150,13 +191,23 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when no image is left besides those held out.
         """
+        images = self.source.source if isinstance(self.source, TwinSource) else self.source
+        number = len(images) - self.holdout
         if self.holdout_split is not None:
-            assert isinstance(self.source, JoinedSource)
-            return self.source.ends[0]
-        number = len(self.source) - self.holdout
+            assert isinstance(images, JoinedSource)
+            number = images.ends[0]
         if number < 1:
-            raise InputError("holdout", self.holdout, f"leaves none of {len(self.source)} images; give a smaller one")
-        return number
+            raise InputError("holdout", self.holdout, f"leaves none of {len(images)} images; give a smaller one")
+        return self.rows_per_image * number
+
+    @property
+    def rows_per_image(self) -> int:
+        """2 where each image has a mirror image, else 1."""
+        return 2 if isinstance(self.source, TwinSource) else 1
+
+    def original_rows(self, most: int) -> list[int]:
+        """The rows of the first so many training images, none of them mirrored."""
+        return list(range(0, self.num_images, self.rows_per_image))[:most]
 
     def prepare_data(self) -> None:
         _ = self.dataset
@@ -166,7 +217,12 @@ class LSUNDataModule(LightningDataModule):
         if self.batch_size < world_size:
             raise InputError("batch_size", self.batch_size, f"must be at least the number of devices, {world_size}")
         resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self.dataset, self.seed, rank, world_size)
+        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, rank, world_size)
+
+    def _unmirrored(self) -> Dataset:
+        """The dataset, whose mirror images ``on_after_batch_transfer`` makes where they are not stored."""
+        late = isinstance(self.dataset, StoredImages) and self.rows_per_image == 2
+        return _Stored(self.dataset) if late else self.dataset  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> DataLoader:
         return self.ordered_dataloader()
@@ -183,7 +239,8 @@ class LSUNDataModule(LightningDataModule):
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
         skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
-        rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
+        held_out = range(self.num_images, len(self.source), self.rows_per_image)
+        rows = (row for row in held_out if row not in skipped)
         return list(itertools.islice(rows, most))
 
     def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
@@ -233,8 +290,10 @@ class LSUNDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._resident is not None and isinstance(batch, Tensor):
-            return from_uint8(self._resident[batch]), batch
+            batch = StoredBatch(self._resident[batch // self.rows_per_image], batch)
         images, index = batch
+        if isinstance(batch, StoredBatch) and self.rows_per_image == 2:
+            images = mirrored(images, index % 2 == 1)
         return from_uint8(images), index
 
     @functools.cached_property

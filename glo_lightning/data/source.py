@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glo_lightning.errors import InputError, OnError
-from glo_lightning.images import Encoded, NotAnImageError, decode_image
+from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class Source(Protocol):
     ``read(i)`` gives the image of row i, of any size: encoded bytes, an image of Pillow's, or uint8 pixels (C, H, W), C
     1 or 3; or raises InputError. ``key(i)`` names it, whatever else is in the source. ``fingerprint`` is a tuple of
     plain values: the first is the source's place, the others change with its content. Workers and threads read at once.
-    A source may have ``labels(i)``, which gives what is known of the image: a value, a text, by name.
+    A source may have ``labels(i)``, which gives what is known of the image: a value, a text, by name; and ``channels``,
+    1 where all its images are grey.
     """
 
     def __len__(self) -> int: ...
@@ -71,6 +72,10 @@ class FirstImages:
         return labels_of(self.source, index)
 
     @property
+    def channels(self) -> int:
+        return channels_of(self.source)
+
+    @property
     def keys(self) -> np.ndarray:
         return key_table(self.source)[: len(self)]
 
@@ -102,6 +107,41 @@ class JoinedSource:
     def labels(self, index: int) -> dict[str, str]:
         return labels_of(*self._find(index))
 
+    @property
+    def channels(self) -> int:
+        return max(map(channels_of, self.parts))
+
+
+class TwinSource:
+    """Every image of a source twice: row 2i is image i, and row 2i + 1 its mirror image.
+
+    ``read`` gives both as they lie there; ``read_image`` and the store mirror the second.
+    """
+
+    def __init__(self, source: Source):
+        self.source, self.fingerprint = source, source.fingerprint
+
+    def __len__(self) -> int:
+        return 2 * len(self.source)
+
+    def read(self, index: int) -> Encoded | Tensor:
+        return self.source.read(index // 2)
+
+    def key(self, index: int) -> bytes:
+        return self.source.key(index // 2) + (b" mirrored" if index % 2 else b"")
+
+    def labels(self, index: int) -> dict[str, str]:
+        return labels_of(self.source, index // 2)
+
+    @property
+    def channels(self) -> int:
+        return channels_of(self.source)
+
+
+def channels_of(source: Source) -> int:
+    """1 where a source says that all its images are grey, else 3."""
+    return getattr(source, "channels", 3)
+
 
 def labels_of(source: Source, index: int) -> dict[str, str]:
     """What a source knows of an image, a value by name; nothing where it has no labels."""
@@ -117,16 +157,19 @@ def digest_order(keys: Sequence[bytes]) -> list[int]:
     return sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position]).digest())
 
 
-def read_image(source: Source, index: int, image_size: int) -> Tensor:
-    """The image of row ``index``, uint8 (3, image_size, image_size).
+def read_image(source: Source, index: int, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
+    """The image of row ``index``, uint8 (channels, image_size, image_size); see ``decode_image``.
 
     Raises:
         InputError: for a record that is no image, or is gone.
     """
     if not 0 <= index < len(source):
         raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
+    if isinstance(source, TwinSource):
+        image = read_image(source.source, index // 2, image_size, channels, crop)
+        return image.flip(-1) if index % 2 else image
     try:
-        return decode_image(source.read(index), image_size)
+        return decode_image(source.read(index), image_size, channels, crop)
     except NotAnImageError as error:
         key = source.key(index).decode(errors="backslashreplace")
         remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
@@ -153,31 +196,43 @@ def keys_digest(source: Source, num_rows: int | None = None) -> str:
 class StreamedImages(Dataset[tuple[Tensor, Any]]):
     """The images of a source by index, read whenever they are wanted: ``dataset[i] -> (image, i)``.
 
-    A list of B indices gives a batch: images (B, 3, H, W), uint8, and indices (B,).
+    A list of B indices gives a batch: images (B, C, H, W), uint8, and indices (B,).
 
     Args:
         source: where the images come from.
         image_size: H and W.
         on_bad_record: ``raise``, or ``skip`` records that are no images: batches lack them, with a warning.
+        channels, crop: see ``decode_image``.
     """
 
-    def __init__(self, source: Source, image_size: int, on_bad_record: OnError = "raise"):
-        self.source, self.image_size, self.on_bad_record = source, image_size, on_bad_record
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        on_bad_record: OnError = "raise",
+        channels: int = 3,
+        crop: Crop = "center",
+    ):
+        self.source, self.on_bad_record = source, on_bad_record
+        self.image_size, self.channels, self.crop = image_size, channels, crop
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
         if not isinstance(index, Sequence):
-            return read_image(self.source, index, self.image_size), index
+            return self._read(index), index
         images, rows = [], []
         for row in index:
             try:
-                images.append(read_image(self.source, row, self.image_size))
+                images.append(self._read(row))
                 rows.append(row)
             except InputError as error:
                 if self.on_bad_record == "raise":
                     raise
                 log.warning("%s", error)
-        none = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        none = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         return torch.stack(images) if images else none, torch.tensor(rows, dtype=torch.long)
+
+    def _read(self, row: int) -> Tensor:
+        return read_image(self.source, row, self.image_size, self.channels, self.crop)

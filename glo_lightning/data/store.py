@@ -22,8 +22,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from glo_lightning.data.lmdb_source import cache_folder
-from glo_lightning.data.source import Source, read_image
+from glo_lightning.data.source import Source, TwinSource, read_image
 from glo_lightning.errors import InputError, OnError
+from glo_lightning.images import Crop, mirrored
 
 log = logging.getLogger(__name__)
 
@@ -40,35 +41,54 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
     once one fills it while the others wait.
 
     Attributes:
-        images: (N, 3, H, W), uint8, mapped from the file.
+        images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
+        rows_per_image: 2 of a ``TwinSource``, else 1.
         skipped: the rows, in order, whose records are no images; their pixels are black.
 
     Args:
         source: where the images come from.
         image_size: H and W.
         on_bad_record: ``raise`` or ``skip`` records that are no images.
+        channels, crop: see ``decode_image``.
 
     Raises:
         InputError: for a record that is no image, or a cache folder without room.
     """
 
-    def __init__(self, source: Source, image_size: int, on_bad_record: OnError = "raise"):
-        shape = (len(source), 3, image_size, image_size)
-        folder = _folder(source, image_size)
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        on_bad_record: OnError = "raise",
+        channels: int = 3,
+        crop: Crop = "center",
+    ):
+        self.rows_per_image = 2 if isinstance(source, TwinSource) else 1
+        source = source.source if isinstance(source, TwinSource) else source
+        shape = (len(source), channels, image_size, image_size)
+        folder = _folder(source, image_size, channels, crop)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, source, shape, on_bad_record)
-        self.file, self.shape, self.skipped = folder / "pixels", shape, np.flatnonzero(status == NO_IMAGE)
+            status = _fill(folder, source, shape, on_bad_record, crop)
+        self.file, self.shape = folder / "pixels", shape
+        self.skipped = np.flatnonzero(np.repeat(status == NO_IMAGE, self.rows_per_image))
         self.images = self._map()
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.rows_per_image * self.shape[0]
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
         if isinstance(index, Sequence):
-            rows = torch.tensor(index)
-            self._read_ahead(index)
-            return self.images.index_select(0, rows), rows  # five times as fast as indexing
-        return self.images[index], index
+            images, rows = self.stored(index)
+            return (mirrored(images, rows % 2 == 1) if self.rows_per_image == 2 else images), rows
+        image = self.images[index // self.rows_per_image]
+        return (image.flip(-1) if index % self.rows_per_image else image), index
+
+    def stored(self, index: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch as it is stored: the images of these rows, none of them mirrored, and the rows."""
+        rows = torch.tensor(index)
+        places = rows // self.rows_per_image
+        self._read_ahead(places.tolist())
+        return self.images.index_select(0, places), rows  # five times as fast as indexing
 
     def _map(self) -> Tensor:
         with open(self.file, "rb") as file:  # a write to the tensor would not reach it
@@ -91,11 +111,12 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         self.images = self._map()
 
 
-def _folder(source: Source, image_size: int) -> Path:
-    """``<place>-<state>-<N>x<size>``: stores of the same place in another state can never be used again."""
+def _folder(source: Source, image_size: int, channels: int, crop: Crop) -> Path:
+    """``<place>-<state>-<N>x<size><kind>``: stores of the same place in another state can never be used again."""
     place, *state = source.fingerprint
     names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, VERSION))]
-    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}"
+    kind = ("grey" if channels == 1 else "") + ("" if crop == "center" else "whole")
+    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}{kind}"
 
 
 @contextlib.contextmanager
@@ -118,7 +139,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError) -> np.ndarray:
+def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError, crop: Crop) -> np.ndarray:
     """Decodes the rows that are still to do; returns the status of every row."""
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
@@ -129,7 +150,7 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
 
         def decode(row: int) -> int:
             try:
-                pixels[row] = read_image(source, row, shape[-1]).numpy()
+                pixels[row] = read_image(source, row, shape[-1], shape[1], crop).numpy()
             except InputError as error:
                 if on_bad_record == "raise":
                     raise
@@ -149,7 +170,7 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
                 bar.update(len(rows))
     missing = np.flatnonzero(status == NO_IMAGE)
     if len(missing) and on_bad_record == "raise":
-        read_image(source, int(missing[0]), shape[-1])  # an earlier run skipped it: raises with its key
+        read_image(source, int(missing[0]), shape[-1], shape[1], crop)  # an earlier run skipped it: raises with its key
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {len(missing)}" if len(missing) else "")
     return np.array(status)
 

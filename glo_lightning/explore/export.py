@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.source import key_table, keys_digest
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
@@ -22,9 +23,10 @@ from glo_lightning.retired import current_arguments
 log = logging.getLogger(__name__)
 
 EXPORT_VERSION = 1
+COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
+CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
+CROP["none"] = "both sides to image_size, bilinear with antialiasing"
 PREPROCESSING = {
-    "colour": "RGB, transparency laid on white, turned as the EXIF tag says",
-    "resize": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped",
     "range": [-1.0, 1.0],
     "from_uint8": "x / 127.5 - 1",
     "layout": "CHW",
@@ -69,7 +71,7 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         "format_version": EXPORT_VERSION,
         "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
         "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
-        "preprocessing": PREPROCESSING,
+        "preprocessing": _preprocessing(data),
         "keys_digest": keys_digest(data.source, data.num_images),
     }
     if data.attributes is not None:
@@ -80,6 +82,11 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         save_file(generator, folder / "generator.safetensors")
         save_file(codes, folder / "codes.safetensors")
         (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
+    colour = f"{COLOUR[data.num_channels]}, transparency laid on white, turned as the EXIF tag says"
+    return {"colour": colour, "resize": CROP[data.crop], **PREPROCESSING}
 
 
 def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:

@@ -190,12 +190,20 @@ class TrainedRun:
         return rows[rows < len(self.model.latents.weight)]
 
     def images(self, rows: Iterable[int]) -> Tensor:
-        """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
+        """The training images of these rows, as far as there are such, (n, C, H, W), uint8."""
         data = self.data
         return data.dataset[[row for row in rows if row < data.num_images]][0]
 
+    def originals(self, rows: Tensor) -> Tensor:
+        """The training images of these rows (n,), or whose mirror images they are, (n, C, H, W), uint8."""
+        return self.images((rows - rows % self.data.rows_per_image).tolist())
+
+    def read(self, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
+        """Images that a user names, made as the run's are; see ``read_images``."""
+        return read_images(paths, self.data.image_size, self.data.num_channels, self.data.crop)
+
     def encode(self, images: Tensor, starts: Sequence[str] = STARTS, **options: Any) -> Tensor:
-        """Codes (M, D) for images (M, 3, H, W), uint8, that own no row; see ``GLO.encode``."""
+        """Codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``."""
         training = self.images(range(self.model.n_pca))
         return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
 
@@ -207,7 +215,7 @@ class TrainedRun:
                 images that have it, and the first of these, each.
 
         Returns:
-            Codes (M, D) on the model's device, and uint8 images (M, 3, H, W).
+            Codes (M, D) on the model's device, and uint8 images (M, C, H, W).
 
         Raises:
             InputError: for an index out of range, a file that is no image, an attribute or a value that does not exist.
@@ -235,7 +243,7 @@ class TrainedRun:
     def _pixels(self, name: str) -> Tensor:
         num_images = self.data.num_images
         if not _is_index(name):
-            found, _ = read_images([Path(name)], self.data.image_size)
+            found, _ = self.read([Path(name)])
             if len(found) > 1:
                 raise InputError("image", name, f"holds {len(found)} images; give the file of one")
             return found[0]
