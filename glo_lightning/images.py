@@ -14,6 +14,8 @@ from torch import Tensor
 
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
+# what Pillow's readers raise of damaged files; libavif a RuntimeError
+DAMAGED = (OSError, ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -42,8 +44,8 @@ def reading_image() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise NotAnImageError("of no known format") from error
-    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as error:
-        raise NotAnImageError(str(error)) from error
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
