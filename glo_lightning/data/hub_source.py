@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class HubSource:
             remedy = "needs the package datasets; pip install -e '.[hub]'"
             raise InputError("source", "huggingface", remedy) from error
         datasets.disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its tries
         self.split, path = split, Path(root).expanduser()
         self.place = os.fspath(path.absolute()) if path.exists() else os.fspath(root)
         if not path.exists() and not download:

@@ -1,5 +1,7 @@
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -35,22 +37,29 @@ def test_every_image_is_decoded_once(flat_lmdb, monkeypatch):
     assert torch.equal(rows_of(StoredImages(FirstImages(LMDBSource(flat_lmdb), 100), 32).images), torch.arange(100))
 
 
-def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch):
-    source, read, decoded = FirstImages(LMDBSource(flat_lmdb), 200), LMDBSource.read, []
+def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch, tmp_path):
+    source, read = FirstImages(LMDBSource(flat_lmdb), 200), LMDBSource.read
     monkeypatch.setattr("glo_lightning.data.store.CHUNK", 50)
 
     def read_until_120(self, row):
         if row == 120:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGSEGV)  # as pages of an LMDB do that were overwritten
         return read(self, row)
 
     with monkeypatch.context() as patch:
         patch.setattr(LMDBSource, "read", read_until_120)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(InputError, match=r"the process that decoded key 0+78 \(signal 11\)"):
             StoredImages(source, 32)
-    monkeypatch.setattr(LMDBSource, "read", lambda self, row: decoded.append(row) or read(self, row))
+
+    def read_and_tell(self, row):
+        (tmp_path / str(row)).touch()  # in another process
+        return read(self, row)
+
+    monkeypatch.setattr(LMDBSource, "read", read_and_tell)
     assert torch.equal(rows_of(StoredImages(source, 32).images), torch.arange(200))
-    assert sorted(decoded) == list(range(100, 200))
+    decoded = sorted(int(path.name) for path in tmp_path.iterdir())
+    assert decoded == list(range(min(decoded), 200))
+    assert min(decoded) in (50, 100)  # after one or two syncs, by how fast the first was
 
 
 def test_a_changed_database_has_another_store_and_the_old_one_goes(tmp_path):
@@ -96,3 +105,29 @@ def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
     runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate(timeout=100)[0] for run in runs]
     assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in said) == [0, 290]
+
+
+def test_whatever_a_source_raises_is_raised_by_the_run():
+    class Broken:
+        fingerprint = ("broken", 1)
+
+        def __len__(self):
+            return 3
+
+        def key(self, index):
+            return b"%d" % index
+
+        def read(self, index):
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        StoredImages(Broken(), 8)
+
+
+def test_a_run_that_was_begun_with_other_pixels_says_so(flat_lmdb, caplog):
+    data = LSUNDataModule(flat_lmdb, image_size=32)
+    with caplog.at_level("INFO", "glo_lightning"):
+        data.load_state_dict(data.state_dict())
+        assert "differently" not in caplog.text
+        data.load_state_dict({"keys_digest": data.state_dict()["keys_digest"]})
+    assert "decoded a little differently" in caplog.text
