@@ -87,11 +87,12 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("data.num_channels", "model.channels", apply_on="instantiate")
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         config, self.launch = self.config, Launch.found()
-        if config.data.root is not None:
+        if config.data.root is not None and not (config.data.download and "huggingface" in str(config.data.source)):
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
         if config.resume is not None:
             self.folder = RunFolder(config.resume)

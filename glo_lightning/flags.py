@@ -37,7 +37,10 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     expanded: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if expanded and expanded[-1] in ("--config", "--resume"):
+        if not argument.startswith("-") and expanded and expanded[-1].startswith("--data.categories"):
+            flag, _, others = expanded[-1].partition("=")
+            expanded[-1] = f"{flag}=[{', '.join(filter(None, (others.strip('[]'), argument.strip('[]'))))}]"
+        elif expanded and expanded[-1] in ("--config", "--resume"):
             expanded[-1] += f"={argument}"
         elif name.startswith("--") and name[2:] in trainer_arguments:
             expanded.append(f"--trainer.{name[2:]}{equals}{value}")

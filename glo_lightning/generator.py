@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from glo_lightning.class_path import make_instance
+from glo_lightning.class_path import find_class, make_instance
 from glo_lightning.errors import InputError, check_at_least
 
 
@@ -63,20 +64,34 @@ class Generator(nn.Module):
 
 
 def make_generator(
-    name: str, latent_dim: int, image_size: int, width: int, generator_args: Mapping[str, Any] | None = None
+    name: str,
+    latent_dim: int,
+    image_size: int,
+    width: int,
+    generator_args: Mapping[str, Any] | None = None,
+    channels: int = 3,
 ) -> nn.Module:
-    """Builds the generator of that name, a module that maps codes (B, D) to images (B, 3, H, W) in [-1, 1].
+    """Builds the generator of that name, a module that maps codes (B, D) to images (B, C, H, W) in [-1, 1].
 
     Args:
-        name: ``dcgan``, or the path of a class that is made with (latent_dim, image_size, width, channels=3).
+        name: ``dcgan``, or the path of a class that is made with (latent_dim, image_size, width, channels=3); one of
+            RGB alone need not take the last.
         latent_dim, image_size, width: see Generator; what sizes there are is the class's to say.
         generator_args: further arguments of the class, plain values.
+        channels: C, 3 or 1.
 
     Raises:
-        InputError: for a name that is none of these, or arguments that the class does not take.
+        InputError: for a name that is none of these, arguments that the class does not take, or grey images where it
+            takes no ``channels``.
     """
     remedy = "give dcgan or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
     if name == "dcgan":
         name = f"{Generator.__module__}.{Generator.__qualname__}"
-    arguments = {"channels": 3, **(generator_args or {})}
+    arguments = dict(generator_args or {})
+    parameters = inspect.signature(find_class(name, nn.Module, "generator", remedy)).parameters
+    if "channels" in parameters or any(kind.kind == kind.VAR_KEYWORD for kind in parameters.values()):
+        arguments.setdefault("channels", channels)
+    elif channels != 3:
+        lacks = f"takes no channels, and so makes no grey images; {remedy}, or --data.channels 3"
+        raise InputError("generator", name, lacks)
     return make_instance(name, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)

@@ -58,16 +58,22 @@ def per_image(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     return codes
 
 
+MOST_NUMBERS = 24_576 * 3 * 128**2  # in the table that a PCA is fitted to: 4.8 GB as float32
 N_OVERSAMPLES = 40  # dimensions of a randomized PCA besides those asked for
 
 
-def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int) -> None:
+def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int, channels: int = 3) -> None:
     """Raises InputError for more dimensions than a PCA of so many images has."""
     check_at_least("n_pca", n_pca, 1)
-    most = min(num_images, n_pca, 3 * image_size**2)
+    most = min(num_images, n_pca, channels * image_size**2)
     if latent_dim > most:
         remedy = f"a PCA of {most} images has at most {most} dimensions; give fewer, or init random"
         raise InputError("latent_dim", latent_dim, remedy)
+
+
+def images_to_fit(n_pca: int, numbers: int) -> int:
+    """``n_pca``, or as many images, of so many numbers each, as a PCA of can be fitted to in memory."""
+    return min(n_pca, MOST_NUMBERS // numbers)
 
 
 class PCACoordinates(NamedTuple):

@@ -18,7 +18,16 @@ from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import make_generator
 from glo_lightning.images import to_unit
-from glo_lightning.latents import PROJECTIONS, Constraint, Init, check_pca, init_from_pca, per_image, random_codes
+from glo_lightning.latents import (
+    PROJECTIONS,
+    Constraint,
+    Init,
+    check_pca,
+    images_to_fit,
+    init_from_pca,
+    per_image,
+    random_codes,
+)
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import Schedule, find_optimizer, rate_factor
 from glo_lightning.processes import broadcast_from_first, several, weight_of
@@ -64,6 +73,7 @@ class GLO(LightningModule):
             path of a subclass of ``RowSGD``.
         schedule: of both rates: ``constant``, or ``cosine`` to zero over the run.
         compile: compiles generator and loss for the training: a minute at the start, then faster steps.
+        channels: C, 3 for RGB or 1 for grey; on the command line it is read from the data.
 
     Raises:
         InputError: for a value out of range.
@@ -92,6 +102,7 @@ class GLO(LightningModule):
         latent_optimizer: str = "sgd",
         schedule: Schedule = "constant",
         compile: bool = False,
+        channels: int = 3,
     ):
         super().__init__()
         check_at_least("num_images", num_images, 1)
@@ -102,14 +113,18 @@ class GLO(LightningModule):
             check_at_least(key, value, 0)
         generator_lr, weight_decay, latent_lr = float(generator_lr), float(weight_decay), float(latent_lr)
         self.optimizer_class = find_optimizer(latent_optimizer)
-        made = make_generator(generator, latent_dim, image_size, width, generator_args)
+        made = make_generator(generator, latent_dim, image_size, width, generator_args, channels)
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(loss, image_size, levels, level_weights, l2_weight, loss_args)
+        fitted = images_to_fit(n_pca, channels * image_size**2)
         if init == "pca":
-            check_pca(latent_dim, num_images, n_pca, image_size)
+            check_pca(latent_dim, num_images, fitted, image_size, channels)
+            if fitted < min(n_pca, num_images):
+                message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
+                log.info(message, fitted, n_pca, image_size)
         self.save_hyperparameters(logger=False)
         self.hparams.update(plain(dict(self.hparams)))  # a checkpoint is loaded without unpickling anything else
-        self.init, self.n_pca, self.whiten, self.schedule = init, n_pca, whiten, schedule
+        self.init, self.n_pca, self.whiten, self.schedule = init, fitted, whiten, schedule
         self.generator_lr, self.weight_decay, self.latent_lr = generator_lr, weight_decay, latent_lr
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
@@ -122,11 +137,11 @@ class GLO(LightningModule):
         self._ddp_params_and_buffers_to_ignore = ["latents.weight"]  # its rows are gathered by the optimizer
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Generates images (B, 3, H, W) in [-1, 1] from codes (B, D)."""
+        """Generates images (B, C, H, W) in [-1, 1] from codes (B, D)."""
         return self.generator(codes)
 
     def objective(self, codes: Tensor, images: Tensor) -> Tensor:
-        """The loss of codes (B, D) for images (B, 3, H, W) in [-1, 1], a mean over the batch."""
+        """The loss of codes (B, D) for images (B, C, H, W) in [-1, 1], a mean over the batch."""
         return self.loss(self.generator(codes), images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -210,7 +225,7 @@ class GLO(LightningModule):
         self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(images), sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Reconstructs images (B, 3, H, W) in [-1, 1] from their codes."""
+        """Reconstructs images (B, C, H, W) in [-1, 1] from their codes."""
         _, index = batch
         return self(self.latents(index))
 

@@ -65,8 +65,8 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_shape(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises InputError, naming the argument, unless a model as given can hold a checkpoint as saved."""
-    for key in ("num_images", "latent_dim", "image_size", "width", "generator"):
-        was = saved.get(key, "dcgan")
+    for key in ("num_images", "latent_dim", "image_size", "width", "generator", "channels"):
+        was = saved.get(key, 3 if key == "channels" else "dcgan")
         if was != given[key]:
             raise InputError(key, given[key], f"the checkpoint was made with {was}; give that, or begin a new run")
 

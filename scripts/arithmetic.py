@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     result = arithmetic(means[0], means[1], means[2], options.strength)
     made = project(leave(torch.stack([*means, result])))
     images = generate(trained.model, made).cpu()
-    (closest,) = trained.images(nearest(made[3:], [(table, torch.arange(len(table)))]).tolist())
+    (closest,) = trained.originals(nearest(made[3:], [(table, torch.arange(len(table)))]))
 
     def cell(term: int, row: int) -> Tensor | str | None:
         if row >= sizes[term]:

@@ -36,11 +36,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from benchmarking.data import Images, SyntheticSource, make_source
+from benchmarking.data import Images, Records, SyntheticSource, make_source
 from benchmarking.parts import measure_encoding, measure_floor, measure_pca, measure_step, measure_update
 from benchmarking.training import PRECISIONS, measure_training, measure_waits
 
-from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import Source
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.runs.environment import describe_environment
@@ -108,7 +107,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     return options, others
 
 
-def measure(options: argparse.Namespace, source: LMDBSource | SyntheticSource, device: torch.device) -> dict[str, Any]:
+def measure(options: argparse.Namespace, source: Records | SyntheticSource, device: torch.device) -> dict[str, Any]:
     """All measurements but the quickstart's."""
     data = [Images(source, batch_size) for batch_size in options.batch_size]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
-from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser, output_folder
@@ -59,14 +58,16 @@ def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
     image_size = trained.model.hparams["image_size"]
     mask = read_mask(options.mask, image_size) if options.mask else None
-    pixels, names = read_images(options.images, image_size)
+    pixels, names = trained.read(options.images)
     loss = make_loss(options.loss, image_size).to(trained.model.device) if options.loss else None
     codes = trained.encode(pixels, options.starts, mask=mask, loss=loss, steps=options.steps, progress=True)
     generated = generate(trained.model, codes).cpu()
 
     images = from_uint8(pixels)
     known = torch.ones_like(images[:1, :1]) if mask is None else mask
-    errors = ((to_unit(generated) - to_unit(images)) * known).square().sum(dim=(1, 2, 3)) / (3 * known.sum())
+    errors = ((to_unit(generated) - to_unit(images)) * known).square().sum(dim=(1, 2, 3)) / (
+        images.shape[1] * known.sum()
+    )
     psnr = (-10 * torch.log10(errors)).tolist()
     mean = float(-10 * torch.log10(errors.mean()))
     for name, value in zip(names, psnr, strict=True):

@@ -2,9 +2,10 @@
 
 Training images are reconstructed from their rows, and encoded anew in the very same way as the held-out images (train
 with --data.holdout): only these two compare. PCA of as many dimensions stands beside them. Where the images have
-attributes, held-out images that combine two values as no training image does stand by themselves, and linear probes say
-what the codes tell of each attribute. --features compares samples of the priors, and what lies on the ways between
-codes, with real images. scripts/studies/baselines.py trains other models beside the run.
+labels, held-out images that combine two values as no training image does stand by themselves, and linear probes and
+nearest neighbours say what the codes tell of each label, beside PCA codes and pixels. --features compares samples of
+the priors, and what lies on the ways between codes, with real images. scripts/studies/baselines.py trains other models
+beside the run.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ TITLES = {
     "pca_holdout": "held-out images, PCA",
     "pca_holdout_new_pairs": "held-out, new pairs of attributes, PCA",
 }
+PROBES = {"probes": 0, "neighbours": 5}  # of the labels: a linear one, and the vote of so many neighbours
+MOST_NUMBERS = 50_000_000  # in the table of pixels that a probe is fitted to
 FEWEST_COMPARED = 100  # images whose features' distance says something
 
 
@@ -81,11 +84,17 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
         if name == "holdout" and data.attributes is not None:
             mean, axes = fit_pca(as_rows(training[: model.n_pca]), latent_dim)
             by_pca = [(as_rows(some) - mean) @ axes for some in (training[: len(table)], images)]
-            asked = torch.tensor(rows["holdout"])
-            results["probes"] = {
-                "codes": probe(table[: len(by_pca[0])].cpu(), codes.cpu(), data.attributes, asked),
-                "PCA codes": probe(by_pca[0], by_pca[1], data.attributes, asked),
+            asked, few = torch.tensor(rows["holdout"]), max(1, MOST_NUMBERS // mean.numel())
+            kinds = {
+                "codes": (table[: len(by_pca[0])].cpu(), codes.cpu()),
+                "PCA codes": by_pca,
+                "pixels": [as_rows(some) for some in (training[: len(by_pca[0])][:few], images)],
             }
+            for title, neighbours in PROBES.items():
+                results[title] = {
+                    kind: {"images": len(known)} | probe(known, held_out, data.attributes, asked, neighbours)
+                    for kind, (known, held_out) in kinds.items()
+                }
     every = training[:MOST]
     add("train_all", generate(model, table[: len(every)]), every)
     if trained.initial is not None and len(trained.initial) > 1:
@@ -156,11 +165,14 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
         latents = results["latents"]
         kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
         print(f"the codes moved {latents['moved']:.3f} from their start; {kept}")
-    if "probes" in results:
-        names = list(results["probes"]["codes"])
-        print(f"\n| linear probe of held-out | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-        for name, r in results["probes"].items():
-            print(f"| {name} | {' | '.join(f'{r[key]:.1%}' for key in names)} |")
+    for probes, neighbours in PROBES.items():
+        if probes in results:
+            names = [name for name in results[probes]["codes"] if name != "images"]
+            title = f"vote of {neighbours} neighbours of" if neighbours else "linear probe of"
+            print(f"\n| {title} held-out | of training images | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+            for name, r in results[probes].items():
+                told = (f"{r[key]:.1%}" if key in r else "" for key in names)
+                print(f"| {name} | {r['images']} | {' | '.join(told)} |")
     if "features" in results:
         print(f"\n| {options.features} | Frechet | kernel | precision | recall |\n|---|---|---|---|---|")
         for name, r in results["features"].items():

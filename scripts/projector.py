@@ -1,15 +1,18 @@
 """Puts codes and their images into TensorBoard's embedding projector: python scripts/projector.py RUN [--num 2000]
 
-The points are the codes of the first ``num`` training images. Choose "Projector" in TensorBoard's menu to see them.
+The points are the codes of the first ``num`` training images; TensorBoard colours them by their labels. Choose
+"Projector" in TensorBoard's menu to see them.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, output_folder
 from glo_lightning.explore.trained_run import load_run
@@ -26,16 +29,29 @@ def main() -> None:
     parser.call(lambda: run(parser.parse_args()))
 
 
+def described(rows: list[int], attributes: Attributes | None) -> tuple[list[str] | None, list[Any]]:
+    """TensorBoard's columns: their names, if there are several, and of each row its number and its labels."""
+    if attributes is None:
+        return None, rows
+    table = []
+    for row, numbers in zip(rows, attributes.table[rows].tolist(), strict=True):
+        labels = [known[n] if n >= 0 else "" for known, n in zip(attributes.values.values(), numbers, strict=True)]
+        table.append([row, *(" ".join(label.split()) for label in labels)])  # a tab would end the column
+    return ["row", *attributes.values], table
+
+
 def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
     most = (SPRITE // trained.data.image_size) ** 2
     if not 1 <= options.num <= most:
         raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
-    rows = list(range(min(options.num, trained.data.num_images)))
+    rows = trained.data.original_rows(options.num)
     images, index = trained.data.dataset[rows]
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
+    names, table = described(index.tolist(), trained.attributes)
+    shown = to_unit(from_uint8(images))
     with output_folder(options.output) as folder, SummaryWriter(folder) as writer:
-        writer.add_embedding(codes, index.tolist(), to_unit(from_uint8(images)), trained.global_step, "codes")
+        writer.add_embedding(codes, table, shown, trained.global_step, "codes", metadata_header=names)
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
 
 

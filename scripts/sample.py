@@ -58,8 +58,8 @@ def sample(options: argparse.Namespace) -> None:
     cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]
     headings = ["sample"]
     if trained.found_data is not None:
-        by_code = trained.images(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]).tolist())
-        by_pixels = trained.images(nearest(to_uint8(images), trained.data.ordered_dataloader()).tolist())
+        by_code = trained.originals(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]))
+        by_pixels = trained.originals(nearest(to_uint8(images), trained.data.ordered_dataloader()))
         cells = [(*triple, "") for triple in zip(images, by_code, by_pixels, strict=True)]
         headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "]
     rows = [list(itertools.chain(*cells[first : first + PER_ROW])) for first in range(0, len(cells), PER_ROW)]

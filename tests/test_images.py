@@ -6,6 +6,8 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from conftest import encode
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from sklearn.datasets import load_sample_images
 
 from glo_lightning.images import NotAnImageError, decode_image, from_uint8, to_uint8, to_unit
 
@@ -88,3 +90,25 @@ def test_whatever_pillow_raises_is_no_image(monkeypatch, error):
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(NotAnImageError, match="too much"):
         decode_image(b"", 32)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("shape", [(640, 427), (640, 480), (1600, 1200)])
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_draft_mode_changes_photographs_by_less_than_half_a_level(size, shape, crop, monkeypatch):
+    for photograph in load_sample_images().images:
+        record = encode(np.asarray(Image.fromarray(photograph).resize(shape)), "JPEG", quality=85)
+        quick = decode_image(record, size, crop=crop)
+        with monkeypatch.context() as patch:
+            patch.setattr(JpegImageFile, "draft", lambda self, mode, size: None)
+            whole = decode_image(record, size, crop=crop)
+        assert (quick.float() - whole.float()).abs().mean() <= 0.5
+
+
+def test_draft_mode_is_used_where_twice_the_side_that_is_asked_for_is_left(monkeypatch):
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: sizes.append(self.size) or resize(self, *a, **k))
+    expected = {(640, 480): (320, 240), (2000, 1600): (250, 200), (4096, 3072): (512, 384), (641, 480): (641, 480)}
+    for (width, height), decoded in (expected | {(100, 90): (100, 90)}).items():
+        decode_image(encode(np.zeros((height, width, 3), np.uint8), "JPEG"), 64)
+        assert sizes.pop() == decoded

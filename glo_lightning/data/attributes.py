@@ -6,16 +6,20 @@ import csv
 import difflib
 import hashlib
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from glo_lightning.data.source import Source, labels_of
 from glo_lightning.errors import InputError
 
-FILE = "attributes.csv"  # beside an LMDB's data.mdb
+log = logging.getLogger(__name__)
+
+FILE = "attributes.csv"  # beside an LMDB's data.mdb, or in a folder of images
 
 
 class Attributes:
@@ -23,16 +27,21 @@ class Attributes:
 
     Attributes:
         values: of each attribute by name, sorted.
-        table: (N, A), int64: the number of each image's value.
+        table: (N, A), int64: the number of each image's value; -1 where that is not known.
 
     Args:
-        columns: the N values of each attribute, by name.
+        columns: the N values of each attribute, by name; None where a value is not known.
     """
 
-    def __init__(self, columns: dict[str, Sequence[str]]):
-        self.values = {name: sorted(set(column)) for name, column in columns.items()}
-        numbers = [np.searchsorted(self.values[name], np.array(column)) for name, column in columns.items()]
-        self.table = torch.from_numpy(np.stack(numbers, axis=1)).long()
+    def __init__(self, columns: Mapping[str, Sequence[str | None]]):
+        self.values = {
+            name: sorted({value for value in column if value is not None}) for name, column in columns.items()
+        }
+        numbered = []
+        for name, column in columns.items():
+            numbers = {value: number for number, value in enumerate(self.values[name])}
+            numbered.append([-1 if value is None else numbers[value] for value in column])
+        self.table = torch.tensor(numbered).T.contiguous()
 
     @property
     def sizes(self) -> list[int]:
@@ -51,9 +60,9 @@ class Attributes:
             if not equals:
                 raise InputError("given", text, f"is not name=value; the names are {', '.join(self.values)}")
             if name not in self.values:
-                raise InputError("given", text, f"there is no attribute {name}; {_nearest(name, list(self.values))}")
+                raise InputError("given", text, f"there is no attribute {name}; {nearest(name, list(self.values))}")
             if value not in self.values[name]:
-                remedy = f"{name} has no value {value!r}; {_nearest(value, self.values[name])}"
+                remedy = f"{name} has no value {value!r}; {nearest(value, self.values[name])}"
                 raise InputError("given", text, remedy)
             position = list(self.values).index(name)
             if numbers[position] >= 0:
@@ -71,26 +80,61 @@ class Attributes:
         new = torch.zeros(len(self.table), dtype=torch.bool)
         for first, second in itertools.combinations(range(len(self.sizes)), 2):
             pairs = self.table[:, first] * self.sizes[second] + self.table[:, second]
-            new |= ~torch.isin(pairs, pairs[:num_rows])
+            known = (self.table[:, [first, second]] >= 0).all(dim=1)
+            new |= known & ~torch.isin(pairs, pairs[:num_rows][known[:num_rows]])
         return new
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the values by name, and one small array of integers."""
+        small = max(self.sizes) <= torch.iinfo(torch.int8).max
+        return {"values": self.values, "table": self.table.to(torch.int8 if small else torch.int32)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Attributes:
+        """The attributes whose ``state`` this is."""
+        restored = cls.__new__(cls)
+        restored.values, restored.table = state["values"], state["table"].long()
+        return restored
 
     def digest(self, num_rows: int | None = None) -> str:
         """SHA-256 of names and values of the first rows, or of all."""
         values, table = self.values.values(), self.table[:num_rows].tolist()
-        rows = [[names[number] for names, number in zip(values, row, strict=True)] for row in table]
+        rows = [[names[n] if n >= 0 else None for names, n in zip(values, row, strict=True)] for row in table]
         return hashlib.sha256(repr((list(self.values), rows)).encode()).hexdigest()
 
 
-def read_attributes(file: Path, keys: Sequence[bytes]) -> Attributes:
-    """Reads a CSV file with a heading: the image's key, then a column for each attribute, empty where it has none.
-
-    Args:
-        file: the CSV file.
-        keys: of the images, in the order of their rows.
+def find_attributes(source: Source) -> Attributes | None:
+    """The labels of all images of a source by row; None where it has none.
 
     Raises:
-        InputError: for a file that is no such table, or names other images.
+        InputError: when its ``attributes.csv`` is no such table, or belongs to other images.
     """
+    rows = [labels_of(source, row) for row in range(len(source))]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    if not names:
+        return None
+    unlabelled = sum(not row for row in rows)
+    if unlabelled:
+        log.info("%d of %d images have no labels", unlabelled, len(rows))
+    return Attributes({name: [row.get(name) for row in rows] for name in names})
+
+
+def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, str]]:
+    """What ``attributes.csv`` in this folder says of each image, by key; nothing without such a file.
+
+    It has a heading; the image's key, then a column for each attribute, empty where an image has none. Images without a
+    line are not labelled.
+
+    Args:
+        folder: of the images.
+        keys: of the images.
+
+    Raises:
+        InputError: for a file that is no such table, or names none of these images.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return {}
     try:
         with open(file, newline="", encoding="utf-8") as opened:
             heading, *lines = csv.reader(opened)
@@ -102,16 +146,14 @@ def read_attributes(file: Path, keys: Sequence[bytes]) -> Attributes:
             f"line {wrong} has not as many fields as the heading" if wrong else "its heading is not key,name,name..."
         )
         raise InputError("attributes", file, f"{where}; mend it, or remove the file")
-    by_key = {line[0].encode(): line[1:] for line in lines}
-    missing = next((key for key in keys if key not in by_key), None)
-    if missing is not None:
-        remedy = f"has no line for key {missing.decode(errors='backslashreplace')}; it belongs to other images"
-        raise InputError("attributes", file, f"{remedy}: make it anew, or remove it")
-    rows = [by_key[key] for key in keys]
-    return Attributes({name: [row[i] for row in rows] for i, name in enumerate(heading[1:])})
+    by_key = {line[0].encode(): dict(zip(heading[1:], line[1:], strict=True)) for line in lines}
+    if not any(key in by_key for key in keys):
+        raise InputError("attributes", file, "names none of these images, but others: make it anew, or remove it")
+    return by_key
 
 
-def _nearest(word: str, words: Sequence[str]) -> str:
+def nearest(word: str, words: Sequence[str]) -> str:
+    """What to say of a word that is none of these: the one most like it, or some of them."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     some = ", ".join(w if w else repr(w) for w in words[:12]) + (", ..." if len(words) > 12 else "")
     return f"did you mean {close[0]}?" if close else f"there are {some}"

@@ -7,7 +7,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,27 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.attributes import Attributes, find_attributes
+from glo_lightning.data.find_source import open_source
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
-from glo_lightning.data.source import Source, StreamedImages, keys_digest
+from glo_lightning.data.source import (
+    FirstImages,
+    JoinedSource,
+    Source,
+    StreamedImages,
+    TwinSource,
+    channels_of,
+    keys_digest,
+)
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import from_uint8
+from glo_lightning.images import DECODING, Crop, from_uint8, mirrored
 from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 
-# What a step needs on the device beyond images and model: kernels and their workspace; for each byte of its images
-# the default generator's activations, their gradients and the pyramids.
+# What a step needs on the device beyond images and model: kernels and their workspace; for each byte of RGB images the
+# default generator's activations, of which 99 bytes are kept for the way back, their gradients and the pyramids.
 STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
@@ -44,19 +52,49 @@ class _Rows(Dataset[Tensor]):
         return torch.tensor(index)
 
 
+class StoredBatch(NamedTuple):
+    """Images (B, C, H, W) as the store has them, those of odd rows still to be mirrored, and the rows (B,)."""
+
+    images: Tensor
+    rows: Tensor
+
+
+class _Stored(Dataset[StoredBatch]):
+    """The images as they are stored: the device mirrors them faster."""
+
+    def __init__(self, images: StoredImages):
+        self.images = images
+
+    def __getitem__(self, index: Sequence[int]) -> StoredBatch:
+        return StoredBatch(*self.images.stored(index))
+
+
 class LSUNDataModule(LightningDataModule):
     """Batches of (images, index) for training; images are uint8 until they are on the device, then in [-1, 1].
 
     Args:
-        root: the LSUN folder that holds ``bedroom_train_lmdb``, or an LMDB folder; the shipped faces if not given.
-        num_samples: takes the first so many images in key order; all if not given.
+        root: where the images are: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
+            images, of a torchvision set, of IDX or of parquet files, a ``.npy`` or ``.npz`` file; the shipped faces if
+            not given.
+        num_samples: takes the first so many images, in the source's order; all if not given.
         holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
             are encoded after each epoch for ``val/psnr``.
+        source: what the root is, where that is in doubt: ``lmdb``, ``folder``, ``array``, ``idx``, ``huggingface``, the
+            name of a torchvision set, or the path of a class, see ``Source``; in Python also such an object.
+        source_args: further arguments of that class or set.
+        categories: LSUN's classes to take, in this order, such as ``bedroom church_outdoor``.
+        split: of a source that has several, the one to train on.
+        holdout_split: the one that is held out, or the first ``holdout`` images of it.
+        download: lets a set that is not in the root be fetched.
         image_size: H and W to resize and crop to.
+        channels: 1 for grey, 3 for RGB; ``auto`` is what an array or a torchvision set has, else 3.
+        crop: ``center`` of what is not square; ``none`` resizes all of it to a square.
+        flip: trains on every image and its mirror image, the rows 2i and 2i + 1 of image i. ``num_samples`` and
+            ``holdout`` count images, ``num_images`` rows. Of held-out images the mirror images are not shown.
         batch_size: images in a step, over all devices.
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
-        cache: decodes every image once, into a store in the user's cache folder; otherwise each is decoded from the
-            LMDB whenever it is wanted.
+        cache: decodes every image once, in processes of its own, into a store in the user's cache folder; otherwise
+            each is decoded whenever it is wanted, and a damaged LMDB may end the run without a word.
         device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
             a step; a batch is then an index.
         on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
@@ -78,6 +116,15 @@ class LSUNDataModule(LightningDataModule):
         device_resident: bool | Literal["auto", "true", "false"] = "auto",
         on_bad_record: OnError = "raise",
         seed: int = 0,
+        source: str | Source | None = None,
+        source_args: dict[str, Any] | None = None,
+        categories: list[str] | None = None,
+        split: str = "train",
+        holdout_split: str | None = None,
+        download: bool = False,
+        channels: Literal["auto", 1, 3] = "auto",
+        crop: Crop = "center",
+        flip: bool = False,
     ):
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
@@ -95,27 +142,48 @@ class LSUNDataModule(LightningDataModule):
         self.root, self.num_samples, self.holdout = root, num_samples, holdout
         self.image_size, self.on_bad_record = image_size, on_bad_record
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
+        if channels not in ("auto", 1, 3):
+            raise InputError("channels", channels, "give auto, 1 for grey or 3 for RGB")
+        check_choice("crop", crop, Crop)
+        self.channels, self.crop, self.flip = channels, crop, flip
+        if holdout_split == split:
+            raise InputError("holdout_split", split, "is the split to train on; give another, or --data.holdout alone")
+        self.split, self.holdout_split = split, holdout_split
+        self._opened_by: dict[str, Any] = {"source": source, "source_args": source_args}
+        self._opened_by |= {"categories": categories, "download": download}
         self._resident: Tensor | None = None
 
     @functools.cached_property
     def source(self) -> Source:
-        """Where the images come from; a subclass with images of its own overrides it."""
-        return LMDBSource(self.root, self.image_size, self.num_samples)
+        """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
+        source = self._open(self.split, "num_samples", self.num_samples)
+        if self.holdout_split is not None:
+            source = JoinedSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
+        return TwinSource(source) if self.flip else source
+
+    def _open(self, split: str, key: str, num_images: int | None) -> Source:
+        source = open_source(self.root, split=split, **self._opened_by)
+        return source if num_images is None else FirstImages(source, num_images, key)
 
     @functools.cached_property
     def dataset(self) -> StreamedImages | StoredImages:
         """The images by index; the first use decodes what is not in the store yet."""
         images = StoredImages if self.cache else StreamedImages
-        return images(self.source, self.image_size, self.on_bad_record)
+        return images(self.source, self.image_size, self.on_bad_record, self.num_channels, self.crop)
 
     @property
+    def num_channels(self) -> int:
+        """C, of the images; the generator's."""
+        return channels_of(self.source) if self.channels == "auto" else self.channels
+
+    @functools.cached_property
     def attributes(self) -> Attributes | None:
         """What is known of the images by row, the held-out ones among them; None where nothing is.
 
         Raises:
             InputError: when it belongs to other images.
         """
-        return getattr(self.source, "attributes", None)
+        return find_attributes(self.source)
 
     @property
     def num_images(self) -> int:
@@ -124,10 +192,23 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when no image is left besides those held out.
         """
-        number = len(self.source) - self.holdout
+        images = self.source.source if isinstance(self.source, TwinSource) else self.source
+        number = len(images) - self.holdout
+        if self.holdout_split is not None:
+            assert isinstance(images, JoinedSource)
+            number = images.ends[0]
         if number < 1:
-            raise InputError("holdout", self.holdout, f"leaves none of {len(self.source)} images; give a smaller one")
-        return number
+            raise InputError("holdout", self.holdout, f"leaves none of {len(images)} images; give a smaller one")
+        return self.rows_per_image * number
+
+    @property
+    def rows_per_image(self) -> int:
+        """2 where each image has a mirror image, else 1."""
+        return 2 if isinstance(self.source, TwinSource) else 1
+
+    def original_rows(self, most: int) -> list[int]:
+        """The rows of the first so many training images, none of them mirrored."""
+        return list(range(0, self.num_images, self.rows_per_image))[:most]
 
     def setup(self, stage: str) -> None:
         """Decodes what is not in the store yet: in the first process, then in the first of each other node, if need be.
@@ -142,7 +223,7 @@ class LSUNDataModule(LightningDataModule):
             if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
                 remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
                 raise InputError("on_bad_record", "skip", remedy)
-            digest = keys_digest(self.source, self.num_images) if world_size > 1 else None
+            digest = self._keys_digest if world_size > 1 else None
         firsts = everyones(digest)[0]
         with together():
             if digest != firsts:
@@ -163,7 +244,12 @@ class LSUNDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self.dataset, self.seed, *self._place())
+        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, *self._place())
+
+    def _unmirrored(self) -> Dataset:
+        """The dataset, whose mirror images ``on_after_batch_transfer`` makes where they are not stored."""
+        late = isinstance(self.dataset, StoredImages) and self.rows_per_image == 2
+        return _Stored(self.dataset) if late else self.dataset  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> DataLoader:
         """As ``ordered_dataloader``; of several processes each has its part of every batch."""
@@ -181,7 +267,8 @@ class LSUNDataModule(LightningDataModule):
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
         skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
-        rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
+        held_out = range(self.num_images, len(self.source), self.rows_per_image)
+        rows = (row for row in held_out if row not in skipped)
         return list(itertools.islice(rows, most))
 
     def _order(self, seed: int | None, rank: int, world_size: int) -> RowBatchSampler:
@@ -219,7 +306,7 @@ class LSUNDataModule(LightningDataModule):
         if self.device_resident != "auto" or device.type != "cuda":
             return self.device_resident == "true"
         free = torch.cuda.mem_get_info(device)[0]  # the model is there by now
-        needed = images.nbytes + STEP_MEMORY + BATCH_MEMORY * self.batch_size * images[0].nbytes
+        needed = images.nbytes + STEP_MEMORY + BATCH_MEMORY * self.batch_size * 3 * self.image_size**2
         sizes = [size / 1e9 for size in (images.nbytes, needed - images.nbytes, free)]
         where = "device" if needed <= free else "host"
         log.info("images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f", where, *sizes)
@@ -235,12 +322,20 @@ class LSUNDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._resident is not None and isinstance(batch, Tensor):
-            return from_uint8(self._resident[batch]), batch
+            batch = StoredBatch(self._resident[batch // self.rows_per_image], batch)
         images, index = batch
+        if isinstance(batch, StoredBatch) and self.rows_per_image == 2:
+            images = mirrored(images, index % 2 == 1)
         return from_uint8(images), index
 
+    @functools.cached_property
+    def _keys_digest(self) -> str:
+        return keys_digest(self.source, self.num_images)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"keys_digest": keys_digest(self.source, self.num_images)}
+        """What ties a checkpoint to its images, and what is known of them, the held-out ones among them."""
+        labels = None if self.attributes is None else self.attributes.state()
+        return {"keys_digest": self._keys_digest, "labels": labels, "decoding": DECODING}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images.
@@ -248,6 +343,9 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when the digests of the keys differ.
         """
-        if state_dict["keys_digest"] != keys_digest(self.source, self.num_images):
+        if state_dict["keys_digest"] != self._keys_digest:
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
             raise InputError("root", self.source.fingerprint[0], remedy)
+        if state_dict.get("decoding", 1) != DECODING:
+            message = "images are decoded a little differently since this checkpoint: of large JPEG files the pixels "
+            log.info("%sdiffer by less than 0.5 of 255 on average", message)

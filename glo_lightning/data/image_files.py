@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glo_lightning.data.folder_source import SUFFIXES
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import StreamedImages
 from glo_lightning.errors import InputError
-from glo_lightning.images import NotAnImageError, decode_image
+from glo_lightning.images import Crop, NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def find_images(paths: Sequence[Path]) -> Iterator[Path]:
@@ -26,7 +25,9 @@ def find_images(paths: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[str]]:
+def read_images(
+    paths: Sequence[Path], image_size: int, channels: int = 3, crop: Crop = "center"
+) -> tuple[Tensor, list[str]]:
     """Reads images, resized and cropped as for training.
 
     Files that are no images are left out with a warning each, and counted.
@@ -34,9 +35,10 @@ def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[st
     Args:
         paths: files, folders that are searched for images, or LMDB folders.
         image_size: H and W.
+        channels, crop: see ``decode_image``.
 
     Returns:
-        uint8 images (M, 3, H, W), and the name of each, a file's path or an LMDB's key.
+        uint8 images (M, C, H, W), and the name of each, a file's path or an LMDB's key.
 
     Raises:
         InputError: for a path that is not there, or when no image is left.
@@ -48,15 +50,15 @@ def read_images(paths: Sequence[Path], image_size: int) -> tuple[Tensor, list[st
         if not path.exists():
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
-            source = LMDBSource(path, image_size)
-            read, rows = StreamedImages(source, image_size, "skip")[list(range(len(source)))]
+            source = LMDBSource(path)
+            read, rows = StreamedImages(source, image_size, "skip", channels, crop)[list(range(len(source)))]
             images += read
             names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
             unreadable += len(source) - len(rows)
             continue
         for file in find_images([path]):
             try:
-                images.append(decode_image(file.read_bytes(), image_size))
+                images.append(decode_image(file.read_bytes(), image_size, channels, crop))
                 names.append(str(file))
             except (OSError, NotAnImageError) as error:  # it may not be read, or is none
                 log.warning("left out %s: not an image (%s)", file, error)

@@ -6,16 +6,16 @@ import functools
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from glo_lightning.data.attributes import FILE, Attributes, read_attributes
+from glo_lightning.data.attributes import nearest, read_labels
+from glo_lightning.data.source import JoinedSource, Source
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
-from glo_lightning.images import NotAnImageError, decode_image
 
 if TYPE_CHECKING:
     import lmdb
@@ -30,21 +30,49 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glo_lightning"
 
 
-def find_lmdb(root: str | os.PathLike[str] | None) -> Path:
+def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
     """Returns the LMDB folder that ``root`` means: itself, or its ``bedroom_train_lmdb``; the faces for None.
+
+    Args:
+        root: an LMDB folder, or the LSUN folder that holds those of its categories.
+        category: of LSUN.
+        split: of LSUN, ``train`` or ``val``.
 
     Raises:
         InputError: when there is none.
     """
-    folder = FACES if root is None else Path(root).expanduser()
+    folder, name = FACES if root is None else Path(root).expanduser(), f"{category}_{split}_lmdb"
+    own = [folder] if (category, split) == ("bedroom", "train") else []
     try:
-        for candidate in (folder, folder / "bedroom_train_lmdb"):
+        for candidate in (*own, folder / name):
             if (candidate / "data.mdb").is_file():
                 return candidate.resolve()
     except PermissionError as error:
         raise InputError("root", folder, "may not be read; ask for the permission to read it") from error
     what = "is a file" if folder.is_file() else "holds no LMDB" if folder.exists() else "does not exist"
-    raise InputError("root", folder, f"{what}; give an LMDB folder or the LSUN folder that holds bedroom_train_lmdb")
+    raise InputError("root", folder, f"{what}; give an LMDB folder or the LSUN folder that holds {name}")
+
+
+def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[str], split: str = "train") -> Source:
+    """LSUN's classes of these names, such as ``church_outdoor``, joined in this order and labelled ``class``.
+
+    Raises:
+        InputError: for a folder that is not LSUN's, and a class that it does not hold or that is given twice.
+    """
+    if root is None:
+        raise InputError("categories", " ".join(categories), "are of LSUN; give its folder by --data.root as well")
+    folder = Path(root).expanduser()
+    names = sorted(path.name.removesuffix(f"_{split}_lmdb") for path in folder.glob(f"*_{split}_lmdb"))
+    if not names:
+        remedy = f"is no LSUN folder (no *_{split}_lmdb in it); give that, or leave out --data.categories"
+        raise InputError("root", folder, remedy)
+    for position, category in enumerate(categories):
+        if category not in names:
+            remedy = f"{folder} has no {category}_{split}_lmdb; {nearest(category, names)}"
+            raise InputError("categories", category, remedy)
+        if category in categories[:position]:
+            raise InputError("categories", category, "is given twice; give it once")
+    return JoinedSource([LMDBSource(find_lmdb(folder, name, split), category=name) for name in categories])
 
 
 # An environment can be opened once in a process and must not cross a fork:
@@ -128,27 +156,20 @@ def read_keys(path: Path) -> np.ndarray:
 class LMDBSource:
     """The images of an LMDB by index, in key order; a ``Source``.
 
-    Row i is the i-th key, whatever the order of training; a smaller ``num_samples`` is a prefix. The LMDB is opened
-    lazily by each process that reads, so the source may be handed to workers started by fork, spawn or forkserver.
+    Row i is the i-th key, whatever the order of training. The LMDB is opened lazily by each process that reads, so the
+    source may be handed to workers started by fork, spawn or forkserver.
 
     Args:
         root: an LMDB folder, the LSUN folder that holds ``bedroom_train_lmdb``, or None for the shipped faces.
-        image_size: H and W.
-        num_samples: N; all if not given.
+        category: what all its images are labelled as their ``class``.
 
     Raises:
-        InputError: for a root without a readable LMDB, and ``num_samples`` out of range.
+        InputError: for a root without a readable LMDB.
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str] | None = None, image_size: int = 64, num_samples: int | None = None
-    ):
-        self.path = find_lmdb(root)
-        self.image_size = image_size
-        keys = read_keys(self.path)
-        if num_samples is not None and not 1 <= num_samples <= len(keys):
-            raise InputError("num_samples", num_samples, f"{self.path} has {len(keys)} images: give 1 to {len(keys)}")
-        self.keys = keys[:num_samples]
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, category: str | None = None):
+        self.path, self.category = find_lmdb(root), category
+        self.keys = read_keys(self.path)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -164,46 +185,43 @@ class LMDBSource:
         return key.tobytes()[:length]
 
     @functools.cached_property
-    def attributes(self) -> Attributes | None:
-        """What ``attributes.csv``, beside ``data.mdb``, says of these images; None without such a file.
+    def _labels(self) -> dict[bytes, dict[str, str]]:
+        return read_labels(self.path, (self.key(row) for row in range(len(self))))
+
+    def labels(self, index: int) -> dict[str, str]:
+        """The category, and what ``attributes.csv``, beside ``data.mdb``, says of an image.
 
         Raises:
             InputError: when it names other images.
         """
-        file = self.path / FILE
-        return read_attributes(file, [self.key(row) for row in range(len(self))]) if file.is_file() else None
+        category = {} if self.category is None else {"class": self.category}
+        return category | self._labels.get(self.key(index), {}) if self._labels else category
 
     def record(self, index: int) -> bytes | None:
         """The bytes of row ``index`` as they lie in the LMDB; None where they are gone."""
         with open_lmdb(self.path).begin() as transaction:
             return transaction.get(self.key(index))
 
-    def read(self, index: int) -> Tensor:
-        """The image of row ``index``, (3, H, W), uint8.
+    def read(self, index: int) -> bytes:
+        """The encoded image of row ``index``.
 
         Raises:
-            InputError: for a record that is no image, or is gone.
+            InputError: for a record that is gone.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is not one of 0 to {len(self) - 1}")
-        record, key = self.record(index), f"key {self.key(index).decode(errors='backslashreplace')} of"
+        record = self.record(index)
         if record is None:
+            key = f"key {self.key(index).decode(errors='backslashreplace')} of"
             raise InputError(key, self.path, "is gone: the LMDB has been written to meanwhile; begin anew")
-        try:
-            return decode_image(record, self.image_size)
-        except NotAnImageError as error:
-            remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
-            raise InputError(key, self.path, remedy) from error
+        return record
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as a copy for each worker: send its file's name instead.
-        state = {name: value for name, value in self.__dict__.items() if name != "attributes"}
+        state = {name: value for name, value in self.__dict__.items() if name != "_labels"}
         if isinstance(self.keys, np.memmap):
-            state["keys"] = (self.keys.filename, len(self.keys))
+            state["keys"] = self.keys.filename
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if isinstance(self.keys, tuple):
-            file, length = self.keys
-            self.keys = np.load(file, mmap_mode="r", allow_pickle=False)[:length]
+        if not isinstance(self.keys, np.ndarray):
+            self.keys = np.load(self.keys, mmap_mode="r", allow_pickle=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.errors import InputError, OnError
+from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +23,16 @@ log = logging.getLogger(__name__)
 class Source(Protocol):
     """Images by index; a class of one's own needs no base class.
 
-    ``read(i)`` gives the image of row i, uint8 (3, H, W), or raises InputError; ``key(i)`` names it, whatever else is
-    in the source. ``fingerprint`` is a tuple of plain values: the first is the source's place, the others change with
-    its content. Workers and threads read at once. A source may have ``attributes``, see ``Attributes``.
+    ``read(i)`` gives the image of row i, of any size: encoded bytes, an image of Pillow's, or uint8 pixels (C, H, W), C
+    1 or 3; or raises InputError. ``key(i)`` names it, whatever else is in the source. ``fingerprint`` is a tuple of
+    plain values: the first is the source's place, the others change with its content. Workers and threads read at once.
+    A source may have ``labels(i)``, which gives what is known of the image: a value, a text, by name; and ``channels``,
+    1 where all its images are grey.
     """
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, /) -> Tensor: ...
+    def read(self, index: int, /) -> Encoded | Tensor: ...
 
     def key(self, index: int, /) -> bytes: ...
 
@@ -36,10 +40,147 @@ class Source(Protocol):
     def fingerprint(self) -> tuple[Any, ...]: ...
 
 
+class FirstImages:
+    """The first images of a source.
+
+    Args:
+        source: of all images.
+        num_images: how many of them.
+        key: the argument that says so.
+
+    Raises:
+        InputError: for a number that it does not have.
+    """
+
+    def __init__(self, source: Source, num_images: int, key: str = "num_samples"):
+        if not 1 <= num_images <= len(source):
+            remedy = f"{source.fingerprint[0]} has {len(source)} images: give 1 to {len(source)}"
+            raise InputError(key, num_images, remedy)
+        self.source, self.num_images = source, num_images
+        self.fingerprint = source.fingerprint
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def read(self, index: int) -> Encoded | Tensor:
+        return self.source.read(index)
+
+    def key(self, index: int) -> bytes:
+        return self.source.key(index)
+
+    def labels(self, index: int) -> dict[str, str]:
+        return labels_of(self.source, index)
+
+    @property
+    def channels(self) -> int:
+        return channels_of(self.source)
+
+    @property
+    def keys(self) -> np.ndarray:
+        return key_table(self.source)[: len(self)]
+
+
+class JoinedSource:
+    """The images of several sources, one after the other: a set's training and held-out parts, or LSUN's classes."""
+
+    def __init__(self, parts: Sequence[Source]):
+        self.parts = list(parts)
+        self.ends = list(itertools.accumulate(map(len, self.parts)))
+        places = [str(part.fingerprint[0]) for part in self.parts]
+        self.fingerprint = (", ".join(places), *(part.fingerprint[1:] for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        part = bisect.bisect_right(self.ends, index)
+        return self.parts[part], index - ([0, *self.ends][part])
+
+    def read(self, index: int) -> Encoded | Tensor:
+        part, row = self._find(index)
+        return part.read(row)
+
+    def key(self, index: int) -> bytes:
+        part, row = self._find(index)
+        return part.key(row)
+
+    def labels(self, index: int) -> dict[str, str]:
+        return labels_of(*self._find(index))
+
+    @property
+    def channels(self) -> int:
+        return max(map(channels_of, self.parts))
+
+
+class TwinSource:
+    """Every image of a source twice: row 2i is image i, and row 2i + 1 its mirror image.
+
+    ``read`` gives both as they lie there; ``read_image`` and the store mirror the second.
+    """
+
+    def __init__(self, source: Source):
+        self.source, self.fingerprint = source, source.fingerprint
+
+    def __len__(self) -> int:
+        return 2 * len(self.source)
+
+    def read(self, index: int) -> Encoded | Tensor:
+        return self.source.read(index // 2)
+
+    def key(self, index: int) -> bytes:
+        return self.source.key(index // 2) + (b" mirrored" if index % 2 else b"")
+
+    def labels(self, index: int) -> dict[str, str]:
+        return labels_of(self.source, index // 2)
+
+    @property
+    def channels(self) -> int:
+        return channels_of(self.source)
+
+
+def channels_of(source: Source) -> int:
+    """1 where a source says that all its images are grey, else 3."""
+    return getattr(source, "channels", 3)
+
+
+def labels_of(source: Source, index: int) -> dict[str, str]:
+    """What a source knows of an image, a value by name; nothing where it has no labels."""
+    labels = getattr(source, "labels", None)
+    return {} if labels is None else labels(index)
+
+
+def digest_order(keys: Sequence[bytes]) -> list[int]:
+    """The positions of the keys in the order of their SHA-256.
+
+    So what comes sorted by class is drawn fairly by its first images and its last, in one order on every machine.
+    """
+    return sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position]).digest())
+
+
+def read_image(source: Source, index: int, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
+    """The image of row ``index``, uint8 (channels, image_size, image_size); see ``decode_image``.
+
+    Raises:
+        InputError: for a record that is no image, or is gone.
+    """
+    if not 0 <= index < len(source):
+        raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
+    if isinstance(source, TwinSource):
+        image = read_image(source.source, index // 2, image_size, channels, crop)
+        return image.flip(-1) if index % 2 else image
+    try:
+        return decode_image(source.read(index), image_size, channels, crop)
+    except NotAnImageError as error:
+        key = source.key(index).decode(errors="backslashreplace")
+        remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
+        raise InputError(f"key {key} of", source.fingerprint[0], remedy) from error
+
+
 def key_table(source: Source, num_rows: int | None = None) -> np.ndarray:
     """The keys of the first rows, or of all: (n,) records of ``length`` and zero-padded ``key`` bytes."""
-    if isinstance(source, LMDBSource):
-        return source.keys[:num_rows]
+    kept = getattr(source, "keys", None)  # an LMDB's, mapped from a file
+    if kept is not None:
+        return kept[:num_rows]
     keys = [source.key(row) for row in range(len(source))][:num_rows]
     dtype = np.dtype([("length", "<u2"), ("key", f"V{max(map(len, keys))}")])
     return np.array([(len(key), key) for key in keys], dtype)
@@ -55,31 +196,43 @@ def keys_digest(source: Source, num_rows: int | None = None) -> str:
 class StreamedImages(Dataset[tuple[Tensor, Any]]):
     """The images of a source by index, read whenever they are wanted: ``dataset[i] -> (image, i)``.
 
-    A list of B indices gives a batch: images (B, 3, H, W), uint8, and indices (B,).
+    A list of B indices gives a batch: images (B, C, H, W), uint8, and indices (B,).
 
     Args:
         source: where the images come from.
         image_size: H and W.
         on_bad_record: ``raise``, or ``skip`` records that are no images: batches lack them, with a warning.
+        channels, crop: see ``decode_image``.
     """
 
-    def __init__(self, source: Source, image_size: int, on_bad_record: OnError = "raise"):
-        self.source, self.image_size, self.on_bad_record = source, image_size, on_bad_record
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        on_bad_record: OnError = "raise",
+        channels: int = 3,
+        crop: Crop = "center",
+    ):
+        self.source, self.on_bad_record = source, on_bad_record
+        self.image_size, self.channels, self.crop = image_size, channels, crop
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
         if not isinstance(index, Sequence):
-            return self.source.read(index), index
+            return self._read(index), index
         images, rows = [], []
         for row in index:
             try:
-                images.append(self.source.read(row))
+                images.append(self._read(row))
                 rows.append(row)
             except InputError as error:
                 if self.on_bad_record == "raise":
                     raise
                 log.warning("%s", error)
-        none = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        none = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         return torch.stack(images) if images else none, torch.tensor(rows, dtype=torch.long)
+
+    def _read(self, row: int) -> Tensor:
+        return read_image(self.source, row, self.image_size, self.channels, self.crop)

@@ -7,11 +7,14 @@ import fcntl
 import hashlib
 import logging
 import mmap
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import time
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,15 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from glo_lightning.data.lmdb_source import cache_folder
-from glo_lightning.data.source import Source
+from glo_lightning.data.source import Source, TwinSource, read_image
 from glo_lightning.errors import InputError, OnError
+from glo_lightning.images import DECODING, Crop, mirrored
 
 log = logging.getLogger(__name__)
 
 TODO, DECODED, NO_IMAGE = 0, 1, 2  # the status of a row
-VERSION = 1  # of the decoding: another number, another store
-CHUNK = 1024  # images decoded between two syncs to the disk
+FEWEST = 16  # images for which a process is started
+CHUNK = 1024  # images decoded between two syncs to the disk, at least
 
 
 class StoredImages(Dataset[tuple[Tensor, Any]]):
@@ -40,35 +44,54 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
     once one fills it while the others wait.
 
     Attributes:
-        images: (N, 3, H, W), uint8, mapped from the file.
+        images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
+        rows_per_image: 2 of a ``TwinSource``, else 1.
         skipped: the rows, in order, whose records are no images; their pixels are black.
 
     Args:
         source: where the images come from.
         image_size: H and W.
         on_bad_record: ``raise`` or ``skip`` records that are no images.
+        channels, crop: see ``decode_image``.
 
     Raises:
         InputError: for a record that is no image, or a cache folder without room.
     """
 
-    def __init__(self, source: Source, image_size: int, on_bad_record: OnError = "raise"):
-        shape = (len(source), 3, image_size, image_size)
-        folder = _folder(source, image_size)
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        on_bad_record: OnError = "raise",
+        channels: int = 3,
+        crop: Crop = "center",
+    ):
+        self.rows_per_image = 2 if isinstance(source, TwinSource) else 1
+        source = source.source if isinstance(source, TwinSource) else source
+        shape = (len(source), channels, image_size, image_size)
+        folder = _folder(source, image_size, channels, crop)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, source, shape, on_bad_record)
-        self.file, self.shape, self.skipped = folder / "pixels", shape, np.flatnonzero(status == NO_IMAGE)
+            status = _fill(folder, source, shape, on_bad_record, crop)
+        self.file, self.shape = folder / "pixels", shape
+        self.skipped = np.flatnonzero(np.repeat(status == NO_IMAGE, self.rows_per_image))
         self.images = self._map()
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.rows_per_image * self.shape[0]
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
         if isinstance(index, Sequence):
-            rows = torch.tensor(index)
-            self._read_ahead(index)
-            return self.images.index_select(0, rows), rows  # five times as fast as indexing
-        return self.images[index], index
+            images, rows = self.stored(index)
+            return (mirrored(images, rows % 2 == 1) if self.rows_per_image == 2 else images), rows
+        image = self.images[index // self.rows_per_image]
+        return (image.flip(-1) if index % self.rows_per_image else image), index
+
+    def stored(self, index: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch as it is stored: the images of these rows, none of them mirrored, and the rows."""
+        rows = torch.tensor(index)
+        places = rows // self.rows_per_image
+        self._read_ahead(places.tolist())
+        return self.images.index_select(0, places), rows  # five times as fast as indexing
 
     def _map(self) -> Tensor:
         with open(self.file, "rb") as file:  # a write to the tensor would not reach it
@@ -91,11 +114,12 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         self.images = self._map()
 
 
-def _folder(source: Source, image_size: int) -> Path:
-    """``<place>-<state>-<N>x<size>``: stores of the same place in another state can never be used again."""
+def _folder(source: Source, image_size: int, channels: int, crop: Crop) -> Path:
+    """``<place>-<state>-<N>x<size><kind>``: stores of the same place in another state can never be used again."""
     place, *state = source.fingerprint
-    names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, VERSION))]
-    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}"
+    names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, DECODING))]
+    kind = ("grey" if channels == 1 else "") + ("" if crop == "center" else "whole")
+    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}{kind}"
 
 
 @contextlib.contextmanager
@@ -118,7 +142,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError) -> np.ndarray:
+def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError, crop: Crop) -> np.ndarray:
     """Decodes the rows that are still to do; returns the status of every row."""
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
@@ -126,32 +150,86 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
-
-        def decode(row: int) -> int:
-            try:
-                pixels[row] = source.read(row).numpy()
-            except InputError as error:
-                if on_bad_record == "raise":
-                    raise
-                log.warning("%s", error)
-                return NO_IMAGE
-            return DECODED
-
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as threads,
-            tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar,
-        ):
-            for rows in np.array_split(todo, -(-len(todo) // CHUNK)):
-                done = list(threads.map(decode, rows.tolist()))
+        with tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar:
+            first, most = 0, CHUNK
+            while first < len(todo):
+                began, rows = time.monotonic(), todo[first : first + most]
+                done = _decode_in_processes(rows, pixels, source, crop)
+                for position in np.flatnonzero(done == NO_IMAGE).tolist():
+                    try:
+                        pixels[rows[position]] = _read(source, int(rows[position]), pixels, crop)
+                        done[position] = DECODED
+                    except InputError as error:
+                        if on_bad_record == "raise":
+                            raise
+                        log.warning("%s", error)
                 pixels.flush()  # the pixels first: a row marked as decoded is on the disk
                 status[rows] = done
                 status.flush()
                 bar.update(len(rows))
+                first += len(rows)
+                most = max(CHUNK, int(len(rows) / (time.monotonic() - began)))  # in a second: forks cost little then
     missing = np.flatnonzero(status == NO_IMAGE)
     if len(missing) and on_bad_record == "raise":
-        source.read(int(missing[0]))  # an earlier run skipped it: raises with its key
+        read_image(source, int(missing[0]), shape[-1], shape[1], crop)  # an earlier run skipped it: raises with its key
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {len(missing)}" if len(missing) else "")
     return np.array(status)
+
+
+def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, crop: Crop) -> np.ndarray:
+    """Decodes rows into ``pixels``, by all cores; returns the status of each, in which no row is TODO.
+
+    The processes live as long as these rows, and share the file of the pixels. A killed run leaves none behind.
+
+    Raises:
+        InputError: when one of them is ended by the system, as by pages of an LMDB that were overwritten.
+    """
+    done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # memory that all share
+
+    def decode(part: slice) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's to answer
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+        _decode(rows[part], done[part], pixels, source, crop)
+
+    number = min(os.cpu_count() or 1, -(-len(rows) // FEWEST))
+    if "fork" not in multiprocessing.get_all_start_methods():
+        _decode(rows, done, pixels, source, crop)
+        return done
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=decode, args=(slice(k, None, number),), daemon=True) for k in range(number)]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # no thread's lock is needed in them
+            for process in processes:
+                process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+    left = np.flatnonzero(done == TODO)
+    if len(left):
+        key = source.key(int(rows[left[0]])).decode(errors="backslashreplace")
+        status = max(abs(process.exitcode or 0) for process in processes)
+        remedy = f"the system ended the process that decoded key {key} (signal {status})"
+        raise InputError("root", source.fingerprint[0], f"{remedy}: the file is damaged, or memory is short")
+    return done
+
+
+def _decode(rows: np.ndarray, done: np.ndarray, pixels: np.ndarray, source: Source, crop: Crop) -> None:
+    """Decodes rows one by one into ``pixels`` (N, C, H, W) and marks them in ``done``."""
+    for position, row in enumerate(rows.tolist()):
+        try:
+            pixels[row] = _read(source, row, pixels, crop)
+            done[position] = DECODED
+        except Exception:  # whatever a source raises: the run reads this row again in its own process, and tells
+            done[position] = NO_IMAGE
+
+
+def _read(source: Source, row: int, pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    """The image of a row as ``pixels`` (N, C, H, W) take it."""
+    return read_image(source, row, pixels.shape[-1], pixels.shape[1], crop).numpy()
 
 
 def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:

@@ -93,8 +93,11 @@ def load_features(name: str) -> nn.Module:
 
 @torch.no_grad()
 def extract(images: Tensor, features: nn.Module) -> Tensor:
-    """The features (B, F) of uint8 images (B, C, H, W), float32 on the CPU, 256 at a time; see ``load_features``."""
-    return torch.cat([features(some).float().cpu() for some in images.split(256)])
+    """The features (B, F) of uint8 images (B, C, H, W), float32 on the CPU, 256 at a time; see ``load_features``.
+
+    Grey images are shown as RGB.
+    """
+    return torch.cat([features(some.expand(-1, 3, -1, -1)).float().cpu() for some in images.split(256)])
 
 
 def frechet(generated: Tensor, real: Tensor) -> float:

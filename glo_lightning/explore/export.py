@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from glo_lightning.data.source import key_table
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.source import key_table, keys_digest
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
@@ -22,9 +23,10 @@ from glo_lightning.retired import current_arguments
 log = logging.getLogger(__name__)
 
 EXPORT_VERSION = 1
+COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
+CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
+CROP["none"] = "both sides to image_size, bilinear with antialiasing"
 PREPROCESSING = {
-    "colour": "RGB, transparency laid on white, turned as the EXIF tag says",
-    "resize": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped",
     "range": [-1.0, 1.0],
     "from_uint8": "x / 127.5 - 1",
     "layout": "CHW",
@@ -37,8 +39,8 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
     - ``generator.safetensors``: the state of the generator, of the class that ``glo.json`` names: DCGAN's needs torch
       alone, one of a user's own whatever that imports;
     - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
-      zeros, and ``key_lengths`` (N,);
-    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys.
+      zeros, and ``key_lengths`` (N,); of labelled images also ``labels`` (N, A), numbers of values, -1 for none;
+    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values.
 
     Args:
         run: a run folder, whose newest checkpoint is taken, or a checkpoint in it. Its data are needed for the keys.
@@ -69,14 +71,22 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         "format_version": EXPORT_VERSION,
         "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
         "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
-        "preprocessing": PREPROCESSING,
-        **data.state_dict(),
+        "preprocessing": _preprocessing(data),
+        "keys_digest": keys_digest(data.source, data.num_images),
     }
+    if data.attributes is not None:
+        about["labels"] = data.attributes.values
+        codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()
     generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
     with whole_folder(output) as folder:
         save_file(generator, folder / "generator.safetensors")
         save_file(codes, folder / "codes.safetensors")
         (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
+    colour = f"{COLOUR[data.num_channels]}, transparency laid on white, turned as the EXIF tag says"
+    return {"colour": colour, "resize": CROP[data.crop], **PREPROCESSING}
 
 
 def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:

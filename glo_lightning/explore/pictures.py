@@ -20,7 +20,7 @@ def picture(
     """Lays images out in rows and labels them, black on white.
 
     Args:
-        rows: of cells: an image (3, H, W), uint8 or float in [-1, 1]; a short text such as ``=``; or None for a gap.
+        rows: of cells: an image (C, H, W), uint8 or float in [-1, 1]; a short text such as ``=``; or None for a gap.
         title: a line above all.
         columns: a text above each column.
         captions: a text to the left of each row.
@@ -73,9 +73,10 @@ def picture(
 
 
 def enlarged(image: Tensor, size: int) -> Image.Image:
-    """An image (3, H, W), uint8 or float in [-1, 1], each pixel as often as it takes to be ``size`` pixels wide."""
+    """An image (C, H, W), uint8 or float in [-1, 1], each pixel as often as it takes to be ``size`` pixels wide."""
     if image.is_floating_point():
         image = to_uint8(image)
+    image = image.expand(3, -1, -1)  # grey as RGB
     factor = -(-size // image.shape[-1])
     image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

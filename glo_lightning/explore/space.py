@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -101,27 +102,41 @@ def nearest_distances(points: Tensor, references: Tensor) -> Tensor:
     return torch.cat([torch.cdist(some, references).min(1).values for some in points.split(512)])
 
 
-def probe(training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor) -> dict[str, float]:
-    """How many of the held-out images' attributes a linear classifier tells from their codes, fitted on training codes.
+def probe(
+    training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor, neighbours: int = 0
+) -> dict[str, float]:
+    """How many of the held-out images' attributes a classifier tells from their codes, fitted on training codes.
+
+    It is scikit-learn's logistic regression, or the vote of the nearest neighbours, of codes that are scaled to equal
+    variances. Images that are not labelled are left out.
 
     Args:
         training: (N, F), of the first N images; codes or any other numbers.
         held_out: (M, F).
         attributes: of all images.
         rows: (M,), of the held-out images in ``attributes``.
+        neighbours: how many vote, at most; 0 takes the regression.
 
     Returns:
-        The accuracy for each attribute; one that has a single value among the training images is left out.
+        The accuracy for each attribute; one that has a single value among the training images, or is known of no
+        held-out one, is left out.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(training.numpy())
     known, asked = scaler.transform(training.numpy()), scaler.transform(held_out.numpy())
     found = {}
     for number, name in enumerate(attributes.values):
-        values = attributes.table[: len(training), number].numpy()
-        if len(set(values.tolist())) > 1:
-            told = LogisticRegression(max_iter=300).fit(known, values).predict(asked)
-            found[name] = float((told == attributes.table[rows, number].numpy()).mean())
+        values, truth = attributes.table[: len(training), number].numpy(), attributes.table[rows, number].numpy()
+        some, wanted = values >= 0, truth >= 0
+        if len(set(values[some].tolist())) > 1 and wanted.any():
+            votes = min(neighbours, int(some.sum()))
+            kind = KNeighborsClassifier(votes) if votes else LogisticRegression(max_iter=300)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # after 300 steps it is near enough
+                told = kind.fit(known[some], values[some]).predict(asked[wanted])
+            found[name] = float((told == truth[wanted]).mean())
     return found

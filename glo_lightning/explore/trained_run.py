@@ -115,6 +115,18 @@ class TrainedRun:
             log.info("without the training images: %s", error)
             return None
 
+    @functools.cached_property
+    def attributes(self) -> Attributes | None:
+        """What is known of the images by row, as it was when the run was saved; None where nothing is.
+
+        Raises:
+            InputError: for an older checkpoint, which does not have it, when the images are not there.
+        """
+        saved = self._state["LSUNDataModule"]
+        if "labels" not in saved:
+            return self.data.attributes
+        return None if saved["labels"] is None else Attributes.from_state(saved["labels"])
+
     def prior(self, name: str, n_components: int | None = None) -> Prior:
         """A prior fitted to the codes, or one kept from before; see ``make_prior`` and ``fit_prior``.
 
@@ -124,7 +136,8 @@ class TrainedRun:
             InputError: for a name that is no prior's, or codes that it cannot be fitted to.
         """
         prior = make_prior(name, n_components)
-        attributes = self.found_data.attributes if isinstance(prior, Flow) and self.found_data else None
+        known = "labels" in self._state["LSUNDataModule"] or self.found_data is not None
+        attributes = self.attributes if isinstance(prior, Flow) and known else None
         return fit_prior(prior, self.model.latents.weight, attributes, self.folder)
 
     def flow(self) -> Flow:
@@ -166,25 +179,31 @@ class TrainedRun:
         return self._attributes(texts).numbers(texts)
 
     def _attributes(self, texts: Sequence[str]) -> Attributes:
-        attributes = self.data.attributes
-        if attributes is None:
-            place = self.data.source.fingerprint[0]
-            remedy = f"the images in {place} have no attributes (no attributes.csv beside them); do without"
+        if self.attributes is None:
+            remedy = "the run's images have no labels, neither classes nor attributes.csv; do without"
             raise InputError("given", " ".join(texts), remedy)
-        return attributes
+        return self.attributes
 
     def _rows_with(self, texts: Sequence[str]) -> Tensor:
         """The training images that have all of these, by row."""
         rows = self._attributes(texts).rows(texts)
-        return rows[rows < self.data.num_images]
+        return rows[rows < len(self.model.latents.weight)]
 
     def images(self, rows: Iterable[int]) -> Tensor:
-        """The training images of these rows, as far as there are such, (n, 3, H, W), uint8."""
+        """The training images of these rows, as far as there are such, (n, C, H, W), uint8."""
         data = self.data
         return data.dataset[[row for row in rows if row < data.num_images]][0]
 
+    def originals(self, rows: Tensor) -> Tensor:
+        """The training images of these rows (n,), or whose mirror images they are, (n, C, H, W), uint8."""
+        return self.images((rows - rows % self.data.rows_per_image).tolist())
+
+    def read(self, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
+        """Images that a user names, made as the run's are; see ``read_images``."""
+        return read_images(paths, self.data.image_size, self.data.num_channels, self.data.crop)
+
     def encode(self, images: Tensor, starts: Sequence[str] = STARTS, **options: Any) -> Tensor:
-        """Codes (M, D) for images (M, 3, H, W), uint8, that own no row; see ``GLO.encode``."""
+        """Codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``."""
         training = self.images(range(self.model.n_pca))
         return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
 
@@ -196,7 +215,7 @@ class TrainedRun:
                 images that have it, and the first of these, each.
 
         Returns:
-            Codes (M, D) on the model's device, and uint8 images (M, 3, H, W).
+            Codes (M, D) on the model's device, and uint8 images (M, C, H, W).
 
         Raises:
             InputError: for an index out of range, a file that is no image, an attribute or a value that does not exist.
@@ -224,7 +243,7 @@ class TrainedRun:
     def _pixels(self, name: str) -> Tensor:
         num_images = self.data.num_images
         if not _is_index(name):
-            found, _ = read_images([Path(name)], self.data.image_size)
+            found, _ = self.read([Path(name)])
             if len(found) > 1:
                 raise InputError("image", name, f"holds {len(found)} images; give the file of one")
             return found[0]

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from glo_lightning.data.lmdb_source import LMDBSource
+from glo_lightning.data.attributes import find_attributes
 from glo_lightning.data.source import Source, keys_digest
+from glo_lightning.errors import InputError
+from glo_lightning.images import NotAnImageError, reading_image
 
 SAMPLED_RECORDS = 1024
 
@@ -30,7 +32,7 @@ def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
         seed: of the run.
         source: of the images.
     """
-    attributes = getattr(source, "attributes", None)
+    attributes = find_attributes(source)
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),
@@ -52,18 +54,28 @@ def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
             "num_images": len(source),
             "keys_sha256": keys_digest(source),
             **({"attributes_sha256": attributes.digest()} if attributes else {}),
-            **(_records_digest(source) if isinstance(source, LMDBSource) else {}),
+            **_records_digest(source),
         },
     }
 
 
-def _records_digest(source: LMDBSource) -> dict[str, str]:
-    """SHA-256 of up to 1,024 records, evenly spaced: all of LSUN would take minutes."""
+def _records_digest(source: Source) -> dict[str, str]:
+    """SHA-256 of up to 1,024 records, as they are read, evenly spaced: all of LSUN would take minutes."""
     digest, number = hashlib.sha256(), min(len(source), SAMPLED_RECORDS)
     for row in np.linspace(0, len(source) - 1, number).astype(int).tolist():
-        record = source.record(row) or b""
+        record = _content(source, row)
         digest.update(len(record).to_bytes(8, "little") + record)
     return {f"sha256_of_{number}_records": digest.hexdigest()}
+
+
+def _content(source: Source, row: int) -> bytes:
+    """Encoded bytes or pixels; nothing where the record is gone, or is no image."""
+    try:
+        with reading_image():
+            record = source.read(row)
+            return record if isinstance(record, bytes) else np.asarray(record).tobytes()
+    except (InputError, NotAnImageError):
+        return b""
 
 
 def _packages() -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.data.source import Source
+from glo_lightning.data.source import FirstImages, Source
 from glo_lightning.errors import InputError
 from glo_lightning.images import decode_image
 
@@ -61,10 +61,19 @@ class SyntheticSource:
         return ("synthetic", self.num_images)
 
 
+class Records(FirstImages):
+    """The first images of an LMDB, or all; ``record`` gives them as they lie there."""
+
+    def __init__(self, root: str | None, num_images: int | None):
+        source = LMDBSource(root)
+        super().__init__(source, num_images or len(source), "rows")
+        self.record = source.read
+
+
 class Images(LSUNDataModule):
     """The data module that users have, over one of these sources."""
 
-    def __init__(self, images: LMDBSource | SyntheticSource, batch_size: int):
+    def __init__(self, images: Records | SyntheticSource, batch_size: int):
         super().__init__(batch_size=batch_size)
         self.images = images
 
@@ -75,15 +84,15 @@ class Images(LSUNDataModule):
 
 def make_source(
     root: str | None, num_images: int | None, batch_sizes: Sequence[int], synthetic: bool
-) -> LMDBSource | SyntheticSource:
+) -> Records | SyntheticSource:
     """The first so many images, those that no whole batch is left for not among them: each size is compiled anew.
 
     Raises:
         InputError: where no batch is left, and for a root without images.
     """
-    number = num_images if synthetic and num_images else len(LMDBSource(root, IMAGE_SIZE, num_images))
+    number = num_images if synthetic and num_images else len(Records(root, num_images))
     rows = number - number % math.lcm(*batch_sizes)
     if not rows:
         remedy = f"{number} images cannot be shared among batches of these sizes; give smaller ones, or more --rows"
         raise InputError("batch_size", " ".join(map(str, batch_sizes)), remedy)
-    return SyntheticSource(rows, IMAGE_SIZE) if synthetic else LMDBSource(root, IMAGE_SIZE, rows)
+    return SyntheticSource(rows, IMAGE_SIZE) if synthetic else Records(root, rows)

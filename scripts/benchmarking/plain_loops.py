@@ -56,7 +56,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def record(self, index: int, /) -> bytes | None: ...
+    def record(self, index: int, /) -> bytes: ...
 
 
 class PlainDataset(Dataset):
@@ -71,8 +71,7 @@ class PlainDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        record = self.source.record(index) or b""
-        return self.transform(Image.open(io.BytesIO(record)).convert("RGB")), index
+        return self.transform(Image.open(io.BytesIO(self.source.record(index))).convert("RGB")), index
 
 
 class MinimalLoop:

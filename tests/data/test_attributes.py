@@ -75,7 +75,7 @@ def attributes_of(folder, rows):
 @pytest.mark.parametrize(
     ("lines", "remedy"),
     [
-        ("key,a\n00,x\n", "has no line for key 01; it belongs to other images"),
+        ("key,a\nff,x\n", "names none of these images"),
         ("key,a\n00,x,y\n", "line 2 has not as many fields"),
         ("key\n00\n", "its heading is not key,name"),
         ("key,a,a\n00,x,y\n", "its heading is not key,name"),
@@ -86,6 +86,19 @@ def test_a_table_of_other_images_or_none_is_one_line(labelled, lines, remedy):
     (labelled / "attributes.csv").write_text(lines)
     with pytest.raises(InputError, match=remedy):
         _ = LSUNDataModule(labelled).attributes
+
+
+def test_images_without_a_line_are_not_labelled(labelled, caplog):
+    (labelled / "attributes.csv").write_text("key,parity,big\n01,odd,\n02,even,yes\n")
+    with caplog.at_level("INFO", "glo_lightning"):
+        attributes = LSUNDataModule(labelled).attributes
+    assert "6 of 8 images have no labels" in caplog.text
+    assert attributes.table.tolist() == [[-1, -1], [1, 0], [0, 1], *[[-1, -1]] * 5]
+    assert attributes.rows(["big="]).tolist() == [1]
+    assert not attributes.new_pairs(2)[[0, 3]].any()
+    restored = Attributes.from_state(attributes.state())
+    assert (restored.values, restored.digest()) == (attributes.values, attributes.digest())
+    assert attributes.state()["table"].dtype == torch.int8
 
 
 def test_images_without_a_table_have_no_attributes(flat_lmdb):

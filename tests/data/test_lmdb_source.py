@@ -14,16 +14,17 @@ import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
 from torch.utils.data import DataLoader
 
+from glo_lightning.data.attributes import find_attributes
 from glo_lightning.data.lmdb_source import FACES, LMDBSource
 from glo_lightning.data.sampler import RowBatchSampler
-from glo_lightning.data.source import StreamedImages, keys_digest
+from glo_lightning.data.source import FirstImages, StreamedImages, keys_digest, read_image
 from glo_lightning.errors import InputError
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
-    dataset = StreamedImages(LMDBSource(flat_lmdb, 32), 32)
+    dataset = StreamedImages(LMDBSource(flat_lmdb), 32)
     dataset[0]  # the environment is open in this process
     sampler = RowBatchSampler(len(dataset), 32, seed=1)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
@@ -33,22 +34,22 @@ def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
 
 
 def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
-    whole, part = LMDBSource(flat_lmdb, 32), LMDBSource(flat_lmdb, 32, num_samples=7)
+    whole, part = LMDBSource(flat_lmdb), FirstImages(LMDBSource(flat_lmdb), 7)
     assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
-    assert all(torch.equal(part.read(row), whole.read(row)) for row in range(7))
+    assert all(part.read(row) == whole.read(row) for row in range(7))
     with pytest.raises(IndexError):
-        part.read(7)
+        read_image(part, 7, 32)
     with pytest.raises(IndexError):
-        part.read(-1)
+        read_image(part, -1, 32)
 
 
 def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
     image = encode(flat_image(0))
-    short = LMDBSource(write_lmdb(tmp_path / "a", {b"a": image, b"b\0": image}), 32)
-    longer = LMDBSource(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}), 32, 2)
-    other = LMDBSource(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}), 32)
+    short = LMDBSource(write_lmdb(tmp_path / "a", {b"a": image, b"b\0": image}))
+    longer = LMDBSource(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}))
+    other = LMDBSource(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}))
     assert [short.key(0), short.key(1)] == [b"a", b"b\0"]
-    assert keys_digest(short) == keys_digest(longer) != keys_digest(other)
+    assert keys_digest(short) == keys_digest(FirstImages(longer, 2)) != keys_digest(other)
 
 
 def test_a_changed_database_is_listed_anew(tmp_path):
@@ -71,7 +72,7 @@ def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
 def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
     write_lmdb_folder = tmp_path / "bedroom_train_lmdb"
     write_lmdb(write_lmdb_folder, {b"a": encode(flat_image(3))})
-    assert torch.equal(LMDBSource(tmp_path).read(0), LMDBSource(write_lmdb_folder).read(0))
+    assert LMDBSource(tmp_path).read(0) == LMDBSource(write_lmdb_folder).read(0)
 
 
 def png(width: int, height: int) -> bytes:
@@ -103,7 +104,7 @@ NO_IMAGES = {
 def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
     dataset = LMDBSource(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
     with pytest.raises(InputError, match="the-key"):
-        dataset.read(1)
+        read_image(dataset, 1, 64)
 
 
 def write_meanwhile(folder, statement):
@@ -114,22 +115,22 @@ def write_meanwhile(folder, statement):
 
 def test_a_database_that_is_written_to_meanwhile(tmp_path):
     folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(flat_image(row)) for row in range(9)})
-    dataset = LMDBSource(folder, 32)
+    dataset = LMDBSource(folder)
     write_meanwhile(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
-    assert rows_of(dataset.read(8)[None]).item() == 8
+    assert rows_of(read_image(dataset, 8, 32)[None]).item() == 8
     with pytest.raises(InputError, match=r"key 07 of .* gone"):
         dataset.read(7)
-    assert len(LMDBSource(folder, 32)) == 9  # listed anew, with 99
+    assert len(LMDBSource(folder)) == 9  # listed anew, with 99
 
 
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_database_that_has_been_cut_off(tmp_path, opened):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(pixels) for row in range(50)})
-    dataset = LMDBSource(folder, 32) if opened else None
+    dataset = LMDBSource(folder) if opened else None
     os.truncate(folder / "data.mdb", (folder / "data.mdb").stat().st_size // 2)
     with pytest.raises(InputError, match="cut off"):
-        (dataset or LMDBSource(folder, 32)).read(49)
+        (dataset or LMDBSource(folder)).read(49)
 
 
 def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
@@ -140,7 +141,7 @@ def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
     content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
     (folder / "data.mdb").write_bytes(content)
     program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.lmdb_source import *\n"
-    program += f"try: [LMDBSource({str(folder)!r}, 32).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
+    program += f"try: [LMDBSource({str(folder)!r}).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
     assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
 
 
@@ -162,21 +163,21 @@ def test_no_permission(what):
 
 
 def test_two_datasets_share_one_environment(flat_lmdb):
-    first, second = LMDBSource(flat_lmdb, 64), LMDBSource(flat_lmdb, 32)
-    assert rows_of(first.read(5)[None]) == rows_of(second.read(5)[None]) == 5
+    first, second = LMDBSource(flat_lmdb), LMDBSource(flat_lmdb)
+    assert rows_of(read_image(first, 5, 32)[None]) == rows_of(read_image(second, 5, 64)[None]) == 5
 
 
 def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
-    source = LMDBSource(None, 64)
+    source = LMDBSource(None)
     assert len(source) == 4096
     assert sum(file.stat().st_size for file in FACES.iterdir()) <= 9e6
     assert sorted(file.name for file in FACES.iterdir()) == ["attributes.csv", "data.mdb"]
-    assert len({source.read(row).numpy().tobytes() for row in range(512)}) == 512
-    attributes = source.attributes
+    assert len({read_image(source, row, 64).numpy().tobytes() for row in range(512)}) == 512
+    attributes = find_attributes(source)
     # the background, as the file names it, is the colour of the corners
     for row in range(64):
         name = attributes.values["background"][int(attributes.table[row, list(attributes.values).index("background")])]
-        assert bytes(source.read(row)[:, 0, 0].tolist()).hex() == name
+        assert bytes(read_image(source, row, 64)[:, 0, 0].tolist()).hex() == name
 
 
 def test_a_read_only_database_is_read(flat_lmdb, tmp_path):

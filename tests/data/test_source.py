@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.data.source import StreamedImages, key_table, keys_digest
+from glo_lightning.data.source import FirstImages, JoinedSource, StreamedImages, key_table, keys_digest, read_image
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 
@@ -24,7 +24,7 @@ def test_random_bytes_are_an_image_or_an_error_that_is_ours(tmp_path_factory, re
         record = image[:place] + noise + image[place + len(noise) :]
     folder = write_lmdb(tmp_path_factory.mktemp("noise") / "lmdb", {b"key": record})
     try:
-        image = LMDBSource(folder, 32).read(0)
+        image = read_image(LMDBSource(folder), 0, 32)
     except InputError:
         return
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
@@ -68,6 +68,26 @@ def test_keys_of_any_source_are_those_of_an_lmdb_with_the_same(tmp_path):
 
 
 def test_workers_get_the_name_of_the_mapped_keys(flat_lmdb):
-    source = LMDBSource(flat_lmdb, 32, 7)
+    source = FirstImages(LMDBSource(flat_lmdb), 7)
     assert len(pickle.dumps(source)) < 2000
     assert [pickle.loads(pickle.dumps(source)).key(row) for row in range(7)] == [source.key(row) for row in range(7)]
+
+
+def test_joined_sources_follow_each_other(flat_lmdb, tmp_path):
+    other = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(77))})
+    joined = JoinedSource([FirstImages(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
+    assert len(joined) == 9
+    assert [joined.key(row) for row in (0, 2, 3, 4, 8)] == [b"%040x" % 0, b"%040x" % 2, b"a", b"a", b"abcde"]
+    assert [int(read_image(joined, row, 8)[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
+    assert StoredImages(FirstImages(joined, 6), 8).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
+    with pytest.raises(InputError, match="give 1 to 9"):
+        FirstImages(joined, 10)
+
+
+def test_pixels_of_any_size_grey_or_not_become_rgb_of_the_size_asked_for():
+    class Greys(Squares):
+        def read(self, index):
+            return torch.full((1, 5, 9), 50 + index, dtype=torch.uint8)
+
+    assert read_image(Greys(), 2, 8).unique().tolist() == [52]
+    assert read_image(Greys(), 2, 8).shape == (3, 8, 8)

@@ -1,5 +1,7 @@
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ from conftest import encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.lmdb_source import LMDBSource, cache_folder
-from glo_lightning.data.source import StreamedImages
+from glo_lightning.data.source import FirstImages, StreamedImages
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 
@@ -22,7 +24,7 @@ def mixed_lmdb(tmp_path):
 
 
 def test_the_store_has_what_streaming_decodes(flat_lmdb):
-    source = LMDBSource(flat_lmdb, 32)
+    source = LMDBSource(flat_lmdb)
     stored, streamed = StoredImages(source, 32)[list(range(300))], StreamedImages(source, 32)[list(range(300))]
     assert torch.equal(stored[0], streamed[0])
     assert torch.equal(stored[1], streamed[1])
@@ -30,41 +32,48 @@ def test_the_store_has_what_streaming_decodes(flat_lmdb):
 
 
 def test_every_image_is_decoded_once(flat_lmdb, monkeypatch):
-    StoredImages(LMDBSource(flat_lmdb, 32, 100), 32)
+    StoredImages(FirstImages(LMDBSource(flat_lmdb), 100), 32)
     monkeypatch.setattr(LMDBSource, "read", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(rows_of(StoredImages(LMDBSource(flat_lmdb, 32, 100), 32).images), torch.arange(100))
+    assert torch.equal(rows_of(StoredImages(FirstImages(LMDBSource(flat_lmdb), 100), 32).images), torch.arange(100))
 
 
-def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch):
-    source, read, decoded = LMDBSource(flat_lmdb, 32, 200), LMDBSource.read, []
+def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch, tmp_path):
+    source, read = FirstImages(LMDBSource(flat_lmdb), 200), LMDBSource.read
     monkeypatch.setattr("glo_lightning.data.store.CHUNK", 50)
 
     def read_until_120(self, row):
         if row == 120:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGSEGV)  # as pages of an LMDB do that were overwritten
         return read(self, row)
 
     with monkeypatch.context() as patch:
         patch.setattr(LMDBSource, "read", read_until_120)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(InputError, match=r"the process that decoded key 0+78 \(signal 11\)"):
             StoredImages(source, 32)
-    monkeypatch.setattr(LMDBSource, "read", lambda self, row: decoded.append(row) or read(self, row))
+
+    def read_and_tell(self, row):
+        (tmp_path / str(row)).touch()  # in another process
+        return read(self, row)
+
+    monkeypatch.setattr(LMDBSource, "read", read_and_tell)
     assert torch.equal(rows_of(StoredImages(source, 32).images), torch.arange(200))
-    assert sorted(decoded) == list(range(100, 200))
+    decoded = sorted(int(path.name) for path in tmp_path.iterdir())
+    assert decoded == list(range(min(decoded), 200))
+    assert min(decoded) in (50, 100)  # after one or two syncs, by how fast the first was
 
 
 def test_a_changed_database_has_another_store_and_the_old_one_goes(tmp_path):
     folder = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(1))})
-    first = StoredImages(LMDBSource(folder, 32), 32)
+    first = StoredImages(LMDBSource(folder), 32)
     shutil.rmtree(folder)
     write_lmdb(folder, {b"a": encode(flat_image(2))})
-    second = StoredImages(LMDBSource(folder, 32), 32)
+    second = StoredImages(LMDBSource(folder), 32)
     assert (rows_of(first.images).item(), rows_of(second.images).item()) == (1, 2)
     assert not first.file.exists()
 
 
 def test_a_store_that_skipped_is_refused_by_one_that_raises(mixed_lmdb):
-    source = LMDBSource(mixed_lmdb, 32)
+    source = LMDBSource(mixed_lmdb)
     assert StoredImages(source, 32, "skip").skipped.tolist() == [3, 17]
     with pytest.raises(InputError, match="0003 of"):
         StoredImages(source, 32)
@@ -75,14 +84,14 @@ def test_a_full_cache_is_found_out_before_the_decoding(flat_lmdb, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     before = {path for path in (cache_folder() / "images").iterdir() if path.is_dir()}
     with pytest.raises(InputError, match=r"--data\.cache false"):
-        StoredImages(LMDBSource(flat_lmdb, 32, 299), 32)
+        StoredImages(FirstImages(LMDBSource(flat_lmdb), 299), 32)
     assert {path for path in (cache_folder() / "images").iterdir() if path.is_dir()} == before
 
 
 def test_a_cache_that_cannot_be_written_is_named(flat_lmdb, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nobody")
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
-        StoredImages(LMDBSource(flat_lmdb, 32), 32)
+        StoredImages(LMDBSource(flat_lmdb), 32)
     assert LSUNDataModule(str(flat_lmdb), image_size=32, cache=False).dataset[5][1] == 5
 
 
@@ -90,8 +99,35 @@ def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
     program = "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
     program += (
         "from glo_lightning.data.store import StoredImages\nfrom glo_lightning.data.lmdb_source import LMDBSource\n"
+        "from glo_lightning.data.source import FirstImages\n"
     )
-    program += f"StoredImages(LMDBSource({str(flat_lmdb)!r}, 64, 290), 64)"
+    program += f"StoredImages(FirstImages(LMDBSource({str(flat_lmdb)!r}), 290), 64)"
     runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate(timeout=100)[0] for run in runs]
     assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in said) == [0, 290]
+
+
+def test_whatever_a_source_raises_is_raised_by_the_run():
+    class Broken:
+        fingerprint = ("broken", 1)
+
+        def __len__(self):
+            return 3
+
+        def key(self, index):
+            return b"%d" % index
+
+        def read(self, index):
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        StoredImages(Broken(), 8)
+
+
+def test_a_run_that_was_begun_with_other_pixels_says_so(flat_lmdb, caplog):
+    data = LSUNDataModule(flat_lmdb, image_size=32)
+    with caplog.at_level("INFO", "glo_lightning"):
+        data.load_state_dict(data.state_dict())
+        assert "differently" not in caplog.text
+        data.load_state_dict({"keys_digest": data.state_dict()["keys_digest"]})
+    assert "decoded a little differently" in caplog.text

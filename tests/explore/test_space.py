@@ -75,3 +75,13 @@ def test_a_probe_tells_what_is_in_the_codes_and_no_more():
     assert found["left"] > 0.95
     assert 0.3 < found["coin"] < 0.7
     assert "one" not in found
+    voted = probe(codes[:500], codes[500:], attributes, torch.arange(500, 600), neighbours=5)
+    assert voted["left"] > 0.8
+    assert voted.keys() == found.keys()
+
+
+def test_a_probe_leaves_out_what_is_not_labelled():
+    codes = torch.tensor([[-1.0], [1.0], [-1.1], [1.1], [0.0], [5.0], [-2.0], [2.0]])
+    attributes = Attributes({"side": ["l", "r", "l", "r", None, None, "l", "r"], "none": [*"abab", *[None] * 4]})
+    for neighbours in (0, 1):
+        assert probe(codes[:5], codes[5:], attributes, torch.arange(5, 8), neighbours) == {"side": 1.0}

@@ -106,10 +106,28 @@ def test_held_out_images_of_new_pairs_are_reported_by_themselves(script):
     results = json.loads(Path("made.json").read_text())
     assert results["holdout"]["images"] == HELD_OUT
     assert results["holdout_new_pairs"]["images"] == 4  # even and big, odd and not
-    assert set(results["probes"]) == {"codes", "PCA codes"}
-    assert set(results["probes"]["codes"]) == {"parity", "size", "rare"}
+    assert set(results["probes"]) == {"codes", "PCA codes", "pixels"}
+    assert set(results["probes"]) == set(results["neighbours"])
+    assert set(results["probes"]["codes"]) == {"images", "parity", "size", "rare"}
+    assert all(results["neighbours"][kind]["images"] == NUM for kind in ("codes", "PCA codes", "pixels"))
     assert set(results["ways"]) == {"line", "arc", "fade", "snap", "held-out images"}
     assert "linear probe" in output
+
+
+def test_the_projector_has_the_labels(script, trained):
+    assert script("projector --num=6 --output=shown")[0] == 0
+    (table,) = Path("shown").rglob("metadata.tsv")
+    header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert header == ["row", "parity", "size", "rare"]
+    assert rows[1] == ["1", "odd", "big", "yes"]
+    assert [row[1] for row in rows] == ["even", "odd"] * 3
+
+
+def test_labels_go_with_the_run(trained, tmp_path):
+    run = load_run(trained, "cpu", tmp_path)  # where its images are not
+    assert run.given(["parity=odd"]).tolist() == [1, -1, -1]
+    data = load_run(trained, "cpu").data
+    assert run.attributes.digest() == data.attributes.digest()
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ),
         ("sample --prior flow", "--prior flow: 24 codes are too few for a flow, which needs 500; give mixture"),
         ("interpolate 0 1 --way flow", "--way flow: 24 codes are too few for a flow, which needs 500; give line"),
-        ("sample --given hat=top", "--given hat=top: the images in"),
+        ("sample --given hat=top", "--given hat=top: the run's images have no labels"),
         ("projector --num 0", "--num 0: TensorBoard shows 1 to 65536 images of this size"),
     ],
 )
