@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.pictures import enlarged
+from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import Accelerator, TrainedRun
 from glo_lightning.files import whole_folder, write_whole
 
@@ -109,7 +110,7 @@ def write_picture(
         options: with --output, --codes, --tensorboard and, where there are frames, --animation.
         tag: of the picture in TensorBoard.
         shown: written as PNG.
-        codes: (M, D), written as float32.
+        codes: (M, D), written as float32, the digest of the run beside them.
         frames: (M, 3, H, W), float in [-1, 1], of the animation, written as WebP.
 
     Raises:
@@ -118,14 +119,18 @@ def write_picture(
     if options.tensorboard and trained.folder is None:
         remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
         raise InputError("run", trained.checkpoint, remedy)
-    writers = {"output": (options.output, lambda file: shown.save(file, "PNG", optimize=True))}
+
+    def writes(fill: Callable[[Any], Any]) -> Callable[[Path], None]:
+        return lambda path: write_whole(path.absolute(), fill)
+
+    writers = {"output": (options.output, writes(lambda file: shown.save(file, "PNG", optimize=True)))}
     if options.codes is not None:
-        writers["codes"] = (options.codes, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
+        writers["codes"] = (options.codes, lambda path: save_codes(path, codes, trained.digest))
     if frames is not None and options.animation is not None:
-        writers["animation"] = (options.animation, lambda file: write_animation(file, frames))
+        writers["animation"] = (options.animation, writes(lambda file: write_animation(file, frames)))
     for key, (path, write) in writers.items():
         with named_writing(key, path):
-            write_whole(path.absolute(), write)
+            write(path)
         log.info("wrote %s", path)
     if options.tensorboard:
         from torch.utils.tensorboard import SummaryWriter  # a second of import that --help need not wait for
