@@ -29,18 +29,21 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         description: the command's docstring.
-        output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given.
+        output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given. None
+            for a command that has no --output and no --overwrite.
         writes: what --output names, for --help.
         flag: another name of ``--output``.
     """
 
-    def __init__(self, description: str | None, output: str, writes: str, flag: str = "--output"):
+    def __init__(self, description: str | None, output: str | None = None, writes: str = "", flag: str = "--output"):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator))
         self.add_argument("--data.root", dest="root", type=Path, help="where the run's images are now, if elsewhere")
+        if output is None:
+            return
         self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
@@ -58,6 +61,8 @@ class CommandParser(argparse.ArgumentParser):
             InputError: for an output that is there and is not to be overwritten.
         """
         options = super().parse_args(*args, **kwargs)
+        if self.default_output is None:
+            return options
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
