@@ -34,21 +34,21 @@ def main() -> None:
 
 def browse(options: argparse.Namespace) -> None:
     require_server()
-    listening = listen(options.host, options.port)
-    trained = load_run(options.run, options.accelerator, options.root)
-    flags = [] if options.root is None else ["--data.root", str(options.root)]
-    flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
-    explorer = Explorer(trained, options.run, flags)
-    ready = time.monotonic() - IMPORTED
-    print(f"{address_of(listening)}  (torch imported in {IMPORTED - BEGAN:.1f} s, ready {ready:.1f} s later)")
-    if not is_loopback(options.host):
-        print("whoever reaches this machine can use it; without --host it is this machine alone")
-    print("Ctrl-C ends it", flush=True)
-    try:
-        serve(explorer, listening, options.host, not options.no_open)
-    except KeyboardInterrupt as stop:
-        sys.stderr.write("\nstopped\n")
-        raise SystemExit(130) from stop
+    with listen(options.host, options.port) as listening:
+        trained = load_run(options.run, options.accelerator, options.root)
+        flags = [] if options.root is None else ["--data.root", str(options.root)]
+        flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
+        explorer = Explorer(trained, options.run, flags)
+        ready = time.monotonic() - IMPORTED
+        print(f"{address_of(listening)}  (torch imported in {IMPORTED - BEGAN:.1f} s, ready {ready:.1f} s later)")
+        if not is_loopback(options.host):
+            print("whoever reaches this machine can use it; without --host it is this machine alone")
+        print("Ctrl-C ends it", flush=True)
+        try:
+            serve(explorer, listening, options.host, not options.no_open)
+        except KeyboardInterrupt as stop:
+            sys.stderr.write("\nstopped\n")
+            raise SystemExit(130) from stop
 
 
 if __name__ == "__main__":

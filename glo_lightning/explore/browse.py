@@ -322,6 +322,8 @@ def listen(host: str, port: int | None) -> socket.socket:
     Raises:
         InputError: for a port that cannot be had, or a host that is none of this machine's.
     """
+    if port is not None and not 1 <= port <= 65_535:
+        raise InputError("port", port, "give one from 1 to 65535")
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     except (OSError, UnicodeError) as error:
@@ -329,9 +331,9 @@ def listen(host: str, port: int | None) -> socket.socket:
     for number in PORTS if port is None else [port]:
         try:
             return socket.create_server((host, number), family=family)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             if port is not None:
-                why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+                why = os.strerror(error.errno) if error.errno else error
                 raise InputError("port", port, f"cannot be had ({why}); give another, or none") from error
     raise InputError("port", f"{PORTS[0]} to {PORTS[-1]}", f"none can be had on {host}; give one by --port")
 
@@ -356,5 +358,4 @@ def serve(explorer: Explorer, listening: socket.socket, host: str, opens: bool) 
     threading.Thread(target=explorer.draw_map, daemon=True).start()
     if opens:
         threading.Thread(target=webbrowser.open, args=(address_of(listening),), daemon=True).start()
-    with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listening])
