@@ -217,8 +217,7 @@ def make_app(explorer: Explorer) -> Starlette:
         names, way = asked.getlist("name")[:8], asked.get("way", "")
         text = asked.get("steps", "")
         steps = whole({"steps": int(text) if re.fullmatch("[0-9]{1,3}", text) else text}, "steps", 2, 65)
-        if way not in explorer.about()["ways"]:
-            raise InputError("way", way, f"give one of {', '.join(explorer.about()['ways'])}")
+        explorer.check_way(way)
         if kind == "command":
             return JSONResponse({"command": await in_thread(partial(explorer.strip_command, names, way, steps))})
         if kind not in ("png", "webp"):

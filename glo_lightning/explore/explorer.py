@@ -84,6 +84,7 @@ class Explorer:
         self.rows = torch.randperm(num_codes, generator=random)[:SHOWN].sort().values
         self.along = directions(trained, min(AXES, latent_dim))
         self.maps = {"pca": _fitted_in(self.table[self.rows] @ principal_axes(self.table, min(2, latent_dim)).T)}
+        self.ways = list(WAYS) if num_codes < FEWEST else ["flow", *WAYS]
         self.thumbnails = self._thumbnails()
         self.codes_folder = (run if run.is_dir() else run.parent) / "codes"
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
@@ -96,7 +97,6 @@ class Explorer:
         """What the page shows before anything is asked."""
         attributes = self.data.attributes if self.data else None
         num_codes, latent_dim = self.table.shape
-        ways = list(WAYS) if num_codes < FEWEST else ["flow", *WAYS]
         return {
             "run": "/".join(self.run.absolute().parts[-2:]),
             "num_images": num_codes,
@@ -107,12 +107,17 @@ class Explorer:
             "has_images": self.data is not None,
             "directions": list(self.along),
             "attributes": attributes.values if attributes else {},
-            "ways": ways,
+            "ways": self.ways,
             "way": default_way(self.trained),
             "priors": [name for name in PRIORS if name != "flow" or num_codes >= FEWEST],
             "prior": default_prior(num_codes, latent_dim),
             "fractions": FRACTIONS,
         }
+
+    def check_way(self, way: str) -> None:
+        """Raises InputError for a way that this run does not have."""
+        if way not in self.ways:
+            raise InputError("way", way, f"give one of {', '.join(self.ways)}")
 
     def find(self, text: str) -> list[int]:
         """The rows whose index, key (in part) or attribute (``name=value``, or a value) is ``text``."""
@@ -152,8 +157,7 @@ class Explorer:
 
     def mixed(self, names: Sequence[str], weights: Sequence[float], way: str) -> dict[str, Any]:
         """The picture of some images mixed by weights; see ``Mixer``."""
-        if way not in self.about()["ways"]:
-            raise InputError("way", way, f"give one of {', '.join(self.about()['ways'])}")
+        self.check_way(way)
         weights = [float(f"{weight:g}") for weight in weights]
         codes, given = self._codes(names)
         key = (tuple(names), way)

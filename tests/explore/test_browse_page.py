@@ -21,6 +21,7 @@ from test_browse import huge, pixels, stands_in
 from glo_lightning.cli import main as train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CPU = ("--accelerator", "cpu")
 MISSING = "there is no Chromium here (apt-get install chromium)"
 SIZE = {"width": 1280, "height": 800}
 SHOWN_RUN, PICTURES = os.environ.get("GLO_BROWSE_RUN"), os.environ.get("GLO_BROWSE_PICTURES")
@@ -37,10 +38,10 @@ def chromium():
 class Server:
     """scripts/browse.py in a process of its own, until Ctrl-C."""
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, *flags: str):
         script = str(REPOSITORY / "scripts" / "browse.py")
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-        arguments = [sys.executable, script, str(run), "--no_open", "--accelerator", "cpu"]
+        arguments = [sys.executable, script, str(run), "--no_open", *flags]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(arguments, env=environment, **streams)
         self.said = next(line for line in self.process.stdout if line.startswith("http"))
@@ -73,7 +74,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(chromium, trained):
-    with Server(trained) as server:
+    with Server(trained, *CPU) as server:
         yield server
 
 
@@ -296,7 +297,7 @@ def test_a_request_to_another_host_is_not_let_out(browser, server):
 
 def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
     shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
-    with Server(tmp_path / "alone.ckpt") as server:
+    with Server(tmp_path / "alone.ckpt", *CPU) as server:
         context = browser.new_context(viewport=SIZE)
         page = context.new_page()
         page.goto(server.address)
@@ -307,7 +308,7 @@ def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
 
 
 def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(trained, browser):
-    with Server(trained) as server:
+    with Server(trained, *CPU) as server:
         port = int(server.address.rsplit(":", 1)[1].strip("/"))
         context = browser.new_context()
         context.new_page().goto(server.address)  # a connection that is kept alive
@@ -342,6 +343,45 @@ def test_what_cannot_be_served_is_one_line(arguments, line, trained, monkeypatch
     assert line.format(**names) in error
 
 
+FOLLOW = """async seconds => {
+  const input = document.querySelector('.axis input'), image = document.querySelector('#sliders .made img');
+  let pictures = 0;
+  new MutationObserver(changes => { pictures += changes.length; }).observe(image, {attributeFilter: ['src']});
+  const end = performance.now() + 1000 * seconds;
+  for (let step = 0; performance.now() < end; step++) {
+    input.value = 3 * Math.sin(step / 30);
+    input.oninput();
+    await new Promise(requestAnimationFrame);
+  }
+  return pictures / seconds;
+}"""
+
+
+@pytest.mark.slow
+def test_fifteen_pictures_a_second_follow_a_slider(browser, trained, capsys):
+    """Prints the number, the seconds to the page, and the server's memory; GLO_BROWSE_RUN as below."""
+    with Server(Path(SHOWN_RUN or trained)) as server:
+        page = browser.new_page(viewport=SIZE)
+        began = time.monotonic()
+        page.goto(server.address)
+        page.wait_for_selector("body[data-ready]")
+        opened = time.monotonic() - began
+        page.click("[data-tab=sliders]")
+        shown(page, "sliders")
+        while_the_map_is_made = page.evaluate(FOLLOW, 5)
+        page.wait_for_selector("[data-map=tsne]:enabled", state="attached", timeout=300_000)
+        followed = page.evaluate(FOLLOW, 5)
+        status = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+        memory = {
+            line.split()[0]: int(line.split()[1]) / 1e3 for line in status if line.startswith(("VmHWM", "RssAnon"))
+        }
+        page.close()
+        with capsys.disabled():
+            print(f"\n{server.said.strip()}; the page {opened:.1f} s after that; {followed:.1f} pictures a second,")
+            print(f"{while_the_map_is_made:.1f} while the map is made; MB: {memory}")
+        assert followed >= 15
+
+
 def test_the_tabs_as_the_readme_shows_them(browser, trained, tmp_path):
     """On the run of GLO_BROWSE_RUN, into the folder GLO_BROWSE_PICTURES, where these are given."""
     folder = Path(PICTURES or tmp_path)
@@ -350,10 +390,9 @@ def test_the_tabs_as_the_readme_shows_them(browser, trained, tmp_path):
         assert server.stop()[0] == 130
     for name, record in taken.items():
         with Image.open(io.BytesIO(record)) as opened:
-            few = opened.convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            assert len(few.getcolors()) > 20
-            few.save(folder / f"browse_{name}.png", optimize=True)
-        assert (folder / f"browse_{name}.png").stat().st_size <= 150_000
+            assert len(opened.convert("RGB").getcolors(1 << 20)) > 20
+            opened.save(folder / f"browse_{name}.webp", quality=88, method=6)
+        assert (folder / f"browse_{name}.webp").stat().st_size <= 150_000
 
 
 def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
@@ -376,9 +415,10 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
     page.wait_for_load_state("networkidle")
     taken["mix"] = page.screenshot()
     page.click("[data-tab=sliders]")
-    set_slider(page, ".axis input >> nth=0", 1.5)
+    page.fill("#start input", "27")
     set_slider(page, ".axis input >> nth=2", -1)
-    page.wait_for_load_state("networkidle")
+    set_slider(page, ".axis:has-text('medicalMask') input", 1)
+    page.wait_for_function("() => /medicalMask:1 /.test(document.querySelector('#sliders code').textContent)")
     taken["sliders"] = page.screenshot()
     page.click("[data-tab=sample]")
     page.click("#draw .main")

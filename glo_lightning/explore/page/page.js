@@ -266,6 +266,8 @@ const mixer = {
     $('.between.two').hidden = n !== 2;
     $('.between.more').hidden = n < 3;
     $('#strip').hidden = n < 2;
+    $('#pad').style.backgroundImage = this.slots.filter(slot => slot.name).map(slot => `url(${slot.image.src})`).join();
+    $('#pad').style.backgroundPosition = n < 4 ? '0 0, 100% 0, 50% 100%' : '0 0, 100% 0, 0 100%, 100% 100%';
     if (!n) return;
     this.decode();
     if (n > 1) this.strip(this.names, $('#way').value);
