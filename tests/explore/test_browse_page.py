@@ -25,6 +25,7 @@ CPU = ("--accelerator", "cpu")
 MISSING = "there is no Chromium here (apt-get install chromium)"
 SIZE = {"width": 1280, "height": 800}
 SHOWN_RUN, PICTURES = os.environ.get("GLO_BROWSE_RUN"), os.environ.get("GLO_BROWSE_PICTURES")
+CACHE = os.environ.get("XDG_CACHE_HOME", "")  # before the suite gives itself one
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[test]'")
 pytestmark = pytest.mark.browser
 
@@ -41,6 +42,8 @@ class Server:
     def __init__(self, run: Path, *flags: str):
         script = str(REPOSITORY / "scripts" / "browse.py")
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+        if str(run) == SHOWN_RUN:
+            environment["XDG_CACHE_HOME"] = CACHE
         arguments = [sys.executable, script, str(run), "--no_open", *flags]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(arguments, env=environment, **streams)
