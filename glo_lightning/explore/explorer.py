@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import itertools
@@ -108,7 +109,7 @@ class Explorer:
             "directions": list(self.along),
             "attributes": attributes.values if attributes else {},
             "ways": self.ways,
-            "way": default_way(self.trained),
+            "way": default_way(self.trained) if self._has_flow() else "arc",
             "priors": [name for name in PRIORS if name != "flow" or num_codes >= FEWEST],
             "prior": default_prior(num_codes, latent_dim),
             "fractions": FRACTIONS,
@@ -162,7 +163,8 @@ class Explorer:
         codes, given = self._codes(names)
         key = (tuple(names), way)
         if key not in self._mixers:
-            mixer = Mixer(self.trained, codes, way)
+            with self._slow if way == "flow" else contextlib.nullcontext():  # it may have to be fitted
+                mixer = Mixer(self.trained, codes, way)
             if way == "flow" and len(names) == 2:  # all at once takes hardly longer than one, which is slow
                 mixer.prepare([(1 - part / FRACTIONS, part / FRACTIONS) for part in range(FRACTIONS + 1)])
             _keep(self._mixers, key, mixer)
@@ -314,6 +316,11 @@ class Explorer:
                 except OSError as error:
                     log.warning("%s cannot be written (%s)", file, error.strerror)
         self.maps["tsne"] = _fitted_in(torch.from_numpy(places))
+
+    def _has_flow(self) -> bool:
+        """Whether a flow is kept with the run: to fit one takes minutes, and is not done unasked."""
+        folder = self.trained.folder
+        return folder is not None and any((folder / "priors").glob("flow-*.pt"))
 
     def _codes(self, names: Sequence[str]) -> tuple[Tensor, list[str]]:
         """The codes (M, D) of images that the page names, and their names in a command."""

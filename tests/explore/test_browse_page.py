@@ -304,9 +304,12 @@ def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
         context = browser.new_context(viewport=SIZE)
         page = context.new_page()
         page.goto(server.address)
-        page.wait_for_selector("#message:has-text('The training images cannot be had')")
+        page.wait_for_selector("#run:has-text('cannot be had: their codes are dots on the map')")
         click_map(page, 0.4, 0.5)
         shown(page, "map")
+        page.click("[data-tab=mix]")
+        shown(page, "mix")
+        assert page.is_hidden("#message")
         context.close()
 
 

@@ -18,7 +18,7 @@ async function ask(path, asked) {
   try {
     const response = await fetch(path, options);
     const answer = await response.json();
-    if (response.ok) { say(''); return answer; }
+    if (response.ok) return answer;
     if (response.status !== 409) say(answer.message);
   } catch { say('the server does not answer: is it still running?'); }
   return null;
@@ -72,6 +72,7 @@ function open(name) {
   for (const button of $$('nav button')) button.setAttribute('aria-selected', button.dataset.tab === name);
   history.replaceState(null, '', `#${name}`);
   if (name === 'map') map.resize();
+  if (name === 'mix' && !mixer.names.length) mixer.begin();
   if (name === 'sliders' && !$('#sliders img')) sliders.move();
 }
 
@@ -189,7 +190,7 @@ const map = {
     for (const part of ['#chosen', '#neighbours']) $(part).replaceChildren();
     this.decode(near.map(([, i]) => String(about.rows[i])), near.map(([distance]) => +(1 / distance / total).toFixed(4)));
   },
-  decode: newest(async (names, weights) => show('map', await ask('picture', {tab: `${tab}-map`, names, weights, way: 'line'}))),
+  decode: newest(async (names, weights) => show('map', await ask('picture', {tab, names, weights, way: 'line'}))),
   choose: newest(async row => {
     const image = await ask(`image/${row}`);
     if (!image) return;
@@ -236,13 +237,12 @@ const mixer = {
       event.preventDefault();
       go(...this.point.map((value, i) => value + move[i] / about.fractions));
     };
+  },
+  begin() {
     const some = [about.rows[0], about.rows[about.rows.length >> 1]];
     Promise.all(some.map((row, i) => this.put(this.slots[i], String(row), false))).then(() => this.changed());
   },
-  add(name) {
-    this.put(this.slots.find(slot => !slot.name) || this.slots[3], name);
-    open('mix');
-  },
+  add(name) { this.put(this.slots.find(slot => !slot.name) || this.slots[3], name).then(() => open('mix')); },
   async put(slot, name, tell = true) {
     const made = name ? await ask('decode', {name}) : null;
     this.set(slot, ...(made ? [name, made.image] : ['', 'data:,']), tell);
@@ -265,18 +265,18 @@ const mixer = {
     const n = this.names.length;
     $('.between.two').hidden = n !== 2;
     $('.between.more').hidden = n < 3;
-    $('#strip').hidden = n < 2;
+    $('#strip').hidden = n < 2 || !about.has_images;
     $('#pad').style.backgroundImage = this.slots.filter(slot => slot.name).map(slot => `url(${slot.image.src})`).join();
     $('#pad').style.backgroundPosition = n < 4 ? '0 0, 100% 0, 50% 100%' : '0 0, 100% 0, 0 100%, 100% 100%';
     if (!n) return;
     this.decode();
-    if (n > 1) this.strip(this.names, $('#way').value);
+    if (!$('#strip').hidden) this.strip(this.names, $('#way').value);
   },
   decode() {
     [$('#pad i').style.left, $('#pad i').style.top] = this.point.map(value => `${100 * value}%`);
     this.picture(this.names, this.weights, $('#way').value);
   },
-  picture: newest(async (names, weights, way) => show('mix', await ask('picture', {tab: `${tab}-mix`, names, weights, way}))),
+  picture: newest(async (names, weights, way) => show('mix', await ask('picture', {tab, names, weights, way}))),
   strip: newest(async (names, way) => {
     const query = new URLSearchParams([...names.map(name => ['name', name]), ['way', way], ['steps', 9]]);
     const answer = await ask(`strip.command?${query}`);
@@ -326,7 +326,7 @@ const sliders = {
     const moves = [...this.inputs].map(([name, {input}]) => [name, +input.value]).filter(([, amount]) => amount);
     this.picture($('#start input').value.trim() || null, moves.map(([name]) => name), moves.map(([, amount]) => amount));
   },
-  picture: newest(async (name, moves, amounts) => show('sliders', await ask('picture', {tab: `${tab}-sliders`, name, moves, amounts}))),
+  picture: newest(async (name, moves, amounts) => show('sliders', await ask('picture', {tab, name, moves, amounts}))),
 };
 
 // ---- Sample
@@ -419,13 +419,13 @@ const filler = {
 async function main() {
   about = await ask('about');
   if (!about) return;
-  $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images`;
-  if (about.has_images) {
-    sheet = element('img', {src: 'thumbnails'});
-    await sheet.decode();
-  } else say('The training images cannot be had: codes are dots on the map, and nothing stands beside them.');
+  const without = about.has_images ? '' : ', which cannot be had: their codes are dots on the map, without neighbours';
+  $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
+  if (about.has_images) sheet = element('img', {src: 'thumbnails'});
+  if (sheet) await sheet.decode();
   for (const part of [map, mixer, sliders, sampler, filler]) part.start();
   for (const button of $$('nav button')) button.onclick = () => open(button.dataset.tab);
+  for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => say(''), true);  // it was read
   open($$('nav button').map(button => button.dataset.tab).find(name => `#${name}` === location.hash) || 'map');
   document.body.dataset.ready = true;
 }
