@@ -13,32 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.utils import make_grid, save_image
 
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser, output_folder
+from glo_lightning.explore.edits import filled, read_mask
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.trained_run import load_run
-from glo_lightning.images import NotAnImageError, from_uint8, reading_image, to_unit
+from glo_lightning.images import from_uint8, to_unit
 from glo_lightning.losses import make_loss
-
-
-def read_mask(path: Path, image_size: int) -> torch.Tensor:
-    """A mask (1, H, W): 1 where its pixels are brighter than half, 0 where they are missing."""
-    try:
-        with reading_image(), Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("L"))
-    except NotAnImageError as error:
-        raise InputError("mask", path, f"is no image ({error})") from error
-    if pixels.shape != (image_size, image_size):
-        width, height = pixels.shape[::-1]
-        raise InputError("mask", path, f"is of {width}x{height} pixels; give one of {image_size}x{image_size}")
-    mask = torch.from_numpy(pixels > 127).float()[None]
-    if not mask.any():
-        raise InputError("mask", path, "leaves no pixel (all of it is black); white pixels are the known ones")
-    return mask
 
 
 def main() -> None:
@@ -51,13 +35,20 @@ def main() -> None:
     parser.call(lambda: run(parser.parse_args()))
 
 
+def bytes_of(mask: Path) -> bytes:
+    try:
+        return mask.read_bytes()
+    except OSError as error:
+        raise InputError("mask", mask, f"cannot be read ({error.strerror}); give an image file") from error
+
+
 def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     if options.loss:
         make_loss(options.loss)
     trained = load_run(options.run, options.accelerator, options.root)
     image_size = trained.model.hparams["image_size"]
-    mask = read_mask(options.mask, image_size) if options.mask else None
+    mask = read_mask(bytes_of(options.mask), options.mask, image_size) if options.mask else None
     pixels, names = trained.read(options.images)
     loss = make_loss(options.loss, image_size).to(trained.model.device) if options.loss else None
     codes = trained.encode(pixels, options.starts, mask=mask, loss=loss, steps=options.steps, progress=True)
@@ -75,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"all {len(names)} images: PSNR {mean:.2f} dB")
     pictures = {"targets": images * known + (1 - known), "reconstructions": generated}
     if mask is not None:
-        pictures["filled"] = images * known + generated * (1 - known)
+        pictures["filled"] = filled(pixels, generated, mask)
     metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
     with output_folder(options.output) as folder:
         for name, shown in pictures.items():

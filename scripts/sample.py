@@ -4,7 +4,7 @@ A prior is fitted to the codes of the training images, and codes are drawn from 
 and 20 for each dimension, else a mixture; --prior gaussian is the paper's, and instant. A flow is kept in the run
 folder. --given asks a flow for attributes that the images have, more strictly by more --guidance. Beside each
 image stand the training images nearest to it, by code and by pixels: who sees the same image twice sees that it was
-memorised.
+memorised. --decode FILE.npy shows codes that were saved, by --codes or from the page of browse.py, in their place.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import itertools
 import torch
 from torch import Tensor
 
+from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.edits import nearest_rows
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import GUIDANCE
-from glo_lightning.explore.paths import nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import PRIORS, default_prior, make_prior, sample_codes
-from glo_lightning.explore.trained_run import load_run
-from glo_lightning.images import to_uint8
+from glo_lightning.explore.trained_run import TrainedRun, load_run
 
 SHOWN = 64  # samples in the picture, at most; --codes has them all
 PER_ROW = 4
@@ -39,34 +39,48 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=GUIDANCE, help="of a flow; 1 draws as learned, more is stricter"
     )
+    help_ = "instead, the images of these codes: saved ones (.npy), or those of images by index, file, name=value"
+    parser.add_argument("--decode", nargs="+", metavar="FILE.npy", help=help_)
     parser.add_picture_arguments()
     parser.call(lambda: sample(parser.parse_args()))
 
 
 def sample(options: argparse.Namespace) -> None:
+    if options.decode and (options.prior or options.given):
+        key, value = ("prior", options.prior) if options.prior else ("given", " ".join(options.given))
+        raise InputError(key, value, "draws codes, and --decode takes those of its files; give one of the two")
     if options.prior is not None:
         make_prior(options.prior, options.n_components)
     trained = load_run(options.run, options.accelerator, options.root)
-    table, project = trained.model.latents.weight, trained.model.project
+    codes, title = decoded(trained, options.decode) if options.decode else drawn(trained, options)
+    images = generate(trained.model, codes[:SHOWN]).cpu()
+    cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]
+    headings = ["decoded" if options.decode else "sample"]
+    if trained.found_data is not None:
+        rows_by = nearest_rows(trained, codes[:SHOWN], images)
+        cells = [(*triple, "") for triple in zip(images, *(trained.images(rows) for rows in rows_by), strict=True)]
+        headings = [*headings, "nearest\nby code", "nearest\nby pixels", "   "]
+        title += ", and the training images most like them"
+    rows = [list(itertools.chain(*cells[first : first + PER_ROW])) for first in range(0, len(cells), PER_ROW)]
+    write_picture(options, trained, "explore/samples", picture(rows, title, headings * len(cells[:PER_ROW])), codes)
+
+
+def drawn(trained: TrainedRun, options: argparse.Namespace) -> tuple[Tensor, str]:
+    """Codes (num, D) drawn from the prior, and a title for them."""
+    table = trained.model.latents.weight
     given = trained.given(options.given) if options.given else None
     name = options.prior or ("flow" if options.given else default_prior(*table.shape))
     prior = trained.prior(name, options.n_components)
     how = (options.seed, options.temperature, given, options.guidance)
-    codes = sample_codes(prior, table, options.num, project, *how)
-
-    images = generate(trained.model, codes[:SHOWN]).cpu()
-    cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]
-    headings = ["sample"]
-    if trained.found_data is not None:
-        by_code = trained.originals(nearest(codes[:SHOWN], [(table, torch.arange(len(table)))]))
-        by_pixels = trained.originals(nearest(to_uint8(images), trained.data.ordered_dataloader()))
-        cells = [(*triple, "") for triple in zip(images, by_code, by_pixels, strict=True)]
-        headings = ["sample", "nearest\nby code", "nearest\nby pixels", "   "]
-    rows = [list(itertools.chain(*cells[first : first + PER_ROW])) for first in range(0, len(cells), PER_ROW)]
     asked = f", given {' '.join(options.given)}" if options.given else ""
-    title = f"New images, drawn from the {name} prior{asked}"
-    title += ", and the training images most like them" if len(headings) > 1 else ""
-    write_picture(options, trained, "explore/samples", picture(rows, title, headings * len(cells[:PER_ROW])), codes)
+    codes = sample_codes(prior, table, options.num, trained.model.project, *how)
+    return codes, f"New images, drawn from the {name} prior{asked}"
+
+
+def decoded(trained: TrainedRun, names: list[str]) -> tuple[Tensor, str]:
+    """The codes (M, D) of the names, and a title for them."""
+    codes = [trained.saved_codes(name) if name.endswith(".npy") else trained.codes([name]) for name in names]
+    return torch.cat(codes), f"The codes of {' '.join(names)}, decoded"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import IMLE, PRIORS
 
 README, STUDIES = REPOSITORY / "README.md", REPOSITORY / "scripts" / "studies" / "README.md"
+PAGE = REPOSITORY / "glo_lightning" / "explore" / "page" / "README.md"
 
 
 def commands_of(readme: Path) -> list[list[str]]:
@@ -163,7 +164,7 @@ def test_the_readmes_python_trains(tmp_path, monkeypatch):
     assert names["images"].abs().max() <= 1
 
 
-@pytest.mark.parametrize("readme", [README, STUDIES], ids=["README", "studies"])
+@pytest.mark.parametrize("readme", [README, STUDIES, PAGE], ids=["README", "studies", "page"])
 def test_a_readme_shows_files_and_headings_that_are_there(readme):
     for path, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", readme.read_text()):
         target = readme.parent / path

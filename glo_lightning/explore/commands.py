@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.pictures import enlarged
+from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import Accelerator, TrainedRun
 from glo_lightning.files import whole_folder, write_whole
 
@@ -28,18 +29,21 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         description: the command's docstring.
-        output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given.
+        output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given. None
+            for a command that has no --output and no --overwrite.
         writes: what --output names, for --help.
         flag: another name of ``--output``.
     """
 
-    def __init__(self, description: str | None, output: str, writes: str, flag: str = "--output"):
+    def __init__(self, description: str | None, output: str | None = None, writes: str = "", flag: str = "--output"):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator))
         self.add_argument("--data.root", dest="root", type=Path, help="where the run's images are now, if elsewhere")
+        if output is None:
+            return
         self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
         self.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
@@ -57,6 +61,8 @@ class CommandParser(argparse.ArgumentParser):
             InputError: for an output that is there and is not to be overwritten.
         """
         options = super().parse_args(*args, **kwargs)
+        if self.default_output is None:
+            return options
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
@@ -109,7 +115,7 @@ def write_picture(
         options: with --output, --codes, --tensorboard and, where there are frames, --animation.
         tag: of the picture in TensorBoard.
         shown: written as PNG.
-        codes: (M, D), written as float32.
+        codes: (M, D), written as float32, the digest of the run beside them.
         frames: (M, 3, H, W), float in [-1, 1], of the animation, written as WebP.
 
     Raises:
@@ -118,14 +124,18 @@ def write_picture(
     if options.tensorboard and trained.folder is None:
         remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
         raise InputError("run", trained.checkpoint, remedy)
-    writers = {"output": (options.output, lambda file: shown.save(file, "PNG", optimize=True))}
+
+    def writes(fill: Callable[[Any], Any]) -> Callable[[Path], None]:
+        return lambda path: write_whole(path.absolute(), fill)
+
+    writers = {"output": (options.output, writes(lambda file: shown.save(file, "PNG", optimize=True)))}
     if options.codes is not None:
-        writers["codes"] = (options.codes, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
+        writers["codes"] = (options.codes, lambda path: save_codes(path, codes, trained.digest))
     if frames is not None and options.animation is not None:
-        writers["animation"] = (options.animation, lambda file: write_animation(file, frames))
+        writers["animation"] = (options.animation, writes(lambda file: write_animation(file, frames)))
     for key, (path, write) in writers.items():
         with named_writing(key, path):
-            write_whole(path.absolute(), write)
+            write(path)
         log.info("wrote %s", path)
     if options.tensorboard:
         from torch.utils.tensorboard import SummaryWriter  # a second of import that --help need not wait for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,17 +14,20 @@ from glo_lightning.latents import Projection, unconstrained
 Way = Callable[[Tensor, Tensor, int, Projection], Tensor]
 
 
-def lerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
+def lerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
     """The codes (steps, ..., D) on straight lines from ``start`` to ``end`` (..., D), both included, projected.
+
+    ``steps`` may be the fractions of the way themselves, (steps,).
 
     Raises:
         InputError: for fewer than two steps.
     """
-    check_at_least("steps", steps, 2)
+    if not isinstance(steps, Tensor):
+        check_at_least("steps", steps, 2)
     return project(torch.lerp(start, end, _fractions(steps, start)))
 
 
-def slerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
+def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
     """As ``lerp``, on the great arcs between the directions; the length goes evenly from one to the other.
 
     After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes it is the straight line.
@@ -43,6 +46,27 @@ def slerp(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor
 
 
 WAYS: dict[str, Way] = {"line": lerp, "arc": slerp}
+
+
+def mix(places: Tensor, weights: Sequence[float], straight: bool = True) -> Tensor:
+    """One place (D,) among places (M, D), the nearer to each the greater its weight: on lines, their weighted mean.
+
+    Each place in turn draws the mix of those before it towards itself, on the line or on the arc.
+
+    Raises:
+        InputError: for another number of weights than places, a negative one, or none above zero.
+    """
+    text = " ".join(map(str, weights))
+    if len(weights) != len(places):
+        raise InputError("weights", text, f"are {len(weights)} for {len(places)} images; give one for each")
+    if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
+        raise InputError("weights", text, "must be 0 or more, and one of them above 0")
+    mixed, total = places[0], weights[0]
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        total += weight
+        if weight:
+            (mixed,) = (lerp if straight else slerp)(mixed, place, torch.tensor([weight / total]), unconstrained)
+    return mixed
 
 
 def principal_axes(codes: Tensor, num: int) -> Tensor:
@@ -107,5 +131,6 @@ def gradient_magnitude(images: Tensor) -> Tensor:
     return (down**2 + right**2).sqrt().flatten(1).mean(1)
 
 
-def _fractions(steps: int, like: Tensor) -> Tensor:
-    return torch.linspace(0, 1, steps).to(like).view(-1, *[1] * like.dim())
+def _fractions(steps: int | Tensor, like: Tensor) -> Tensor:
+    fractions = steps if isinstance(steps, Tensor) else torch.linspace(0, 1, steps)
+    return fractions.to(like).view(-1, *[1] * like.dim())

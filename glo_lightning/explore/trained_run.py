@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,8 @@ from glo_lightning.explore.fitted import fit_prior
 from glo_lightning.explore.flow import FEWEST, Flow, through
 from glo_lightning.explore.paths import Way
 from glo_lightning.explore.priors import Prior, make_prior
-from glo_lightning.images import from_uint8
+from glo_lightning.explore.saved_codes import load_codes
+from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import unconstrained
 from glo_lightning.module import GLO
 from glo_lightning.retired import current_config, refuse_emoji, upgrade_checkpoint
@@ -107,6 +109,14 @@ class TrainedRun:
         return data
 
     @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the generator, through which alone a code means an image."""
+        content = hashlib.sha256()
+        for name, tensor in self.model.generator.state_dict().items():
+            content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
+
+    @functools.cached_property
     def found_data(self) -> LSUNDataModule | None:
         """The run's data, or None, and a line that says why, where its images cannot be had."""
         try:
@@ -161,7 +171,7 @@ class TrainedRun:
 
     def chart(self, way: str) -> tuple[Chart, Chart]:
         """From codes (B, D) to the places where walks and sums are made, and back: ``flow`` noise, or the codes."""
-        if way == "line":
+        if way != "flow":
             return unconstrained, unconstrained
         flow = self.flow()
         return flow.encode, flow.decode
@@ -207,50 +217,87 @@ class TrainedRun:
         training = self.images(range(self.model.n_pca))
         return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
 
-    def codes_of(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The codes and the pixels of images given by the index of their row, as a file, or by attribute.
+    def codes(self, names: Sequence[str]) -> Tensor:
+        """The codes (M, D), on the model's device, of images by name; those of files are looked for.
 
         Args:
-            names: an index such as ``17``, the path of an image file, or ``name=value``: the mean code of the training
-                images that have it, and the first of these, each.
-
-        Returns:
-            Codes (M, D) on the model's device, and uint8 images (M, C, H, W).
+            names: the index of a row, such as ``17``; ``name=value``: the mean code of the training images that have
+                it; a saved code, ``FILE.npy``; or the path of an image file.
 
         Raises:
-            InputError: for an index out of range, a file that is no image, an attribute or a value that does not exist.
+            InputError: for an index out of range, a file that is no image or of another run's code, an attribute or a
+                value that does not exist.
         """
         table = self.model.latents.weight
-        codes, images, files = torch.empty(len(names), table.shape[1], device=table.device), [], []
+        codes, files = torch.empty(len(names), table.shape[1], device=table.device), []
         for position, name in enumerate(names):
             if _is_index(name):
-                images.append(self._pixels(name))
-                codes[position] = table[int(name)]
-            elif "=" in name and not Path(name).exists():
-                rows = self._rows_with([name])
-                if not len(rows):
-                    raise InputError("image", name, "no training image has it; give a value that some have")
-                images.append(self.data.dataset[int(rows[0])][0])
-                codes[position] = table[rows.to(table.device)].mean(0)
+                codes[position] = table[self._row(name)]
+            elif _is_attribute(name):
+                codes[position] = table[self._rows_of(name).to(table.device)].mean(0)
+            elif _is_code(name):
+                codes[position] = self._saved_code(name)
             else:
-                images.append(self._pixels(name))
                 files.append(position)
-        pixels = torch.stack(images)
         if files:
-            codes[files] = self.encode(pixels[files])
-        return codes, pixels
+            codes[files] = self.encode(torch.stack([self._pixels(names[position]) for position in files]))
+        return codes
+
+    def codes_of(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The codes and the pixels of images by name: see ``codes``; of ``name=value`` the first image that has it.
+
+        Returns:
+            Codes (M, D) on the model's device, and uint8 images (M, C, H, W); a saved code's is generated.
+
+        Raises:
+            InputError: as ``codes`` does, or when the training images cannot be had.
+        """
+        pixels = torch.stack([self._pixels(name) for name in names])  # first: what is no image is known at once
+        return self.codes(names), pixels
+
+    def saved_codes(self, file: str | Path) -> Tensor:
+        """The codes (M, D) that were saved from this run, see ``load_codes``."""
+        table = self.model.latents.weight
+        return load_codes(Path(file), table.shape[1], self.digest).to(table)
+
+    def _saved_code(self, name: str) -> Tensor:
+        codes = self.saved_codes(name)
+        if len(codes) > 1:
+            raise InputError("codes", name, f"holds {len(codes)} codes; give the file of one")
+        return codes[0]
 
     def _pixels(self, name: str) -> Tensor:
-        num_images = self.data.num_images
-        if not _is_index(name):
-            found, _ = self.read([Path(name)])
-            if len(found) > 1:
-                raise InputError("image", name, f"holds {len(found)} images; give the file of one")
-            return found[0]
+        if _is_index(name):
+            return self.data.dataset[self._row(name)][0]
+        if _is_attribute(name):
+            return self.data.dataset[int(self._rows_of(name)[0])][0]
+        if _is_code(name):
+            return to_uint8(self.model(self._saved_code(name)[None])[0]).cpu()
+        found, _ = self.read([Path(name)])
+        if len(found) > 1:
+            raise InputError("image", name, f"holds {len(found)} images; give the file of one")
+        return found[0]
+
+    def _row(self, name: str) -> int:
+        num_images = len(self.model.latents.weight)
         if not 0 <= int(name) < num_images:
             remedy = f"the run has {num_images} images; give an index from 0 to {num_images - 1}, or a file"
             raise InputError("image", name, remedy)
-        return self.data.dataset[int(name)][0]
+        return int(name)
+
+    def _rows_of(self, name: str) -> Tensor:
+        rows = self._rows_with([name])
+        if not len(rows):
+            raise InputError("image", name, "no training image has it; give a value that some have")
+        return rows
+
+
+def _is_attribute(name: str) -> bool:
+    return "=" in name and not Path(name).exists()
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(".npy")
 
 
 def _is_index(name: str) -> bool:

@@ -147,3 +147,10 @@ def test_attributes_that_cannot_be_had_are_one_line(script, tmp_path, command, l
     status, _, error = script(f"{command} --output=made.png")
     assert (status, error[: len(line)]) == (2, line)
     assert not (tmp_path / "made.png").exists()
+
+
+def test_a_code_is_moved_along_an_attribute_by_the_difference_of_the_means(script, trained):
+    assert script("walk --image 4 --move parity=odd:0.5 --output=made.png --codes=made.npy")[0] == 0
+    table = load_run(trained, "cpu").model.latents.weight
+    expected = table[4] + 0.5 * (table[1::2].mean(0) - table[0::2].mean(0))
+    np.testing.assert_allclose(np.load("made.npy")[1], to_ball(expected), atol=1e-6)

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glo_lightning.cli import main as train
+from glo_lightning.explore.paths import principal_axes
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
@@ -134,6 +135,59 @@ def test_a_way_is_a_moving_picture_too(script, command):
     assert (status, errors[0].split(":")[0]) == (2, "--animation made.webp")
 
 
+def test_saved_codes_are_decoded_to_the_pictures_that_they_were_saved_from(script, trained):
+    script("sample", "--num=3", "--output=first.png", "--codes=saved.npy")
+    status, _, errors = script("sample", "--decode", "saved.npy", 7, "--output=again.png", "--codes=again.npy")
+    assert (status, errors) == (0, [])
+    saved, again = np.load("saved.npy"), np.load("again.npy")
+    assert np.array_equal(again[:3], saved)
+    assert np.array_equal(again[3], model_of(trained / "tiny").latents.weight[7].detach())
+    np.save("one.npy", saved[1])
+    assert script("interpolate", "one.npy", 7, "--steps=2", "--way=line", "--output=a.png", "--codes=ends.npy")[0] == 0
+    np.testing.assert_allclose(np.load("ends.npy"), again[[1, 3]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("other.npy", "--codes other.npy: was saved from another run, or before it went on; give that run"),
+        ("wide.npy", "--codes wide.npy: is of shape (2, 7), codes of this run are (M, 6); give its own"),
+        ("whole.npy", "--codes whole.npy: holds no finite floats; give a .npy of codes"),
+        ("text.npy", "--codes text.npy: cannot be read as codes"),
+        ("nothing.npy", "--codes nothing.npy: cannot be read as codes"),
+        ("several.npy", "--codes several.npy: holds 2 codes; give the file of one"),
+    ],
+)
+def test_codes_that_are_not_of_this_run_are_named(name, line, script, tmp_path):
+    np.save("other.npy", np.zeros((2, 6), np.float32))
+    (tmp_path / "other.npy.json").write_text('{"run": "another"}')
+    np.save("wide.npy", np.zeros((2, 7), np.float32))
+    np.save("whole.npy", np.zeros((2, 6), np.int64))
+    np.save("several.npy", np.zeros((2, 6), np.float32))
+    (tmp_path / "text.npy").write_text("no codes")
+    command = ("walk", "--image") if name == "several.npy" else ("sample", "--decode")
+    status, _, errors = script(*command, name, "--output=made.png")
+    assert (status, len(errors)) == (2, 1)
+    assert errors[0].startswith(line)
+    assert not (tmp_path / "made.png").exists()
+
+
+def test_images_are_mixed_by_weights(script, trained):
+    script("interpolate", 3, 9, 5, "--weights", 1, 2, 1, "--way", "line", "--output=made.png", "--codes=line.npy")
+    table = model_of(trained / "tiny").latents.weight.detach()
+    np.testing.assert_allclose(np.load("line.npy")[0], (table[3] + 2 * table[9] + table[5]) / 4, atol=1e-6)
+    script("interpolate", 3, 9, "--weights", 0.25, 0.75, "--way=arc", "--output=b.png", "--codes=mixed.npy")
+    script("interpolate", 3, 9, "--steps=5", "--way=arc", "--output=c.png", "--codes=arc.npy")
+    np.testing.assert_allclose(np.load("mixed.npy")[0], np.load("arc.npy")[3], atol=1e-6)
+
+
+def test_a_code_is_moved_along_several_axes_at_once(script, trained):
+    script("walk", "--image=4", "--move", "1:0.5", "3:-1", "--output=made.png", "--codes=made.npy")
+    table = model_of(trained / "tiny").latents.weight.detach()
+    axes = principal_axes(table, 3)
+    np.testing.assert_allclose(np.load("made.npy")[1], to_ball(table[4] + 0.5 * axes[0] - axes[2]), atol=1e-6)
+
+
 def test_seed_prior_and_temperature_tell_the_samples(script):
     def codes(*arguments):
         assert script("sample", "--num=3", "--output=made.png", "--codes=made.npy", "--overwrite", *arguments)[0] == 0
@@ -175,6 +229,15 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("arithmetic --a 0 --b 1 --c 99", "image 99: the run has 24 images; give an index from 0 to 23, or a file"),
         ("walk --axes 7", "--axes 7: codes of 6 dimensions have 1 to 6 axes"),
         ("walk --reach 0", "--reach 0.0: must be more than 0 standard deviations; 3 reaches nearly all codes"),
+        ("walk --move 7:1", "--move 7: is no direction; give an axis from 1 to 6"),
+        ("walk --move 0:1", "--move 0: is no direction; give an axis from 1 to 6"),
+        ("walk --move 1", "--move 1: is not DIRECTION:AMOUNT"),
+        ("walk --move 1:inf", "--move 1:inf: is no finite amount"),
+        ("walk --move 1:1 --way flow", "--way flow: moves are among the codes; give --way line"),
+        ("interpolate 0 1 --weights 1", "--weights 1.0: are 1 for 2 images; give one for each"),
+        ("interpolate 0 1 --weights 0 0", "--weights 0.0 0.0: must be 0 or more, and one of them above 0"),
+        ("interpolate 0 1 --weights 2 -1", "--weights 2.0 -1.0: must be 0 or more, and one of them above 0"),
+        ("sample --decode a.npy --prior kde", "--prior kde: draws codes, and --decode takes those of its files"),
         ("sample --temperature 0", "--temperature 0.0: must be more than 0; 1 samples the prior as it is"),
         ("sample --temperature -1", "--temperature -1.0: must be more than 0; 1 samples the prior as it is"),
         ("sample --num 0", "--num 0: must be 1 or more"),

@@ -1,0 +1,55 @@
+"""Opens the learned space in the browser: python scripts/browse.py RUN [--port 8000] [--host 127.0.0.1] [--no_open]
+
+A page with a map of the training images, mixes of images, sliders along the codes' principal axes and attributes, new
+samples, and images that are filled in. It is served on this machine alone, unless --host says otherwise, and asks
+nothing of any other. Each picture has its command beside it. Codes are saved into codes/ of the run folder; Ctrl-C ends
+it.
+"""
+
+from __future__ import annotations
+
+import time
+
+BEGAN = time.monotonic()
+import torch  # noqa: E402, F401
+
+IMPORTED = time.monotonic()
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+
+from glo_lightning.explore.browse import address_of, is_loopback, listen, require_server, serve  # noqa: E402
+from glo_lightning.explore.commands import CommandParser  # noqa: E402
+from glo_lightning.explore.explorer import Explorer  # noqa: E402
+from glo_lightning.explore.trained_run import load_run  # noqa: E402
+
+
+def main() -> None:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on; 0.0.0.0 lets others in (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="to listen on (default: the first free one from 8000 on)")
+    parser.add_argument("--no_open", action="store_true", help="does not open the browser")
+    parser.call(lambda: browse(parser.parse_args()))
+
+
+def browse(options: argparse.Namespace) -> None:
+    require_server()
+    with listen(options.host, options.port) as listening:
+        trained = load_run(options.run, options.accelerator, options.root)
+        flags = [] if options.root is None else ["--data.root", str(options.root)]
+        flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
+        explorer = Explorer(trained, options.run, flags)
+        ready = time.monotonic() - IMPORTED
+        print(f"{address_of(listening)}  (torch imported in {IMPORTED - BEGAN:.1f} s, ready {ready:.1f} s later)")
+        if not is_loopback(options.host):
+            print("whoever reaches this machine can use it; without --host it is this machine alone")
+        print("Ctrl-C ends it", flush=True)
+        try:
+            serve(explorer, listening, options.host, not options.no_open)
+        except KeyboardInterrupt as stop:
+            sys.stderr.write("\nstopped\n")
+            raise SystemExit(130) from stop
+
+
+if __name__ == "__main__":
+    main()

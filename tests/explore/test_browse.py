@@ -1,0 +1,456 @@
+"""The page's server without a browser: who is answered, what is refused, and that its commands make its pictures."""
+
+import asyncio
+import base64
+import io
+import runpy
+import shlex
+import signal
+import socket
+import sys
+import tempfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image
+from PIL import Image
+
+from glo_lightning import load_run
+from glo_lightning.cli import main as train
+
+starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
+
+from glo_lightning.explore.browse import Guard, SupersededError, Turns, listen, make_app  # noqa: E402
+from glo_lightning.explore.explorer import Explorer  # noqa: E402
+
+HOST = "127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on 96 of the faces, which have attributes."""
+    folder = tmp_path_factory.mktemp("browse") / "run"
+    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        train(REPOSITORY / "configs" / "quickstart.yaml")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explorer(trained):
+    return Explorer(load_run(trained, "cpu"), trained, ["--accelerator", "cpu"])
+
+
+@pytest.fixture
+def client(explorer):
+    app = Guard(make_app(explorer), "127.0.0.1", 8000)
+    return starlette.TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def ask(client):
+    """ask("picture", {...}) -> the answer, which must not be an error."""
+
+    def ask(path: str, asked: dict | bytes | None = None) -> dict:
+        sent = {"content": asked} if isinstance(asked, bytes) else {"json": asked}
+        answer = client.get(path) if asked is None else client.post(path, **sent)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    return ask
+
+
+def pixels(url: str) -> np.ndarray:
+    """A picture that stands in the page, (H, W, 3)."""
+    head, data = url.split(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return np.asarray(image)
+
+
+def stands_in(picture: np.ndarray, image: np.ndarray) -> bool:
+    """Whether a labelled picture holds an image, enlarged to 64 pixels, but for roundings."""
+    factor = 64 // len(image)
+    image = image.repeat(factor, 0).repeat(factor, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[:, :, 0]
+    coarse = (np.abs(windows[..., ::16, ::16, :].astype(np.int16) - image[::16, ::16]) <= 1).all((2, 3, 4))
+    return any((np.abs(windows[y, x].astype(np.int16) - image) <= 1).all() for y, x in np.argwhere(coarse))
+
+
+@pytest.fixture
+def make(monkeypatch, capsys, tmp_path):
+    """make(command) -> the picture that the copied command writes, (H, W, 3)."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(command: str) -> np.ndarray:
+        python, script, *arguments = shlex.split(command)
+        assert python == "python"
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        output = arguments[arguments.index("--output") + 1]
+        with Image.open(f"{output}/filled.png" if script.endswith("encode.py") else output) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    return make
+
+
+def picture(ask, **asked) -> dict:
+    return ask("picture", {"tab": "1", **asked})
+
+
+def test_each_copied_command_makes_the_picture_that_it_stands_beside(ask, make, tmp_path):
+    photo = encode(flat_image(77, size=50))
+    (tmp_path / "a photo.png").write_bytes(photo)
+    name = ask("upload?file=a photo.png&encode", photo)["name"]
+    code = picture(ask, names=["5", "9"], weights=[0.3, 0.7], way="line")["code"]
+    saved = ask("save", {"name": "mixed-1", "code": code})
+    shown = {
+        "image": ask("image/17")["made"],
+        "line": picture(ask, names=["5", "9", "70"], weights=[0.25, 0.3, 0.45], way="line"),
+        "arc": picture(ask, names=["5", name], weights=[0.2, 0.8], way="arc"),
+        "between": picture(ask, names=[str(row) for row in range(8)], weights=[1 / 3, *[0.1] * 7], way="line"),
+        "moved": picture(ask, name="5", moves=["1", "mask=respirator"], amounts=[-1.5, 0.4]),
+        "mean": picture(ask, name=None, moves=[], amounts=[]),
+        "saved": picture(ask, name=saved["name"], moves=["2"], amounts=[1.0]),
+        "upload": picture(ask, name=name, moves=["2"], amounts=[1.0]),
+        "label": ask("decode", {"name": "mask=respirator"}),
+    }
+    for kind, made in shown.items():
+        assert stands_in(make(made["command"]), pixels(made["image"])), kind
+    assert len({made["image"] for made in shown.values()}) == len(shown)
+    assert not stands_in(make(saved["command"]), pixels(shown["line"]["image"]))
+    assert stands_in(make(saved["command"] + " --overwrite"), pixels(ask("decode", {"name": "mixed-1.npy"})["image"]))
+
+
+def test_samples_and_their_neighbours_are_those_of_their_command(ask, make):
+    asked = {"prior": "gaussian", "num": 3, "seed": 5, "temperature": 0.7, "given": [], "guidance": 2}
+    answer = ask("samples", asked)
+    shown = make(answer["command"])
+    for sample in answer["samples"]:
+        for image in (sample["image"], *(near["image"] for near in sample["near"])):
+            assert stands_in(shown, pixels(image))
+    assert ask("samples", asked) == answer
+    assert ask("samples", {**asked, "seed": 6})["samples"] != answer["samples"]
+
+
+def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, make, tmp_path):
+    photo, mask = encode(flat_image(77)), np.full((32, 32), 255, np.uint8)
+    mask[8:20, 4:30] = 0
+    (tmp_path / "photo.png").write_bytes(photo)
+    (tmp_path / "mask.png").write_bytes(encode(mask))
+    name = ask("upload?file=photo.png", photo)["name"]
+    made = ask("fill", {"name": name, "mask": base64.b64encode(encode(mask)).decode()})
+    shown = pixels(made["image"])
+    assert np.abs(make(made["command"]).astype(int) - shown).max() <= 1
+    assert (shown[mask > 0] == flat_image(77)[mask > 0]).all()
+    assert (shown[mask == 0] != flat_image(77)[mask == 0]).any()
+
+
+def test_a_strip_is_what_its_command_writes(ask, client, make, tmp_path):
+    query = "name=5&name=9&name=70&way=line&steps=4"
+    command = ask(f"strip.command?{query}")["command"]
+    with Image.open(io.BytesIO(client.get(f"strip.png?{query}").content)) as shown:
+        assert (make(command) == np.asarray(shown.convert("RGB"))).all()
+    (animation,) = tmp_path.glob("*.webp")
+    with Image.open(io.BytesIO(client.get(f"strip.webp?{query}").content)) as shown, Image.open(animation) as written:
+        assert shown.n_frames == written.n_frames > 1
+        for frame in range(shown.n_frames):
+            shown.seek(frame), written.seek(frame)
+            assert (np.asarray(shown.convert("RGB")) == np.asarray(written.convert("RGB"))).all()
+
+
+def test_a_flows_mixes_are_the_frames_of_its_strip(trained, monkeypatch):
+    from glo_lightning.explore.edits import Mixer
+    from glo_lightning.explore.flow import Flow
+    from glo_lightning.latents import unconstrained
+
+    run = load_run(trained, "cpu")
+    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    flow = Flow(steps=20, width=16, blocks=1).fit(run.model.latents.weight)
+    monkeypatch.setattr(run, "flow", lambda: flow)
+    codes = run.model.latents.weight[[3, 9]]
+    path = run.flow_way()(codes[0], codes[1], 5, run.model.project)
+    mixer = Mixer(run, codes, "flow")
+    alone = torch.stack([mixer((1 - part / 4, part / 4)) for part in range(5)])
+    mixer.prepare([(0.25, 0.75)])
+    torch.testing.assert_close(alone, path, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixer((0.25, 0.75)), path[3], atol=1e-5, rtol=0)
+    assert (path - unconstrained(torch.lerp(codes[0], codes[1], torch.linspace(0, 1, 5)[:, None]))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "glo.example:8000"},
+        {"Host": "127.0.0.1:8001"},
+        {"Host": "192.168.1.7:8000"},
+        {"Host": "127.0.0.1.glo.example:8000"},
+        {"Host": "[:8000"},
+        {"Host": ""},
+        {"Origin": "http://glo.example"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Origin": "https://127.0.0.1:8000"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/", "/about", "/save"])
+def test_another_host_or_origin_is_refused(headers, path, client):
+    answer = client.post(path, headers=headers) if path == "/save" else client.get(path, headers=headers)
+    assert (answer.status_code, answer.text) == (403, "this server answers its own page alone")
+
+
+def test_its_own_page_is_answered_and_may_load_nothing_from_elsewhere(client):
+    for headers in ({}, {"Host": "localhost:8000"}, {"Origin": f"http://{HOST}"}, {"Host": "[::1]:8000"}):
+        answer = client.get("/", headers=headers)
+        assert answer.status_code == 200
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    content = "".join(client.get(path).text for path in ("/", "/page.css", "/page.js"))
+    assert "//" not in content.replace("// ", "").replace("<!doctype", "")
+    lines = content.splitlines()
+    assert 300 < len(lines) <= 600
+    assert max(map(len, lines)) <= 180
+
+
+def test_others_are_answered_by_address_where_it_listens_to_them(explorer):
+    guard = Guard(make_app(explorer), "0.0.0.0", 8000)
+    assert guard.is_mine("192.168.1.7:8000")
+    assert not guard.is_mine("glo.example:8000")  # a name of another site's can be made to lead here
+
+
+SECRETS = ["../secret.png", "/etc/hostname", "secret.png", "..%2fsecret.png", "../run/config.yaml", "secret.npy", "-1"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_path_can_be_read(name, client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.png").write_bytes(encode(flat_image(3)))
+    for path in (f"/{name}", f"/page/{name}", f"/strip.{name}"):
+        assert client.get(path).status_code in (400, 404)
+    asked = [{"names": [name], "weights": [1], "way": "line"}, {"name": name, "moves": [], "amounts": []}]
+    for answer in (
+        *(client.post("/picture", json={"tab": "1", **some}) for some in asked),
+        client.post("/decode", json={"name": name}),
+        client.get("/strip.png", params={"name": [name, "1"], "way": "line", "steps": 3}),
+        client.post("/fill", json={"name": name, "mask": ""}),
+    ):
+        assert answer.status_code == 400
+        assert "secret.png" not in answer.json()["message"] or "secret.png" in name
+
+
+def animated(file_format: str) -> bytes:
+    file = io.BytesIO()
+    first, second = (Image.fromarray(flat_image(value)) for value in (1, 200))
+    first.save(file, file_format, save_all=True, append_images=[second])
+    return file.getvalue()
+
+
+def huge(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("record", "line"),
+    [
+        (lambda: b"no image", "upload x: is no image (of no known format); give a PNG, JPEG or WebP"),
+        (lambda: b"", "upload x: is no image"),
+        (lambda: encode(flat_image(1))[:-40], "upload x: is no whole image"),
+        (lambda: animated("GIF"), "upload x: is animated; give a still image"),
+        (lambda: animated("WEBP"), "upload x: is animated; give a still image"),
+        (lambda: huge(10_000, 6_000), "upload x: has more than 50 megapixels; make it smaller"),
+        (lambda: huge(10_000, 10_000), "upload x: has more than 50 megapixels; make it smaller"),
+        (lambda: huge(20_000, 20_000), "upload x: is no image (Image size (400000000 pixels)"),
+        (lambda: bytes(21_000_000), "upload 21.0 MB: is too much; 20 MB are taken"),
+    ],
+)
+def test_an_upload_that_is_no_image_to_take_is_a_message(record, line, client):
+    answer = client.post("/upload?file=x", content=record())
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith(line)
+
+
+PICTURE = {"tab": "1", "names": ["1", "2"], "weights": [1, 1], "way": "line"}
+SAMPLES = {"prior": "gaussian", "num": 3, "seed": 0, "temperature": 1, "given": [], "guidance": 2}
+CODE = base64.b64encode(np.zeros(6, np.float32).tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "line"),
+    [
+        ("picture", [], "request body: is no JSON object"),
+        ("picture", {}, "way None: is no text"),
+        ("picture", {**PICTURE, "weights": [1]}, "weights 1.0: are 1 for 2 images"),
+        ("picture", {**PICTURE, "weights": [0, 0]}, "weights 0.0 0.0: must be 0 or more"),
+        ("picture", {**PICTURE, "weights": [1, "a"]}, "weights [1, 'a']: is no number"),
+        ("picture", {**PICTURE, "weights": [1, 10**400]}, "weights [1, 1000"),
+        ("picture", {**PICTURE, "way": "flow"}, "way flow: give one of line, arc"),
+        ("picture", {**PICTURE, "names": ["1", "96"]}, "image 96: the run has 96 images"),
+        ("picture", {**PICTURE, "names": ["1", "upload-99"]}, "upload upload-99: is forgotten"),
+        ("picture", {**PICTURE, "names": ["1", "mask=top"]}, "image mask=top: is not known"),
+        ("picture", {"tab": "1", "name": "1", "moves": ["99"], "amounts": [1]}, "move 99: is no direction"),
+        ("samples", {**SAMPLES, "prior": "os.system"}, "prior os.system: give one of"),
+        ("samples", {**SAMPLES, "prior": "flow"}, "prior flow: 96 codes are too few"),
+        ("samples", {**SAMPLES, "num": 65}, "num 65: give a whole number from 1 to 64"),
+        ("samples", {**SAMPLES, "seed": -1}, "seed -1: give a whole number"),
+        ("samples", {**SAMPLES, "temperature": 0}, "temperature 0.0: must be more than 0"),
+        ("samples", {**SAMPLES, "given": ["mask=top"]}, "given mask=top: mask has no value 'top'"),
+        ("fill", {"name": "upload-99", "mask": ""}, "mask painted: is no image"),
+        ("save", {"name": "../x", "code": CODE}, "name ../x: give letters, digits, - and _"),
+        ("save", {"name": "x", "code": CODE[:-4]}, "code AAAAAAAAAAAAAAAAAAAA: is no code"),
+        ("save", {"name": "x", "code": "%"}, "code %: is no code"),
+        ("decode", {"name": "other.npy"}, "codes "),
+    ],
+)
+def test_a_wrong_question_is_a_message(path, asked, line, client):
+    answer = client.post(f"/{path}", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith(line)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[" * 100_000, b"\xff", b"0" * 300_000], ids=["half", "deep", "binary", "long"]
+)
+def test_what_is_no_json_is_a_message(content, client):
+    assert client.post("/picture", content=content).status_code == 400
+
+
+def test_a_mask_that_covers_all_or_is_of_another_size_is_a_message(ask, client):
+    name = ask("upload?file=x.png", encode(flat_image(7)))["name"]
+    for size, line in ((32, "mask painted: leaves no pixel"), (31, "mask painted: is of 31x31 pixels; give one of")):
+        mask = base64.b64encode(encode(np.zeros((size, size), np.uint8))).decode()
+        answer = client.post("/fill", json={"name": name, "mask": mask})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith(line)
+
+
+def test_a_saved_code_of_another_run_is_a_message_and_a_name_is_given_once(ask, client, trained):
+    ask("save", {"name": "again", "code": CODE})
+    answer = client.post("/save", json={"name": "again", "code": CODE})
+    assert (answer.status_code, answer.json()["message"]) == (400, "name again: is taken; give another")
+    (trained / "codes" / "again.npy.json").write_text('{"run": "another"}')
+    answer = client.post("/decode", json={"name": "again.npy"})
+    assert answer.status_code == 400
+    assert "was saved from another run" in answer.json()["message"]
+
+
+def test_nothing_is_written_but_what_is_saved(ask, client, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = {path for path in trained.rglob("*") if path.parent.name != "codes"}
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8)  # 4 MB: spooled to the disk by others
+    ask("upload?file=x.png&encode", encode(noise))
+    ask("samples", SAMPLES)
+    assert client.get("/strip.webp?name=1&name=2&way=line&steps=3").status_code == 200
+    assert {path for path in trained.rglob("*") if path.parent.name != "codes"} == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_are_found_by_index_key_and_label(ask, client, explorer):
+    assert ask("find?text=17")["rows"] == [17]
+    assert ask("find?text=0000003f")["rows"] == [63]
+    rows = ask("find?text=medicalMask")["rows"]
+    assert rows == ask("find?text=mask=medicalMask")["rows"]
+    assert 0 < len(rows) < 96
+    assert all("mask=medicalMask" in ask(f"image/{row}")["attributes"] for row in rows)
+    answer = client.get("/find?text=nothing")
+    assert (answer.status_code, answer.json()["message"]) == (
+        400,
+        "search nothing: no image has this index, key or label",
+    )
+
+
+def test_neighbours_are_the_nearest_codes(ask, explorer):
+    near = [other["row"] for other in ask("image/17")["neighbours"]]
+    distances = (explorer.table - explorer.table[17]).square().sum(1)
+    assert near == distances.argsort()[1:9].tolist()
+
+
+def test_the_map_is_kept_in_the_run_folder(explorer, trained, client, monkeypatch):
+    assert client.get("/map").json() == {"map": None}
+    explorer.draw_map()
+    drawn = client.get("/map").json()["map"]
+    assert len(drawn) == 96
+    assert {round(max(places) - min(places), 3) for places in zip(*drawn, strict=True)} & {1.0}
+    monkeypatch.setattr("glo_lightning.explore.explorer._tsne", None)  # it is not made a second time
+    again = Explorer(load_run(trained, "cpu"), trained)
+    again.draw_map()
+    assert again.maps["tsne"] == drawn
+    (file,) = (trained / "maps").iterdir()
+    file.unlink()
+    file.parent.rmdir()
+
+
+def test_the_thumbnails_are_the_images_in_the_order_of_the_map(explorer):
+    with Image.open(io.BytesIO(explorer.thumbnails)) as sheet:
+        tiles = np.asarray(sheet).reshape(10, 32, 10, 32, 3).transpose(0, 2, 1, 3, 4).reshape(100, 32, 32, 3)
+    images = explorer.trained.images(explorer.rows.tolist()).permute(0, 2, 3, 1).numpy()
+    assert np.abs(tiles[:96].astype(int) - images).mean() < 7  # of JPEG
+    assert np.abs(tiles[1:97].astype(int) - images).mean() > 12
+
+
+def test_a_checkpoint_without_images_is_shown_without_neighbours(trained, tmp_path):
+    (tmp_path / "alone.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    explorer = Explorer(load_run(tmp_path / "alone.ckpt", "cpu"), tmp_path / "alone.ckpt")
+    about = explorer.about()
+    assert (about["has_images"], about["attributes"], explorer.thumbnails) == (False, {}, None)
+    image = explorer.image(5)
+    assert image["neighbours"] == []
+    assert "image" not in image
+    assert pixels(image["made"]["image"]).shape == (32, 32, 3)
+    (sample,) = explorer.samples("gaussian", 1, 0, 1.0, [], 2.0)["samples"]
+    assert sample["near"] == []
+
+
+def test_of_many_codes_five_thousand_are_on_the_map(trained, monkeypatch):
+    monkeypatch.setattr("glo_lightning.explore.explorer.SHOWN", 50)
+    explorer = Explorer(load_run(trained, "cpu"), trained)
+    rows = explorer.about()["rows"]
+    assert len(set(rows)) == len(explorer.about()["map"]) == 50
+    assert rows != list(range(50))
+    assert rows == sorted(rows)
+
+
+def test_the_newest_position_of_a_tab_wins_and_tabs_do_not_wait_for_each_other():
+    made: list[str] = []
+    first, other = threading.Event(), threading.Event()
+
+    def make(name: str, until: threading.Event | None = None) -> str:
+        assert until is None or until.wait(10)
+        made.append(name)
+        return name
+
+    async def all_of_them():
+        turns = Turns()
+        tasks = [asyncio.create_task(turns.take("a", lambda: make("a0", first)))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(turns.take("a", lambda n=n: make(f"a{n}"))) for n in range(1, 5)]
+        await asyncio.sleep(0.05)
+        assert await turns.take("b", lambda: make("b0")) == "b0"  # while the first of tab a is being made
+        first.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = asyncio.run(all_of_them())
+    assert made == ["b0", "a0", "a4"]
+    assert [isinstance(result, SupersededError) for result in results] == [False, True, True, True, False]
+    assert not other.is_set()
+
+
+def test_the_first_free_port_is_taken_and_one_in_use_is_named():
+    from glo_lightning.errors import InputError
+
+    with listen("127.0.0.1", None) as one, listen("127.0.0.1", None) as two:
+        ports = [listening.getsockname()[1] for listening in (one, two)]
+        assert 8000 <= ports[0] < ports[1]
+        assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # else each answer waits for 40 ms
+        with pytest.raises(InputError, match=f"port {ports[0]}: cannot be had .Address already in use.; give another"):
+            listen("127.0.0.1", ports[0])
+    for host, port in (("no.such.host.invalid", None), ("127.0.0.1", 70000)):
+        with pytest.raises(InputError):
+            listen(host, port)
