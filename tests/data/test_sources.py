@@ -47,9 +47,9 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def write_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def write_mnist(folder: Path, num_train: int = 30) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     made = {}
-    for split, name, number in (("train", "train", 30), ("test", "t10k", 12)):
+    for split, name, number in (("train", "train", num_train), ("test", "t10k", 12)):
         images, labels = RANDOM.integers(0, 256, (number, 28, 28)), RANDOM.integers(0, 10, number)
         write_idx(folder / f"{name}-images-idx3-ubyte", images)
         write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
@@ -254,27 +254,35 @@ def test_stl10_is_read_by_torchvision_and_has_images_without_labels(tmp_path, mo
         open_source(tmp_path, split="valid")
 
 
-def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch):
+def write_celeba(folder: Path, monkeypatch, num_train: int = 5) -> list[str]:
+    """CelebA's files, three images of them valid; returns the images' names."""
     from torchvision.datasets import CelebA
 
-    base = tmp_path / "celeba"
-    names = [f"{number:06d}.jpg" for number in range(1, 9)]
+    base = folder / "celeba"
+    names = [f"{number:06d}.jpg" for number in range(1, num_train + 4)]
     write_folder(base / "img_align_celeba", names)
-    (base / "list_eval_partition.txt").write_text("".join(f"{n} {int(i > 4)}\n" for i, n in enumerate(names)))
-    (base / "identity_CelebA.txt").write_text("".join(f"{n} {i}\n" for i, n in enumerate(names)))
-    (base / "list_bbox_celeba.txt").write_text("8\nimage x y w h\n" + "".join(f"{n}  1  2  3  4\n" for n in names))
-    marks = "8\na b c d e f g h i j\n" + "".join(f"{n} {' '.join('1' * 10)}\n" for n in names)
+    parts = "".join(f"{name} {int(number >= num_train)}\n" for number, name in enumerate(names))
+    (base / "list_eval_partition.txt").write_text(parts)
+    (base / "identity_CelebA.txt").write_text("".join(f"{name} {i}\n" for i, name in enumerate(names)))
+    boxes = "8\nimage x y w h\n" + "".join(f"{name}  1  2  3  4\n" for name in names)
+    (base / "list_bbox_celeba.txt").write_text(boxes)
+    marks = "8\na b c d e f g h i j\n" + "".join(f"{name} {' '.join('1' * 10)}\n" for name in names)
     (base / "list_landmarks_align_celeba.txt").write_text(marks)
-    lines = "".join(f"{n} {1 if i % 2 else -1} -1\n" for i, n in enumerate(names))
+    lines = "".join(f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
     (base / "list_attr_celeba.txt").write_text("8\nSmiling Young \n" + lines)
     known = [(a, md5(base / name) if name.endswith("txt") else b, name) for a, b, name in CelebA.file_list]
     monkeypatch.setattr(CelebA, "file_list", known)
+    return names
+
+
+def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch):
+    names = write_celeba(tmp_path, monkeypatch)
     source = open_source(tmp_path)
     assert (len(source), len(open_source(tmp_path, split="valid")), source.channels) == (5, 3, 3)
     for row, number in enumerate(numbers_of(source)):
         assert abs(int(read_image(source, row, 32)[0, 9, 9]) - number) <= 2
         assert source.labels(row) == {"Smiling": str(number % 2), "Young": "0"}
-    (base / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
+    (tmp_path / "celeba" / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
     with pytest.raises(InputError, match="is not an image"):
         read_image(source, 1, 32)
 
