@@ -162,7 +162,8 @@ class LMDBSource:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, *, category: str | None = None):
-        self.path, self.category = find_lmdb(root), category
+        self.path = find_lmdb(root)
+        self._category = {} if category is None else {"class": category}
         self.keys = read_keys(self.path)
 
     def __len__(self) -> int:
@@ -188,8 +189,7 @@ class LMDBSource:
         Raises:
             InputError: when it names other images.
         """
-        category = {} if self.category is None else {"class": self.category}
-        return category | self._labels.get(self.key(index), {}) if self._labels else category
+        return self._category | self._labels.get(self.key(index), {}) if self._labels else self._category
 
     def record(self, index: int) -> bytes | None:
         """The bytes of row ``index`` as they lie in the LMDB; None where they are gone."""

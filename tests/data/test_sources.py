@@ -85,6 +85,14 @@ def test_a_folder_may_have_a_table_of_attributes_besides(tmp_path):
     assert [keys_of(open_source(folder))[row] for row in attributes.rows(["mood=good"]).tolist()] == ["cats/1.png"]
 
 
+def test_a_link_to_a_folder_above_is_not_followed_and_another_is(tmp_path):
+    folder = write_folder(tmp_path / "photos", NAMES)
+    write_folder(tmp_path / "others", ["1.png"])
+    (folder / "cats" / "loop").symlink_to(folder)
+    (folder / "birds").symlink_to(tmp_path / "others")
+    assert sorted(keys_of(open_source(folder))) == sorted([*NAMES, "birds/1.png"])
+
+
 def test_a_folder_that_changed_has_another_fingerprint(tmp_path):
     folder = write_folder(tmp_path / "photos", NAMES)
     before = open_source(folder).fingerprint
@@ -444,8 +452,11 @@ def test_a_folder_that_shrank_or_changed_since_the_checkpoint_is_named(run, tmp_
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
     assert (status, line.split(":")[0]) == (2, f"--data.root {folder}")
     assert "belong to other images" in line
+    assert run(*flags[:-1], "--max_epochs=1", "--output", tmp_path / "all") == (0, "")
     for path in list(folder.rglob("*.png"))[:4]:
         path.unlink()
+    status, line = run("--resume", tmp_path / "all", "--max_epochs=2")
+    assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: rows are needed now, and the checkpoint has 12")
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
     assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images: give 1 to 8")
 
