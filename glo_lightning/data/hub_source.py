@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.data.array_source import file_state, numbered_key, numbered_order
+from glo_lightning.data.array_source import file_state, numbered_key, numbered_order, place_of
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.errors import InputError
 
@@ -79,7 +79,11 @@ class HubSource:
         files = sorted(path.rglob("*")) if path.is_dir() else []
         state = [(os.fspath(f), *file_state(f)) for f in files if f.suffix in SUFFIXES]
         state = state or sorted(file["filename"] for file in table.cache_files)  # which the Hub's commit is part of
-        self.fingerprint = (self.place, split, self.column, name, hashlib.sha256(repr(state).encode()).hexdigest())
+        self.fingerprint = (
+            place_of(self.place, split, name or ""),
+            self.column,
+            hashlib.sha256(repr(state).encode()).hexdigest(),
+        )
 
     def _load(self, datasets: Any, path: Path, name: str | None) -> Any:
         try:

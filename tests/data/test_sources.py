@@ -295,6 +295,20 @@ def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch
         read_image(source, 1, 32)
 
 
+def test_sets_and_splits_in_one_folder_keep_stores_of_their_own(tmp_path):
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(tmp_path / name / "raw")
+    choices = [(name, split) for name in ("MNIST", "FashionMNIST") for split in ("train", "test")]
+    files = [LSUNDataModule(tmp_path, source=name, split=split).dataset.file for name, split in choices]
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((2, 8, 8), np.uint8))
+    files += [LSUNDataModule(tmp_path / "a.npz", split=split).dataset.file for split in ("train", "test")]
+    for value in (1, 2):
+        array = ArraySource(np.full((3, 8, 8), value, np.uint8))
+        files.append(LSUNDataModule(source=array).dataset.file)
+    assert all(file.exists() for file in files)
+    assert len(set(files)) == len(files)
+
+
 def test_emnists_variant_is_an_argument_and_its_split_is_ours(tmp_path):
     for variant, number in (("letters", 7), ("balanced", 5)):
         for part in ("train", "test"):
