@@ -92,7 +92,8 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config, self.launch = self.config, Launch.found()
-        if config.data.root is not None and not (config.data.download and "huggingface" in str(config.data.source)):
+        on_the_hub = str(config.data.source).lower() == "huggingface" and not os.path.exists(config.data.root or "")
+        if config.data.root is not None and not on_the_hub:
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
         if config.resume is not None:
             self.folder = RunFolder(config.resume)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Encoded = bytes | Image.Image
@@ -51,13 +51,15 @@ def reading_image() -> Iterator[None]:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as RGB: transparency laid on white, 16-bit greys scaled, turned as its EXIF tag says."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # Pillow would copy the others
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
@@ -77,19 +79,24 @@ def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, cr
         NotAnImageError: for what is no image.
     """
     size = (image_size, image_size)
-    if isinstance(image, Tensor):
-        if image.shape == (channels, *size):
-            return image
-        image = from_pixels(image)
-    with reading_image(), opened(image) as source:
-        if source.format == "JPEG":
-            source.draft(None, _draft_size(source.width, source.height, image_size))
-        made = to_rgb(source)
-        made = made.convert("L") if channels == 1 else made
+    if isinstance(image, Tensor) and image.shape == (channels, *size):
+        return image
+    mode = "L" if channels == 1 else "RGB"
+    with reading_image():
+        made = from_pixels(image) if isinstance(image, Tensor) else _decoded(image, image_size)
+        made = made if made.mode == mode else made.convert(mode)
         bilinear = Image.Resampling.BILINEAR
         made = made.resize(size, bilinear) if crop == "none" else ImageOps.fit(made, size, bilinear)
     pixels = torch.from_numpy(np.array(made))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _decoded(image: Encoded, image_size: int) -> Image.Image:
+    """As RGB; a large JPEG smaller than it is."""
+    with opened(image) as source:
+        if source.format == "JPEG":
+            source.draft(None, _draft_size(source.width, source.height, image_size))
+        return to_rgb(source)
 
 
 def _draft_size(width: int, height: int, image_size: int) -> tuple[int, int]:

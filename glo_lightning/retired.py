@@ -68,7 +68,10 @@ def check_same_shape(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None
     for key in ("num_images", "latent_dim", "image_size", "width", "generator", "channels"):
         was = saved.get(key, 3 if key == "channels" else "dcgan")
         if was != given[key]:
-            raise InputError(key, given[key], f"the checkpoint was made with {was}; give that, or begin a new run")
+            remedy = f"the checkpoint was made with {was}; give that, or begin a new run"
+            if key == "num_images":  # of a smaller num_samples, or of data that grew or shrank
+                remedy = f"rows are needed now, and the checkpoint has {was}; give the images and flags that it had"
+            raise InputError(key, given[key], remedy)
 
 
 def upgrade_checkpoint(checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Every command of both READMEs starts, shortened where it trains: one test a command."""
 
 import argparse
+import os
 import re
 import runpy
 import shlex
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
+from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import IMLE, PRIORS
 
@@ -69,7 +72,7 @@ def inputs(tmp_path_factory) -> Path:
     for name in ("lsun/bedroom_train_lmdb", "my_lmdb", "lsun4k", "emoji", "emoji15k", "faces", "mnist_run/lmdb"):
         write_lmdb(folder / name, records)
     (folder / "my_photos").mkdir()
-    for row in range(8):
+    for row in range(110):
         (folder / "my_photos" / f"{row}.png").write_bytes(encode(flat_image(row)))
     (folder / "mnist").mkdir()
     random = np.random.default_rng(0)
@@ -124,8 +127,6 @@ def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch)
             short += [f"--data.num_samples={110 if own_data else 256}", "--model.latent_dim=32", "--data.image_size=32"]
         assert run(*arguments, *TRAINING, *short) == (0, "")
         return
-    if name == "build_lmdb.py":
-        shutil.rmtree(workplace / "my_lmdb")
     arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
@@ -172,6 +173,17 @@ def test_a_readme_shows_files_and_headings_that_are_there(readme):
         if heading:
             titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert heading in [title.lower().replace(" ", "-") for title in titles]
+
+
+def test_the_source_that_the_recipes_readme_writes_is_one(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "configs" / "README.md").read_text(), re.DOTALL)
+    volume = np.random.default_rng(0).integers(0, 256, (6, 16, 16), np.uint8)
+    np.savez(tmp_path / "scan.npz", volume=volume)
+    names: dict = {"numpy": np, "torch": torch, "os": os}
+    exec(code, names)
+    data = LSUNDataModule(source=names["Source"](tmp_path / "scan.npz"), image_size=16)
+    assert np.array_equal(data.dataset.images[:, 0], volume)
+    assert data.attributes.rows(["half=upper"]).tolist() == [0, 1, 2]
 
 
 def test_the_readme_is_short():

@@ -53,7 +53,7 @@ class ArraySource:
     ):
         place = "an array in memory" if fingerprint is None else fingerprint[0]
         self.images = _channels_first(torch.as_tensor(images).detach().cpu(), place)
-        self.fingerprint = fingerprint or (place, _digest(self.images))
+        self.fingerprint = fingerprint or (f"{place} of SHA-256 {_digest(self.images)}",)
         self.split, self.order, self.channels = split, order, self.images.shape[1]
         named = labels if isinstance(labels, Mapping) else {} if labels is None else {"class": labels}
         self._labels = {name: [str(value) for value in np.asarray(column).tolist()] for name, column in named.items()}
@@ -89,6 +89,11 @@ def numbered_order(split: str, num_images: int) -> list[int]:
     return digest_order([numbered_key(split, number) for number in range(num_images)])
 
 
+def place_of(root: object, split: str, name: str = "") -> str:
+    """The place of a split, and of a set by name, in a root that may hold several: each has a store of its own."""
+    return ", ".join(filter(None, (str(root), name, "" if split == "train" else f"split {split}")))
+
+
 def file_state(path: Path) -> tuple[int, int]:
     """What changes with a file: its size and the time it was written, in ns."""
     state = path.stat()
@@ -96,7 +101,7 @@ def file_state(path: Path) -> tuple[int, int]:
 
 
 def _of_file(images: np.ndarray | Tensor, labels: Any, path: Path, split: str) -> ArraySource:
-    fingerprint = (os.fspath(path), split, *file_state(path))
+    fingerprint = (place_of(path, split), *file_state(path))
     return ArraySource(images, labels, fingerprint, split, numbered_order(split, len(images)) if images.ndim else None)
 
 

@@ -16,18 +16,20 @@ from glo_lightning.errors import InputError
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-def image_paths(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
-    """The files below a folder that have an image's suffix; hidden ones are left out.
+def image_paths(folder: str | os.PathLike[str], above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
+    """The files below a folder that have an image's suffix; hidden ones are left out, and links to folders above.
 
     Raises:
         OSError: for a folder that may not be read.
     """
+    above = (*above, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from image_paths(entry.path)
+                if os.path.realpath(entry.path) not in above:
+                    yield from image_paths(entry.path, above)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield entry
 

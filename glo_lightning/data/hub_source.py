@@ -8,11 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.data.array_source import file_state, numbered_key, numbered_order
+from glo_lightning.data.array_source import file_state, numbered_key, numbered_order, place_of
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.errors import InputError
 
 SUFFIXES = {".parquet", ".arrow"}
+# what pyarrow raises of damaged tables
+DAMAGED = (OSError, ValueError, LookupError, TypeError, RuntimeError, SystemError, MemoryError)
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
 
 
@@ -70,16 +72,18 @@ class HubSource:
         self.order = numbered_order(split, len(table))
         if not self.order:
             raise InputError("root", self.place, f"holds no image of split {split}; give another")
-        self._known: dict[str, list[str | None]] = {}
-        for key, feature in table.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                self._known[key] = [None if v is None or v < 0 else feature.int2str(v) for v in table[key][:]]
-            elif getattr(feature, "dtype", None) == "bool":
-                self._known[key] = [None if v is None else str(int(v)) for v in table[key][:]]
+        try:
+            self._known = _known(table, datasets)
+        except DAMAGED as error:
+            raise InputError("root", self.place, f"its labels cannot be read ({error}); copy it again") from error
         files = sorted(path.rglob("*")) if path.is_dir() else []
         state = [(os.fspath(f), *file_state(f)) for f in files if f.suffix in SUFFIXES]
         state = state or sorted(file["filename"] for file in table.cache_files)  # which the Hub's commit is part of
-        self.fingerprint = (self.place, split, self.column, name, hashlib.sha256(repr(state).encode()).hexdigest())
+        self.fingerprint = (
+            place_of(self.place, split, name or ""),
+            self.column,
+            hashlib.sha256(repr(state).encode()).hexdigest(),
+        )
 
     def _load(self, datasets: Any, path: Path, name: str | None) -> Any:
         try:
@@ -108,17 +112,26 @@ class HubSource:
         """The encoded image of row ``index``.
 
         Raises:
-            InputError: for an image whose file is gone.
+            InputError: for an image that is damaged, or whose file is gone.
         """
-        image = self.table[self.order[index]][self.column] or {}
-        if image.get("bytes") is not None:
-            return image["bytes"]
         try:
-            return Path(image.get("path") or "").read_bytes()
-        except OSError as error:
-            remedy = "has no image in the table, nor a file; copy it again"
+            image = self.table[self.order[index]][self.column] or {}
+            return Path(image["path"] or "").read_bytes() if image["bytes"] is None else image["bytes"]
+        except DAMAGED as error:
+            remedy = f"cannot be read ({' '.join(str(error).split())}); leave it out by --data.on_bad_record skip"
             raise InputError(f"key {self.key(index).decode()} of", self.place, remedy) from error
 
     def labels(self, index: int) -> dict[str, str]:
         values = {name: column[self.order[index]] for name, column in self._known.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _known(table: Any, datasets: Any) -> dict[str, list[str | None]]:
+    """The labels of all images, in the table's order, by name; None where one is not labelled."""
+    known: dict[str, list[str | None]] = {}
+    for key, feature in table.features.items():
+        if isinstance(feature, datasets.ClassLabel):
+            known[key] = [None if v is None or v < 0 else feature.int2str(v) for v in table[key][:]]
+        elif getattr(feature, "dtype", None) == "bool":
+            known[key] = [None if v is None else str(int(v)) for v in table[key][:]]
+    return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glo_lightning.data.attributes import nearest, read_labels
+from glo_lightning.data.children import in_processes
 from glo_lightning.data.source import JoinedSource, Source
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
@@ -135,11 +137,12 @@ def read_keys(path: Path) -> np.ndarray:
     name = hashlib.sha256(repr(fingerprint(path)).encode()).hexdigest()[:32]
     file = cache_folder() / "keys" / f"{name}.npy"
     if not file.exists():
+        if min(in_processes([functools.partial(_try_to_list, path)])) < 0:
+            raise InputError("root", path, "its data.mdb is damaged (liblmdb dies of it); copy it again")
         import lmdb
 
         try:
-            with open_lmdb(path).begin() as transaction:
-                keys = list(transaction.cursor().iternext(keys=True, values=False))
+            keys = _list_keys(path)
         except lmdb.Error as error:
             raise InputError("root", path, f"its data.mdb is damaged ({error}); copy it again") from error
         dtype = np.dtype([("length", "<u2"), ("key", f"V{max(map(len, keys))}")])
@@ -151,6 +154,16 @@ def read_keys(path: Path) -> np.ndarray:
             log.warning("the list of keys cannot be kept in %s (%s): every start will make it anew", file.parent, error)
             return array
     return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _list_keys(path: Path) -> list[bytes]:
+    with open_lmdb(path).begin() as transaction:
+        return list(transaction.cursor().iternext(keys=True, values=False))
+
+
+def _try_to_list(path: Path) -> None:
+    with contextlib.suppress(lmdb.Error, InputError):
+        _list_keys(path)
 
 
 class LMDBSource:
@@ -168,7 +181,8 @@ class LMDBSource:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, *, category: str | None = None):
-        self.path, self.category = find_lmdb(root), category
+        self.path = find_lmdb(root)
+        self._category = {} if category is None else {"class": category}
         self.keys = read_keys(self.path)
 
     def __len__(self) -> int:
@@ -194,8 +208,7 @@ class LMDBSource:
         Raises:
             InputError: when it names other images.
         """
-        category = {} if self.category is None else {"class": self.category}
-        return category | self._labels.get(self.key(index), {}) if self._labels else category
+        return self._category | self._labels.get(self.key(index), {}) if self._labels else self._category
 
     def record(self, index: int) -> bytes | None:
         """The bytes of row ``index`` as they lie in the LMDB; None where they are gone."""

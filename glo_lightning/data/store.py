@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import logging
 import mmap
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from glo_lightning.data.children import in_processes
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.data.source import Source, TwinSource, read_image
 from glo_lightning.errors import InputError, OnError
@@ -185,34 +184,15 @@ def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, c
         InputError: when one of them is ended by the system, as by pages of an LMDB that were overwritten.
     """
     done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # memory that all share
-
-    def decode(part: slice) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's to answer
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
-        _decode(rows[part], done[part], pixels, source, crop)
-
     number = min(os.cpu_count() or 1, -(-len(rows) // FEWEST))
-    if "fork" not in multiprocessing.get_all_start_methods():
-        _decode(rows, done, pixels, source, crop)
-        return done
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=decode, args=(slice(k, None, number),), daemon=True) for k in range(number)]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # no thread's lock is needed in them
-            for process in processes:
-                process.start()
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.kill()
+    parts = [slice(first, None, number) for first in range(number)]
+    statuses = in_processes(
+        [functools.partial(_decode, rows[part], done[part], pixels, source, crop) for part in parts]
+    )
     left = np.flatnonzero(done == TODO)
     if len(left):
         key = source.key(int(rows[left[0]])).decode(errors="backslashreplace")
-        status = max(abs(process.exitcode or 0) for process in processes)
-        remedy = f"the system ended the process that decoded key {key} (signal {status})"
+        remedy = f"the system ended the process that decoded key {key} (signal {-min(statuses)})"
         raise InputError("root", source.fingerprint[0], f"{remedy}: the file is damaged, or memory is short")
     return done
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glo_lightning.data.array_source import numbered_key, numbered_order
+from glo_lightning.data.array_source import numbered_key, numbered_order, place_of
 from glo_lightning.errors import InputError
 from glo_lightning.images import reading_image
 
@@ -71,8 +71,8 @@ class TorchvisionSource:
         data = getattr(self.images, "data", None)  # the pixels, of a set that has them in memory
         self.channels = 1 if data is not None and data.ndim == 3 else 3
         digest = "" if data is None else hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
-        state = (name, split, repr(sorted((arguments or {}).items())), len(self.order), digest)
-        self.fingerprint = (os.fspath(self.root), *state)
+        variant = " ".join([name, *(f"{key}={value}" for key, value in sorted((arguments or {}).items()))])
+        self.fingerprint = (place_of(self.root, split, variant), len(self.order), digest)
 
     def _load(self, download: bool, arguments: Mapping[str, Any]) -> Any:
         from torchvision import datasets  # a second of import that other sources need not wait for

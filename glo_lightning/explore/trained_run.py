@@ -132,10 +132,15 @@ class TrainedRun:
         Raises:
             InputError: for an older checkpoint, which does not have it, when the images are not there.
         """
-        saved = self._state["LSUNDataModule"]
-        if "labels" not in saved:
+        if not self._has_labels:
             return self.data.attributes
-        return None if saved["labels"] is None else Attributes.from_state(saved["labels"])
+        labels = self._state["LSUNDataModule"]["labels"]
+        return None if labels is None else Attributes.from_state(labels)
+
+    @property
+    def _has_labels(self) -> bool:
+        """Whether the checkpoint says what is known of the images, if only that nothing is."""
+        return "labels" in self._state.get("LSUNDataModule", {})
 
     def prior(self, name: str, n_components: int | None = None) -> Prior:
         """A prior fitted to the codes, or one kept from before; see ``make_prior`` and ``fit_prior``.
@@ -146,8 +151,8 @@ class TrainedRun:
             InputError: for a name that is no prior's, or codes that it cannot be fitted to.
         """
         prior = make_prior(name, n_components)
-        known = "labels" in self._state["LSUNDataModule"] or self.found_data is not None
-        attributes = self.attributes if isinstance(prior, Flow) and known else None
+        known = isinstance(prior, Flow) and (self._has_labels or self.found_data is not None)
+        attributes = self.attributes if known else None
         return fit_prior(prior, self.model.latents.weight, attributes, self.folder)
 
     def flow(self) -> Flow:

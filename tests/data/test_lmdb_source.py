@@ -145,6 +145,13 @@ def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
     assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
 
 
+def test_pages_that_liblmdb_dies_of_are_one_line(flat_lmdb, tmp_path, monkeypatch):
+    folder = shutil.copytree(flat_lmdb, tmp_path / "lmdb")
+    monkeypatch.setattr("glo_lightning.data.lmdb_source._list_keys", lambda path: os.kill(os.getpid(), 9))
+    with pytest.raises(InputError, match="liblmdb dies of it"):
+        LMDBSource(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_no_permission(what):

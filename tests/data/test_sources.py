@@ -47,9 +47,9 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def write_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def write_mnist(folder: Path, num_train: int = 30) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     made = {}
-    for split, name, number in (("train", "train", 30), ("test", "t10k", 12)):
+    for split, name, number in (("train", "train", num_train), ("test", "t10k", 12)):
         images, labels = RANDOM.integers(0, 256, (number, 28, 28)), RANDOM.integers(0, 10, number)
         write_idx(folder / f"{name}-images-idx3-ubyte", images)
         write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
@@ -83,6 +83,14 @@ def test_a_folder_may_have_a_table_of_attributes_besides(tmp_path):
     attributes = LSUNDataModule(folder).attributes
     assert attributes.values == {"class": ["cats", "dogs"], "mood": ["", "good"]}
     assert [keys_of(open_source(folder))[row] for row in attributes.rows(["mood=good"]).tolist()] == ["cats/1.png"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed_and_another_is(tmp_path):
+    folder = write_folder(tmp_path / "photos", NAMES)
+    write_folder(tmp_path / "others", ["1.png"])
+    (folder / "cats" / "loop").symlink_to(folder)
+    (folder / "birds").symlink_to(tmp_path / "others")
+    assert sorted(keys_of(open_source(folder))) == sorted([*NAMES, "birds/1.png"])
 
 
 def test_a_folder_that_changed_has_another_fingerprint(tmp_path):
@@ -254,29 +262,51 @@ def test_stl10_is_read_by_torchvision_and_has_images_without_labels(tmp_path, mo
         open_source(tmp_path, split="valid")
 
 
-def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch):
+def write_celeba(folder: Path, monkeypatch, num_train: int = 5) -> list[str]:
+    """CelebA's files, three images of them valid; returns the images' names."""
     from torchvision.datasets import CelebA
 
-    base = tmp_path / "celeba"
-    names = [f"{number:06d}.jpg" for number in range(1, 9)]
+    base = folder / "celeba"
+    names = [f"{number:06d}.jpg" for number in range(1, num_train + 4)]
     write_folder(base / "img_align_celeba", names)
-    (base / "list_eval_partition.txt").write_text("".join(f"{n} {int(i > 4)}\n" for i, n in enumerate(names)))
-    (base / "identity_CelebA.txt").write_text("".join(f"{n} {i}\n" for i, n in enumerate(names)))
-    (base / "list_bbox_celeba.txt").write_text("8\nimage x y w h\n" + "".join(f"{n}  1  2  3  4\n" for n in names))
-    marks = "8\na b c d e f g h i j\n" + "".join(f"{n} {' '.join('1' * 10)}\n" for n in names)
+    parts = "".join(f"{name} {int(number >= num_train)}\n" for number, name in enumerate(names))
+    (base / "list_eval_partition.txt").write_text(parts)
+    (base / "identity_CelebA.txt").write_text("".join(f"{name} {i}\n" for i, name in enumerate(names)))
+    boxes = "8\nimage x y w h\n" + "".join(f"{name}  1  2  3  4\n" for name in names)
+    (base / "list_bbox_celeba.txt").write_text(boxes)
+    marks = "8\na b c d e f g h i j\n" + "".join(f"{name} {' '.join('1' * 10)}\n" for name in names)
     (base / "list_landmarks_align_celeba.txt").write_text(marks)
-    lines = "".join(f"{n} {1 if i % 2 else -1} -1\n" for i, n in enumerate(names))
+    lines = "".join(f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
     (base / "list_attr_celeba.txt").write_text("8\nSmiling Young \n" + lines)
     known = [(a, md5(base / name) if name.endswith("txt") else b, name) for a, b, name in CelebA.file_list]
     monkeypatch.setattr(CelebA, "file_list", known)
+    return names
+
+
+def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch):
+    names = write_celeba(tmp_path, monkeypatch)
     source = open_source(tmp_path)
     assert (len(source), len(open_source(tmp_path, split="valid")), source.channels) == (5, 3, 3)
     for row, number in enumerate(numbers_of(source)):
         assert abs(int(read_image(source, row, 32)[0, 9, 9]) - number) <= 2
         assert source.labels(row) == {"Smiling": str(number % 2), "Young": "0"}
-    (base / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
+    (tmp_path / "celeba" / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
     with pytest.raises(InputError, match="is not an image"):
         read_image(source, 1, 32)
+
+
+def test_sets_and_splits_in_one_folder_keep_stores_of_their_own(tmp_path):
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(tmp_path / name / "raw")
+    choices = [(name, split) for name in ("MNIST", "FashionMNIST") for split in ("train", "test")]
+    files = [LSUNDataModule(tmp_path, source=name, split=split).dataset.file for name, split in choices]
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((2, 8, 8), np.uint8))
+    files += [LSUNDataModule(tmp_path / "a.npz", split=split).dataset.file for split in ("train", "test")]
+    for value in (1, 2):
+        array = ArraySource(np.full((3, 8, 8), value, np.uint8))
+        files.append(LSUNDataModule(source=array).dataset.file)
+    assert all(file.exists() for file in files)
+    assert len(set(files)) == len(files)
 
 
 def test_emnists_variant_is_an_argument_and_its_split_is_ours(tmp_path):
@@ -436,8 +466,11 @@ def test_a_folder_that_shrank_or_changed_since_the_checkpoint_is_named(run, tmp_
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
     assert (status, line.split(":")[0]) == (2, f"--data.root {folder}")
     assert "belong to other images" in line
+    assert run(*flags[:-1], "--max_epochs=1", "--output", tmp_path / "all") == (0, "")
     for path in list(folder.rglob("*.png"))[:4]:
         path.unlink()
+    status, line = run("--resume", tmp_path / "all", "--max_epochs=2")
+    assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: rows are needed now, and the checkpoint has 12")
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
     assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images: give 1 to 8")
 

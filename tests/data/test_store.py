@@ -43,12 +43,12 @@ def test_a_store_cut_off_goes_on_where_it_was(flat_lmdb, monkeypatch, tmp_path):
 
     def read_until_120(self, row):
         if row == 120:
-            os.kill(os.getpid(), signal.SIGSEGV)  # as pages of an LMDB do that were overwritten
+            os.kill(os.getpid(), signal.SIGKILL)  # as pages of an LMDB do that were overwritten
         return read(self, row)
 
     with monkeypatch.context() as patch:
         patch.setattr(LMDBSource, "read", read_until_120)
-        with pytest.raises(InputError, match=r"the process that decoded key 0+78 \(signal 11\)"):
+        with pytest.raises(InputError, match=r"the process that decoded key 0+78 \(signal 9\)"):
             StoredImages(source, 32)
 
     def read_and_tell(self, row):

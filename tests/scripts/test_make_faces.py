@@ -146,5 +146,5 @@ def test_the_shipped_faces_are_made_so(tmp_path):
     command = [sys.executable, REPOSITORY / "scripts" / "make_faces.py", tmp_path / "faces", "--num", "40"]
     subprocess.run(command, check=True, capture_output=True)
     made, shipped = LSUNDataModule(tmp_path / "faces"), LSUNDataModule(num_samples=40)
-    assert all(made.source.record(row) == shipped.source.record(row) for row in range(40))
+    assert all(made.source.read(row) == shipped.source.read(row) for row in range(40))
     assert made.attributes.digest() == shipped.attributes.digest()
