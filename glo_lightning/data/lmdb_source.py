@@ -162,6 +162,8 @@ def _list_keys(path: Path) -> list[bytes]:
 
 
 def _try_to_list(path: Path) -> None:
+    import lmdb
+
     with contextlib.suppress(lmdb.Error, InputError):
         _list_keys(path)
 
