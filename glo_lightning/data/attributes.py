@@ -109,7 +109,10 @@ def find_attributes(source: Source) -> Attributes | None:
     Raises:
         InputError: when its ``attributes.csv`` is no such table, or belongs to other images.
     """
-    rows = [labels_of(source, row) for row in range(len(source))]
+    labels = labels_of(source)
+    if labels is None:
+        return None
+    rows = [labels(row) for row in range(len(source))]
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     if not names:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 
 from glo_lightning.data.attributes import nearest, read_labels
 from glo_lightning.data.children import in_processes
-from glo_lightning.data.source import JoinedSource, Source
+from glo_lightning.data.source import JoinedSource, Labels, Source
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
 
@@ -204,13 +204,17 @@ class LMDBSource:
     def _labels(self) -> dict[bytes, dict[str, str]]:
         return read_labels(self.path, (self.key(row) for row in range(len(self))))
 
-    def labels(self, index: int) -> dict[str, str]:
-        """The category, and what ``attributes.csv``, beside ``data.mdb``, says of an image.
+    @property
+    def labels(self) -> Labels | None:
+        """Gives the category, and what ``attributes.csv``, beside ``data.mdb``, says of an image; None without both.
 
         Raises:
             InputError: when it names other images.
         """
-        return self._category | self._labels.get(self.key(index), {}) if self._labels else self._category
+        return self._labels_of_row if self._category or self._labels else None
+
+    def _labels_of_row(self, index: int) -> dict[str, str]:
+        return self._category | self._labels.get(self.key(index), {})
 
     def record(self, index: int) -> bytes | None:
         """The bytes of row ``index`` as they lie in the LMDB; None where they are gone."""

@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
+Labels = Callable[[int], dict[str, str]]
+
 
 class Source(Protocol):
     """Images by index; a class of one's own needs no base class.
@@ -26,8 +28,8 @@ class Source(Protocol):
     ``read(i)`` gives the image of row i, of any size: encoded bytes, an image of Pillow's, or uint8 pixels (C, H, W), C
     1 or 3; or raises InputError. ``key(i)`` names it, whatever else is in the source. ``fingerprint`` is a tuple of
     plain values: the first is the source's place, the others change with its content. Workers and threads read at once.
-    A source may have ``labels(i)``, which gives what is known of the image: a value, a text, by name; and ``channels``,
-    1 where all its images are grey.
+    A source may have ``labels(i)``, which gives what is known of the image: a value, a text, by name (None in its place
+    where nothing is known of any); and ``channels``, 1 where all its images are grey.
     """
 
     def __len__(self) -> int: ...
@@ -68,8 +70,9 @@ class FirstImages:
     def key(self, index: int) -> bytes:
         return self.source.key(index)
 
-    def labels(self, index: int) -> dict[str, str]:
-        return labels_of(self.source, index)
+    @property
+    def labels(self) -> Labels | None:
+        return labels_of(self.source)
 
     @property
     def channels(self) -> int:
@@ -104,8 +107,14 @@ class JoinedSource:
         part, row = self._find(index)
         return part.key(row)
 
-    def labels(self, index: int) -> dict[str, str]:
-        return labels_of(*self._find(index))
+    @property
+    def labels(self) -> Labels | None:
+        return self._labels_of_row if any(map(labels_of, self.parts)) else None
+
+    def _labels_of_row(self, index: int) -> dict[str, str]:
+        part, row = self._find(index)
+        labels = labels_of(part)
+        return labels(row) if labels else {}
 
     @property
     def channels(self) -> int:
@@ -130,8 +139,10 @@ class TwinSource:
     def key(self, index: int) -> bytes:
         return self.source.key(index // 2) + (b" mirrored" if index % 2 else b"")
 
-    def labels(self, index: int) -> dict[str, str]:
-        return labels_of(self.source, index // 2)
+    @property
+    def labels(self) -> Labels | None:
+        labels = labels_of(self.source)
+        return labels and (lambda index: labels(index // 2))
 
     @property
     def channels(self) -> int:
@@ -143,10 +154,9 @@ def channels_of(source: Source) -> int:
     return getattr(source, "channels", 3)
 
 
-def labels_of(source: Source, index: int) -> dict[str, str]:
-    """What a source knows of an image, a value by name; nothing where it has no labels."""
-    labels = getattr(source, "labels", None)
-    return {} if labels is None else labels(index)
+def labels_of(source: Source) -> Labels | None:
+    """What gives a source's labels of an image, a value by name; None where it has none."""
+    return getattr(source, "labels", None)
 
 
 def digest_order(keys: Sequence[bytes]) -> list[int]:

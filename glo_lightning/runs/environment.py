@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from glo_lightning.data.attributes import find_attributes
+from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.source import Source, keys_digest
 from glo_lightning.errors import InputError
 from glo_lightning.images import NotAnImageError, reading_image
@@ -25,14 +25,14 @@ from glo_lightning.images import NotAnImageError, reading_image
 SAMPLED_RECORDS = 1024
 
 
-def describe_environment(seed: int | None, source: Source) -> dict[str, Any]:
+def describe_environment(seed: int | None, source: Source, attributes: Attributes | None = None) -> dict[str, Any]:
     """Returns what another run has to share to repeat this one, as plain values.
 
     Args:
         seed: of the run.
         source: of the images.
+        attributes: of these images.
     """
-    attributes = find_attributes(source)
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),

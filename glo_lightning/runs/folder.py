@@ -92,7 +92,8 @@ class WriteConfig(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = RunFolder(trainer.default_root_dir)
             starts = json.loads(folder.environment.read_bytes()) if folder.environment.exists() else []
-            starts.append(describe_environment(self.seed, trainer.datamodule.source))  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            starts.append(describe_environment(self.seed, data.source, data.attributes))
             write_text(folder.environment, json.dumps(starts, indent=1, ensure_ascii=False))
             write_text(folder.config, self.config)
 
