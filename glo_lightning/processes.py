@@ -113,6 +113,8 @@ class Now:
 
     def agree(self, *values: float) -> list[float]:
         """As ``largest``; sets the number of steps until the next time by the slowest process."""
+        if not several():
+            return list(values)
         *values_of_all, seconds = largest(*values, time.monotonic() - self.since)
         # half a second, and at most twice as many steps as before: a step may take twice as long as those that were
         self.steps = self.left = max(1, min(2 * self.steps, int(self.steps * 0.5 / max(seconds, 1e-9))))
