@@ -185,8 +185,10 @@ def test_the_picture_follows_a_slider_and_its_command_makes_it(new_page, monkeyp
     moved = shown(page, "sliders", first)
     assert command_makes(page.inner_text("#sliders code"), moved, monkeypatch, tmp_path)
     page.fill("#sliders .save input", "moved")
+    place = page.locator("#reset").bounding_box()
     page.click("#sliders .save button")
     page.wait_for_selector("#message:has-text('saved as moved.npy')")
+    assert page.locator("#reset").bounding_box() == place  # else the page moves under the click that hides the message
     page.click("#reset")
     assert shown(page, "sliders", moved) == first
     page.fill("#start input", "moved.npy")
