@@ -1,0 +1,181 @@
+"""Which generator is best in equal seconds? python scripts/studies/generators.py --json FILE [--root DIR] [...]
+
+Trains each generator of decoders.py, and DCGAN, for the same processor seconds at each of four rates: those of SGD, as
+the package has it, and of AdamW. Widths are such that a step costs about the same. Prints PSNR and SSIM of training and
+of held-out images; given a feature network (judge.py's, or one that ``evaluate.py --features`` takes), the Frechet
+distances to the training images of reconstructions, of the flow's samples and of images half-way by the flow;
+parameters, images/s, and the MB that a step keeps for its gradients. What stands in the JSON file is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import mean_and_deviation, steps_within, train
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.explore.evaluation import extract, frechet, generate, load_features
+from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.priors import sample_codes
+from glo_lightning.files import write_text
+from glo_lightning.images import from_uint8, to_uint8, to_unit
+from glo_lightning.module import GLO
+from glo_lightning.optimizers import RowSGD
+
+WIDTHS = {
+    "dcgan": 32,
+    "decoders.Residual": 16,
+    "decoders.ResidualRms": 14,
+    "decoders.Modulated": 22,
+    "decoders.Skip": 12,
+    "decoders.Transformer": 12,
+    "decoders.Normless": 20,
+}
+BATCH = 32
+
+
+class RowsAndAdam(RowSGD):
+    """SGD for the rows; AdamW for the generator, whose rate is a thousandth of what is given."""
+
+    def __init__(self, params: Any, lr: float = 1e-3):
+        super().__init__(params, lr)
+        self.adam = torch.optim.AdamW(self.param_groups[0]["params"], betas=(0.9, 0.99))
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> float | None:  # type: ignore[override]
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        group = self.param_groups[0]
+        self.adam.param_groups[0] |= {"lr": group["lr"] / 1000, "weight_decay": 0.01}
+        self.adam.step()
+        gradients = [(parameter, parameter.grad) for parameter in group["params"]]
+        for parameter, _ in gradients:
+            parameter.grad = None  # SGD leaves what has none alone
+        super().step()
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        return loss
+
+
+RATES = {"SGD 1": (1.0, "sgd"), "SGD 3": (3.0, "sgd")}
+RATES |= {"AdamW 0.001": (1.0, "generators.RowsAndAdam"), "AdamW 0.003": (3.0, "generators.RowsAndAdam")}
+
+
+def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
+    sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": BATCH}
+    return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
+
+
+def recipe(options: argparse.Namespace, generator: str, rate: str) -> Any:
+    generator_lr, optimizer = RATES[rate]
+
+    def make(seed: int) -> tuple[GLO, LSUNDataModule]:
+        data = datamodule(options, seed)
+        arguments: dict[str, Any] = {"generator": generator, "width": WIDTHS[generator], "channels": data.num_channels}
+        arguments |= {"generator_lr": generator_lr, "latent_optimizer": optimizer, "image_size": options.image_size}
+        arguments |= {"whiten": True, "schedule": "cosine", "l2_weight": 1.0, "weight_decay": 1e-3}
+        return GLO(data.num_images, options.latent_dim, **arguments), data
+
+    return make
+
+
+def kept_megabytes(model: GLO) -> float:
+    """What the generator keeps for the backward pass of a batch, weights left out."""
+    kept: dict[int, Tensor] = {}  # by address: a tensor that two operations keep counts once
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        made = model.generator(model.latents.weight[:BATCH].clone().requires_grad_())
+    weights = {parameter.data_ptr() for parameter in model.generator.parameters()}
+    del made
+    return sum(tensor.nbytes for address, tensor in kept.items() if address not in weights) / 1e6
+
+
+def similarity(generated: Tensor, images: Tensor) -> dict[str, float]:
+    """PSNR in dB and SSIM of images (M, C, H, W) in [-1, 1]."""
+    pair = to_unit(generated), to_unit(images)
+    structure = StructuralSimilarityIndexMeasure(data_range=1.0)
+    return {"PSNR": float(PeakSignalNoiseRatio(data_range=1.0)(*pair)), "SSIM": float(structure(*pair))}
+
+
+def measure(
+    options: argparse.Namespace, model: GLO, data: LSUNDataModule, features: nn.Module | None
+) -> dict[str, Any]:
+    table, num = model.latents.weight, min(options.num, data.num_images)
+    training = data.dataset[list(range(data.num_images))][0]
+    held_out = from_uint8(data.dataset[data.holdout_rows(options.encoded)][0])
+    codes = model.encode(held_out, training, ["pca"], steps=60)
+    found = similarity(generate(model, table[:512]), from_uint8(training[:512]))
+    found |= {f"held-out {key}": value for key, value in similarity(generate(model, codes), held_out).items()}
+    if features is not None:
+        reference = extract(training, features)
+
+        def distance(some: Tensor) -> float:
+            return frechet(extract(to_uint8(generate(model, some)), features), reference)
+
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
+        found["rec."] = distance(table[order[:num]])
+        flow = Flow().fit(table)
+        found["samples"] = distance(sample_codes(flow, table, num, model.project))
+        starts, ends = table[order[:num]], table[order[-num:].flip(0)]
+        found["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
+    found["parameters, M"] = sum(p.numel() for p in model.generator.parameters()) / 1e6
+    return found | {"MB": kept_megabytes(model)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="results, read and written")
+    parser.add_argument("--root", help="an LMDB; the shipped images if not given")
+    parser.add_argument("--features", help="a TorchScript file of features")
+    parser.add_argument("--num_samples", type=int, help="all if not given")
+    parser.add_argument("--holdout", type=int, default=512)
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--latent_dim", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=300, help="of training")
+    parser.add_argument("--num", type=int, default=10_000, help="images in each row's distances")
+    parser.add_argument("--encoded", type=int, default=100, help="held-out images that are encoded")
+    parser.add_argument("--generators", nargs="+", default=list(WIDTHS), choices=list(WIDTHS), metavar="NAME")
+    parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--precision", default="bf16-mixed")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    features = load_features(options.features) if options.features else None
+    results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    steps = results.setdefault("steps", {})
+    todo = [name for name in options.generators if name not in steps]
+    steps |= steps_within(options.seconds, {n: recipe(options, n, "SGD 1") for n in todo}, options.precision, "cpu")
+    rows = [(name, rate) for name in options.generators for rate in options.rates]
+    for seed in range(options.seeds):
+        for name, rate in rows:
+            runs = results.setdefault(f"{name}, {rate}", [])
+            if len(runs) <= seed:
+                limits = {"max_steps": steps[name], "max_epochs": -1}
+                model, data, step = train(recipe(options, name, rate), seed, options.precision, "cpu", **limits)
+                runs.append(measure(options, model, data, features) | {"images/s": BATCH / step})
+                write_text(options.json.absolute(), json.dumps(results, indent=1))
+    columns = list(results[f"{rows[0][0]}, {rows[0][1]}"][0])
+    print(f"| generator | rate | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for name, rate in rows:
+        runs = results[f"{name}, {rate}"]
+        cells = [mean_and_deviation([run[key] for run in runs], 3 if "SSIM" in key else 2) for key in columns]
+        print(f"| {name.removeprefix('decoders.')} | {rate} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
