@@ -1,8 +1,10 @@
-"""The one error type for wrong input: what a user gave, and what to give instead."""
+"""The one error type for wrong input: what a user gave, and what to give instead; and a parser of one line."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import argparse
+import sys
+from typing import Any, Literal, NoReturn, get_args
 
 OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
 
@@ -35,3 +37,15 @@ def check_at_least(key: str, value: float, least: float) -> None:
     """Raises InputError unless ``value >= least`` (NaN is refused as well)."""
     if not value >= least:
         raise InputError(key, value, f"must be {least} or more")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse's, with a program's docstring as its help: a wrong flag ends it with one line and status 2."""
+
+    def __init__(self, description: str | None):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{message}; see --help\n")
+        raise SystemExit(2)

@@ -33,7 +33,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from benchmarking.data import Images, Records, SyntheticSource, make_source
@@ -41,7 +41,7 @@ from benchmarking.parts import measure_encoding, measure_floor, measure_pca, mea
 from benchmarking.training import PRECISIONS, measure_training, measure_waits
 
 from glo_lightning.data.source import Source
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import InputError, OneLineParser, check_at_least
 from glo_lightning.runs.environment import describe_environment
 
 # What is measured where it is not said: about five minutes on a GPU.
@@ -53,20 +53,13 @@ SYNTHETIC_ROWS = {"cpu": 4_096, "gpu": 100_352}
 WARM = {"cpu": 3, "gpu": 20}
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{message}; see --help\n")
-        raise SystemExit(2)
-
-
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The options, and what --quickstart hands on to scripts/train.py.
 
     Raises:
         InputError: for a value out of range, and for a device that is not here.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    parser = OneLineParser(__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--root", help="an LMDB or LSUN folder; the shipped images if not given")
     what.add_argument("--synthetic", action="store_true", help="made images of LSUN's size")

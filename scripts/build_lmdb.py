@@ -6,7 +6,6 @@ the first N records are a random subset. The output appears whole, or not at all
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
@@ -18,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from glo_lightning.data.image_files import find_images
+from glo_lightning.errors import OneLineParser
 from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, reading_image, to_rgb
 
@@ -54,7 +54,7 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("output", type=Path, help="the LMDB folder to make")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     parser.add_argument(

@@ -3,15 +3,14 @@
 glo_lightning.explore.export.load_export(OUTPUT) loads it again.
 """
 
-import argparse
 import sys
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.export import export_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("run", help="a run folder, whose newest checkpoint is taken, or a checkpoint in it")
     parser.add_argument("output", help="a folder that does not exist")
     arguments = parser.parse_args()

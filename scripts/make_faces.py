@@ -12,7 +12,6 @@ npm install --no-save --no-package-lock @dicebear/core@9.4.3 @dicebear/collectio
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import hashlib
@@ -31,6 +30,7 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
+from glo_lightning.errors import OneLineParser
 from glo_lightning.files import whole_folder, write_text
 
 PROGRAM = Path(__file__).with_name("faces.mjs")
@@ -173,7 +173,7 @@ def write_faces(folder: Path, artist: Artist, sizes: dict[str, int]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("output", type=Path, help="the LMDB folder to make")
     parser.add_argument("--num", type=int, default=4096, help="training faces")
     parser.add_argument("--holdout", type=int, default=0, help="random faces after them")

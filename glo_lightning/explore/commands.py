@@ -9,13 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.pictures import enlarged
 from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import Accelerator, TrainedRun
@@ -24,7 +24,7 @@ from glo_lightning.files import whole_folder, write_whole
 log = logging.getLogger(__name__)
 
 
-class CommandParser(argparse.ArgumentParser):
+class CommandParser(OneLineParser):
     """The arguments that every command on a run has: RUN, --accelerator, --data.root, --output, --overwrite.
 
     Args:
@@ -36,8 +36,7 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None, output: str | None = None, writes: str = "", flag: str = "--output"):
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        super().__init__(description)
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator))
@@ -71,10 +70,6 @@ class CommandParser(argparse.ArgumentParser):
             if getattr(options, key, None) is not None:
                 refuse_to_overwrite(getattr(options, key), key, options.overwrite)
         return options
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{message}; see --help\n")
-        raise SystemExit(2)
 
     def call(self, command: Callable[[], None]) -> None:
         """Runs the command; input that is wrong ends it with one line on standard error."""
