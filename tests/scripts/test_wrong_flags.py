@@ -7,7 +7,14 @@ import pytest
 from conftest import REPOSITORY
 
 COMMANDS = sorted(path.name for path in (REPOSITORY / "scripts").glob("*.py"))
-REQUIRED = {"train.py": [], "benchmark.py": [], "build_lmdb.py": ["one", "two"], "export.py": ["one", "two"]}
+REQUIRED = {
+    "train.py": [],
+    "benchmark.py": [],
+    "build_lmdb.py": ["one", "two"],
+    "encode.py": ["one", "2"],
+    "interpolate.py": ["one", "2", "3"],
+    "export.py": ["one", "two"],
+}
 REQUIRED["arithmetic.py"] = ["one", "--a", "1", "--b", "2", "--c", "3"]
 
 
