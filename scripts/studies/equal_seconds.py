@@ -1,10 +1,11 @@
-"""Which generator is best in equal seconds? python scripts/studies/generators.py --json FILE [--root DIR] [...]
+"""Which generator, or which loss, is best in equal seconds? python scripts/studies/equal_seconds.py generators --json F
 
-Trains each generator of decoders.py, and DCGAN, for the same processor seconds at each of four rates: those of SGD, as
-the package has it, and of AdamW. Widths are such that a step costs about the same. Prints PSNR and SSIM of training and
-of held-out images; given a feature network (judge.py's, or one that ``evaluate.py --features`` takes), the Frechet
-distances to the training images of reconstructions, of the flow's samples and of images half-way by the flow;
-parameters, images/s, and the MB that a step keeps for its gradients. What stands in the JSON file is not made again.
+Trains each generator of decoders.py, and DCGAN; or DCGAN with each loss of image_losses.py, the pyramid and pixels'
+errors; for the same processor seconds, at each of four rates: two of SGD, as the package has it, and two of AdamW.
+Generators' widths are such that a step costs about the same. Prints PSNR and SSIM of training and of held-out images;
+given a feature network (judge.py's, or one that ``evaluate.py --features`` takes), the Frechet distances to the
+training images of reconstructions, of the flow's samples and of images half-way by the flow; parameters, images/s, and
+the MB that a step keeps for its gradients. What stands in the JSON file is not made again.
 """
 
 from __future__ import annotations
@@ -31,15 +32,24 @@ from glo_lightning.images import from_uint8, to_uint8, to_unit
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import RowSGD
 
-WIDTHS = {
-    "dcgan": 32,
-    "decoders.Residual": 16,
-    "decoders.ResidualRms": 14,
-    "decoders.Modulated": 22,
-    "decoders.Skip": 12,
-    "decoders.Transformer": 12,
-    "decoders.Normless": 20,
+GENERATORS: dict[str, dict[str, Any]] = {
+    "DCGAN": {"width": 32},
+    "Residual": {"generator": "decoders.Residual", "width": 16},
+    "ResidualRms": {"generator": "decoders.ResidualRms", "width": 14},
+    "Modulated": {"generator": "decoders.Modulated", "width": 22},
+    "Skip": {"generator": "decoders.Skip", "width": 12},
+    "Transformer": {"generator": "decoders.Transformer", "width": 12},
+    "Normless": {"generator": "decoders.Normless", "width": 20},
 }
+LOSSES: dict[str, dict[str, Any]] = {
+    "pyramid": {},
+    "pyramid and L2": {"l2_weight": 1.0},
+    "pixels, L1 and L2": {"levels": 0, "l2_weight": 1.0},
+    "pixels, L2": {"loss": "l2"},
+    "focal frequency": {"loss": "image_losses.FocalFrequency"},
+    "Watson-DFT": {"loss": "image_losses.WatsonDFT"},
+}
+BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3}
 BATCH = 32
 
 
@@ -67,7 +77,7 @@ class RowsAndAdam(RowSGD):
 
 
 RATES = {"SGD 1": (1.0, "sgd"), "SGD 3": (3.0, "sgd")}
-RATES |= {"AdamW 0.001": (1.0, "generators.RowsAndAdam"), "AdamW 0.003": (3.0, "generators.RowsAndAdam")}
+RATES |= {"AdamW 0.001": (1.0, "equal_seconds.RowsAndAdam"), "AdamW 0.003": (3.0, "equal_seconds.RowsAndAdam")}
 
 
 def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
@@ -75,15 +85,22 @@ def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
     return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
 
 
-def recipe(options: argparse.Namespace, generator: str, rate: str) -> Any:
+def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is compared: name -> arguments of GLO."""
+    if options.what == "generators":
+        return {name: {"l2_weight": 1.0, **arguments} for name, arguments in GENERATORS.items()}
+    perceptual = {"loss": "image_losses.Perceptual", "loss_args": {"weights": str(options.vgg)}}
+    return LOSSES | ({"perceptual": perceptual} if options.vgg else {})
+
+
+def recipe(options: argparse.Namespace, variant: dict[str, Any], rate: str) -> Any:
     generator_lr, optimizer = RATES[rate]
 
     def make(seed: int) -> tuple[GLO, LSUNDataModule]:
         data = datamodule(options, seed)
-        arguments: dict[str, Any] = {"generator": generator, "width": WIDTHS[generator], "channels": data.num_channels}
-        arguments |= {"generator_lr": generator_lr, "latent_optimizer": optimizer, "image_size": options.image_size}
-        arguments |= {"whiten": True, "schedule": "cosine", "l2_weight": 1.0, "weight_decay": 1e-3}
-        return GLO(data.num_images, options.latent_dim, **arguments), data
+        shape = {"image_size": options.image_size, "channels": data.num_channels}
+        rates = {"generator_lr": generator_lr, "latent_optimizer": optimizer}
+        return GLO(data.num_images, options.latent_dim, **{**BASE, **shape, **rates, **variant}), data
 
     return make
 
@@ -137,6 +154,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["generators", "losses"])
     parser.add_argument("--json", type=Path, required=True, help="results, read and written")
     parser.add_argument("--root", help="an LMDB; the shipped images if not given")
     parser.add_argument("--features", help="a TorchScript file of features")
@@ -147,7 +165,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="of training")
     parser.add_argument("--num", type=int, default=10_000, help="images in each row's distances")
     parser.add_argument("--encoded", type=int, default=100, help="held-out images that are encoded")
-    parser.add_argument("--generators", nargs="+", default=list(WIDTHS), choices=list(WIDTHS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the table; all if not given")
+    parser.add_argument("--vgg", type=Path, help="weights of VGG16, for a perceptual loss")
     parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
@@ -157,24 +176,27 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     features = load_features(options.features) if options.features else None
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
-    steps = results.setdefault("steps", {})
-    todo = [name for name in options.generators if name not in steps]
-    steps |= steps_within(options.seconds, {n: recipe(options, n, "SGD 1") for n in todo}, options.precision, "cpu")
-    rows = [(name, rate) for name in options.generators for rate in options.rates]
+    steps, compared = results.setdefault("steps", {}), variants(options)
+    names = options.only or list(compared)
+    trials = {name: recipe(options, compared[name], "SGD 1") for name in names if name not in steps}
+    steps |= steps_within(options.seconds, trials, options.precision, "cpu")
+    rows = [(name, rate) for name in names for rate in options.rates]
     for seed in range(options.seeds):
         for name, rate in rows:
             runs = results.setdefault(f"{name}, {rate}", [])
             if len(runs) <= seed:
                 limits = {"max_steps": steps[name], "max_epochs": -1}
-                model, data, step = train(recipe(options, name, rate), seed, options.precision, "cpu", **limits)
+                model, data, step = train(
+                    recipe(options, compared[name], rate), seed, options.precision, "cpu", **limits
+                )
                 runs.append(measure(options, model, data, features) | {"images/s": BATCH / step})
                 write_text(options.json.absolute(), json.dumps(results, indent=1))
     columns = list(results[f"{rows[0][0]}, {rows[0][1]}"][0])
-    print(f"| generator | rate | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    print(f"| {options.what} | rate | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
     for name, rate in rows:
         runs = results[f"{name}, {rate}"]
         cells = [mean_and_deviation([run[key] for run in runs], 3 if "SSIM" in key else 2) for key in columns]
-        print(f"| {name.removeprefix('decoders.')} | {rate} | {' | '.join(cells)} |")
+        print(f"| {name} | {rate} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""Losses to compare with the Laplacian pyramid, each given by class path: --model.loss image_losses.FocalFrequency
+
+Each maps (generated, images), both (B, C, H, W) in [-1, 1], to a scalar, a mean over the batch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.vgg import cfgs, make_layers
+from torchvision.transforms import Normalize
+
+from glo_lightning.class_path import make_instance
+from glo_lightning.errors import InputError
+from glo_lightning.images import to_unit
+
+
+class FocalFrequency(nn.Module):
+    """Mean squared error of pixels, and of the spectrum, where each frequency weighs as much as it is wrong.
+
+    Focal frequency loss (Jiang et al., ICCV 2021): ``w |F(x) - F(y)|^2``, w the distance itself over the largest of an
+    image, without a gradient.
+
+    Args:
+        weight: of the spectrum's term.
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, generated: Tensor, images: Tensor) -> Tensor:
+        difference = generated.float() - images.float()
+        squares = torch.view_as_real(torch.fft.fft2(difference, norm="ortho")).square().sum(-1)
+        distances = squares.detach().sqrt()
+        focus = distances / distances.amax((-2, -1), keepdim=True).clamp(min=1e-8)
+        return difference.square().mean() + self.weight * (focus * squares).mean()
+
+
+class WatsonDFT(nn.Module):
+    """Errors of a block's Fourier coefficients over what its own content hides (Czolbe et al., NeurIPS 2020).
+
+    Each overlapping block of pixels is transformed; an error of a coefficient c counts relative to ``max(t, |c|^w
+    t^(1 - w))``: t is what the eye sees of that frequency, w how much content masks. All t are one, and w is that of
+    Watson's model of JPEG, 0.7: the paper's own values were fitted to human judgements and are not at hand.
+
+    Args:
+        block: pixels of a block's side.
+        threshold: t.
+        masking: w.
+    """
+
+    def __init__(self, block: int = 8, threshold: float = 0.1, masking: float = 0.7):
+        super().__init__()
+        self.block, self.threshold, self.masking = block, threshold, masking
+
+    def forward(self, generated: Tensor, images: Tensor) -> Tensor:
+        one, other = self._spectra(generated), self._spectra(images)
+        hidden = other.abs().clamp(min=1e-8) ** self.masking * self.threshold ** (1 - self.masking)
+        errors = torch.view_as_real(one - other).square().sum(-1) / hidden.clamp(min=self.threshold).square()
+        return (errors.mean((1, 2, 3)) + 1e-8).sqrt().mean()
+
+    def _spectra(self, images: Tensor) -> Tensor:
+        """(B, C * blocks, block, block / 2 + 1), complex."""
+        images = images.float()
+        blocks = images.unfold(2, self.block, self.block // 2).unfold(3, self.block, self.block // 2)
+        return torch.fft.rfft2(blocks.flatten(1, 3), norm="ortho")
+
+
+class Perceptual(nn.Module):
+    """L1 of pixels, and L1 of a network's features at several depths (Johnson et al., 2016; Hoshen et al., 2019).
+
+    Args:
+        weights: a file of torchvision's VGG16: safetensors, or a state dict.
+        trunk: instead, the path of a module's class that maps images (B, 3, H, W) in [-1, 1] to a list of features.
+        trunk_args: of that class.
+        weight: of the features' term.
+
+    Raises:
+        InputError: for neither, a file that is not there, and keys that do not fit.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        trunk: str | None = None,
+        trunk_args: dict[str, Any] | None = None,
+        weight: float = 1.0,
+    ):
+        super().__init__()
+        if (weights is None) == (trunk is None):
+            raise InputError("loss_args", {"weights": weights, "trunk": trunk}, "give one of both")
+        remedy = "give the path of a module's class"
+        self.trunk: nn.Module = (
+            VGG(weights)
+            if weights is not None
+            else make_instance(str(trunk), nn.Module, "trunk", remedy, arguments=trunk_args)
+        )
+        self.trunk.eval().requires_grad_(False)
+        self.weight = weight
+
+    def train(self, mode: bool = True) -> Perceptual:
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, generated: Tensor, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.trunk(images)
+        terms = [
+            F.l1_loss(made.float(), other.float()) for made, other in zip(self.trunk(generated), wanted, strict=True)
+        ]
+        return F.l1_loss(generated.float(), images.float()) + self.weight * torch.stack(terms).mean()
+
+
+class VGG(nn.Module):
+    """The features of torchvision's VGG16 after relu1_2, relu2_2, relu3_3 and relu4_3.
+
+    Args:
+        weights: a file of its state dict; the classifier's part may be missing.
+    """
+
+    LAST = (3, 8, 15, 22)
+
+    def __init__(self, weights: str | os.PathLike[str]):
+        super().__init__()
+        self.features = make_layers(cfgs["D"])[: self.LAST[-1] + 1]
+        for layer in self.features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        self.features.load_state_dict(read_weights(Path(weights), self.features))
+        self.normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, found = self.normalize(to_unit(images)), []
+        for number, layer in enumerate(self.features):
+            features = layer(features)
+            if number in self.LAST:
+                found.append(features)
+        return found
+
+
+def read_weights(file: Path, features: nn.Module) -> dict[str, Tensor]:
+    """The weights of these features out of a file of VGG16's.
+
+    Raises:
+        InputError: for a file that is not there or cannot be read, and for keys or shapes that do not fit.
+    """
+    remedy = "give a file of torchvision's VGG16, safetensors or a state dict"
+    try:
+        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises differs from version to version
+        raise InputError("weights", file, f"cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
+    wanted = features.state_dict()
+    for key, value in wanted.items():
+        had = found.get(f"features.{key}") if isinstance(found, dict) else None
+        if had is None or had.shape != value.shape:
+            shape = "no such key" if had is None else f"of shape {tuple(had.shape)}, not {tuple(value.shape)}"
+            raise InputError("weights", file, f"features.{key}: {shape}; {remedy}")
+    return {key: found[f"features.{key}"] for key in wanted}
