@@ -50,9 +50,16 @@ def encode(
         progress: shows a progress bar.
     """
     number, per_image, latent_dim = starts.shape
-    mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
+    generate = generator
+    if mask is not None:
+        known = mask.to(images)
+        images = images * known
+
+        def generate(codes: Tensor) -> Tensor:
+            return generator(codes) * known
+
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, project, mask, RATE * latent_dim**-0.5, chunk)
+    descent = _Descent(generate, loss, project, RATE * latent_dim**-0.5, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -74,7 +81,6 @@ class _Descent(NamedTuple):
     generator: Generate
     loss: Loss
     project: Projection
-    mask: Tensor
     rate: float
     chunk: int
 
@@ -82,16 +88,15 @@ class _Descent(NamedTuple):
         """The best codes (m, D) on the way from those given, and their losses (m,)."""
         number = len(images)
         with torch.inference_mode(False), torch.enable_grad():
-            mask = self.mask.clone()
             fill = torch.arange(self.chunk, device=images.device) % number
-            images, codes = (images * mask)[fill].clone(), codes[fill].clone()
+            images, codes = images[fill].clone(), codes[fill].clone()
             codes = self.project(codes).requires_grad_()
             best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
             patience = torch.full((self.chunk,), PATIENCE, device=images.device)
             optimizer = torch.optim.Adam([codes], lr=self.rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
-                generated = self.generator(codes) * mask
+                generated = self.generator(codes)
                 if step % CHECK == 0 or step == steps:
                     losses = _losses(self.loss, generated.detach(), images)
                     better, falling = losses < lowest, losses < 0.999 * lowest
