@@ -1,5 +1,6 @@
 """An encoder: what it learns, where it is kept, and when it is used."""
 
+import base64
 import contextlib
 import itertools
 import json
@@ -20,6 +21,7 @@ from glo_lightning.encoding import TRIAL_STEPS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
 from glo_lightning.explore.encoder import RIDGE, Encoder, answer, fit_encoder
+from glo_lightning.explore.explorer import Explorer
 from glo_lightning.images import to_uint8
 
 pytest.importorskip("safetensors.torch", reason="needs the extra export")
@@ -193,6 +195,21 @@ def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypa
     with pytest.raises(InputError, match=r"encoder\.safetensors: cannot be written \(No space left"):
         loaded.fit_encoder()
     assert not list(run.glob("*encoder*"))
+
+
+def test_uploads_and_filled_masks_of_the_page_start_from_it(run, photo, monkeypatch):
+    loaded = load_run(run, "cpu")
+    encoder = loaded.fit_encoder()
+    page = Explorer(loaded, run)
+    made = page.upload(photo.read_bytes(), "photo.png", encode=True)
+    code = np.frombuffer(base64.b64decode(made["made"]["code"]), np.float32)
+    assert np.array_equal(code, loaded.codes([str(photo)])[0])
+    asked = []
+    encoder.register_forward_hook(lambda *_: asked.append(1))
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[4:20, 3:] = 0
+    page.filled(made["name"], encode(mask))
+    assert asked
 
 
 def test_evaluation_does_not_use_it(run, encode_py, monkeypatch, tmp_path):
