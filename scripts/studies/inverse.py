@@ -1,10 +1,11 @@
 """How well are degraded faces restored? python scripts/studies/inverse.py RUN [--num 200] [--prior_weight 1]
 
-Held-out images of RUN are degraded here: half, 90 and 99 % of their pixels taken away, other ones for every 50 images,
+Held-out images of RUN are degraded here: half, 90 and 99 % of their pixels taken away, other ones for every 100 images,
 and a quarter of their side. Beside what the generator makes of the codes found for them, with and without the flow's
 log-density, stand linear interpolation, biharmonic inpainting, the median of the nearest known pixels, bicubic
-enlargement, and least squares among as many principal components. Biharmonic inpainting is done here with SciPy, for
-all missing pixels at once: the image whose squared Laplacian has the smallest sum, the known pixels given.
+enlargement, and least squares among the principal components, as many as a code has dimensions and four times as many.
+Biharmonic inpainting is done here with SciPy: the image whose squared Laplacian has the smallest sum, the known pixels
+given.
 
 PSNR in dB of the squared error over all pixels of all images; all rows but the plain answers keep what the pictures
 say, see ``operators.restored``.
@@ -29,7 +30,7 @@ from glo_lightning.explore.operators import Down, Mask, least_squares, restored
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, to_unit
 
-GROUP = 50  # images with the same pixels missing
+GROUP = 100  # images with the same pixels missing
 MISSING = (0.5, 0.9, 0.99)
 
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200, help="held-out images, at most")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--starts", nargs="+", default=["pca"])
-    parser.add_argument("--prior_weight", type=float, nargs="*", default=[0.1, 1.0])
+    parser.add_argument("--prior_weight", type=float, nargs="*", default=[1.0])
     parser.add_argument("--noise_sigma", type=float, default=0.05)
     parser.add_argument("--only", nargs="+", default=["0.5", "0.9", "0.99", "down4"], help="degradations")
     options = parser.parse_args()
@@ -98,9 +99,9 @@ def main() -> None:
 
     def restore(column: str, pictures: Tensor, operator: nn.Module) -> None:
         """What PCA and the generator make of pictures."""
-        for noise, name in ((0.0, "least squares, PCA"),):
-            _, whole = least_squares(training, pictures, operator, latent_dim, model.whiten, noise)
-            add(column, name, restored(whole, pictures, operator))
+        for dimensions in (latent_dim, 4 * latent_dim):
+            _, whole = least_squares(training, pictures, operator, dimensions)
+            add(column, f"least squares, {dimensions} principal components", restored(whole, pictures, operator))
         for weight in (0.0, *options.prior_weight):
             how = {"prior_weight": weight, "noise_sigma": options.noise_sigma, "encoder": "none"}
             codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, **how)
