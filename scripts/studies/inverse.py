@@ -99,7 +99,7 @@ def main() -> None:
 
     def restore(column: str, pictures: Tensor, operator: nn.Module) -> None:
         """What PCA and the generator make of pictures."""
-        for dimensions in (latent_dim, 4 * latent_dim):
+        for dimensions in (latent_dim, min(4 * latent_dim, len(training))):
             _, whole = least_squares(training, pictures, operator, dimensions)
             add(column, f"least squares, {dimensions} principal components", restored(whole, pictures, operator))
         for weight in (0.0, *options.prior_weight):
