@@ -33,6 +33,7 @@ def encode(
     mask: Tensor | None = None,
     steps: int = 150,
     progress: bool = False,
+    rate: float = RATE,
 ) -> Tensor:
     """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
 
@@ -48,6 +49,7 @@ def encode(
         project: brings codes (B, D) back into their set.
         mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
         progress: shows a progress bar.
+        rate: of the first step, in units of a code's spread in the unit ball.
     """
     number, per_image, latent_dim = starts.shape
     generate = generator
@@ -59,7 +61,7 @@ def encode(
             return generator(codes) * known
 
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generate, loss, project, RATE * latent_dim**-0.5, chunk)
+    descent = _Descent(generate, loss, project, rate * latent_dim**-0.5, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):

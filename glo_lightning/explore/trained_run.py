@@ -17,7 +17,7 @@ from torch import Tensor
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
-from glo_lightning.encoding import STARTS, TRIAL_STEPS, starting_codes
+from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
 from glo_lightning.explore.fitted import encoder_digest, fit_prior, keep_encoder, load_encoder
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 Accelerator = Literal["auto", "cpu", "gpu"]
 UseEncoder = Literal["auto", "require", "none"]
 Chart = Callable[[Tensor], Tensor]
+NEAR = RATE / 2  # of a descent from an encoder's answer alone, which has a short way to go
 FEWEST_GIVEN = 20  # training images that have an attribute's value, for samples to be given it
 
 
@@ -305,11 +306,11 @@ class TrainedRun:
         if steps < 1:
             return codes
         first = codes[:, None]
-        if steps > TRIAL_STEPS:
-            training = self.images(range(model.n_pca))
-            others = starting_codes(model.latents.weight, training, wanted, starts, None, model.n_pca, model.whiten)
-            first = torch.cat([first, others], dim=1)
-        return model.encode(wanted, starts=first, steps=steps, **options)
+        if steps <= TRIAL_STEPS:
+            return model.encode(wanted, starts=first, steps=steps, rate=NEAR, **options)
+        training = self.images(range(model.n_pca))
+        others = starting_codes(model.latents.weight, training, wanted, starts, None, model.n_pca, model.whiten)
+        return model.encode(wanted, starts=torch.cat([first, others], dim=1), steps=steps, **options)
 
     def codes(self, names: Sequence[str]) -> Tensor:
         """The codes (M, D), on the model's device, of images by name; those of files are looked for.

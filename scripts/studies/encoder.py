@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glo_lightning.encoding import STARTS, starting_codes
+from glo_lightning.encoding import RATE, STARTS, starting_codes
 from glo_lightning.explore.encoder import SECONDS, STEPS, Encoder, answer, fit_encoder
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.trained_run import NEAR, load_run
 from glo_lightning.images import from_uint8, to_unit
 
 
@@ -53,15 +53,16 @@ def main() -> None:
     def one_by_one(encoder: Encoder) -> Tensor:
         return torch.cat([answer(encoder, model, image[None]) for image in wanted])
 
-    def descent(starts: Tensor, steps: int) -> Callable[[], Tensor]:
-        return lambda: model.encode(wanted, starts=starts, steps=steps)
+    def descent(starts: Tensor, steps: int, rate: float = RATE) -> Callable[[], Tensor]:
+        return lambda: model.encode(wanted, starts=starts, steps=steps, rate=rate)
 
     add("PCA coordinates", lambda: model.project(starts[:, STARTS.index("pca")]))
     add("PCA coordinates, 10 steps", descent(starts[:, :1], 10))
     add("linear map", lambda: one_by_one(linear))
     codes = add("encoder", lambda: one_by_one(encoder))[:, None]
-    for steps in (10, 30, 150):
-        add(f"encoder, {steps} steps", descent(codes, steps))
+    for steps in (10, 30):
+        add(f"encoder, {steps} steps", descent(codes, steps, NEAR))
+    add("encoder, 150 steps", descent(codes, 150))
     add("full descent", descent(starts, 150))
     add("full descent, the encoder among the starts", descent(torch.cat([codes, starts], dim=1), 150))
 

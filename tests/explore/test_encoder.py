@@ -22,6 +22,7 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
 from glo_lightning.explore.encoder import RIDGE, Encoder, answer, fit_encoder
 from glo_lightning.explore.explorer import Explorer
+from glo_lightning.explore.trained_run import NEAR
 from glo_lightning.images import to_uint8
 
 pytest.importorskip("safetensors.torch", reason="needs the extra export")
@@ -150,7 +151,7 @@ def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(ru
     monkeypatch.setattr(loaded, "images", None)
     few = loaded.encode(pixels, steps=3)
     code = loaded.encode(pixels, steps=0)
-    assert torch.equal(few, loaded.model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3))
+    assert torch.equal(few, loaded.model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3, rate=NEAR))
 
 
 def test_an_image_has_one_code_in_any_company(run):
