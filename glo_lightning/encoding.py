@@ -33,6 +33,7 @@ def encode(
     mask: Tensor | None = None,
     steps: int = 150,
     progress: bool = False,
+    rate: float = RATE,
 ) -> Tensor:
     """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
 
@@ -48,11 +49,19 @@ def encode(
         project: brings codes (B, D) back into their set.
         mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
         progress: shows a progress bar.
+        rate: of the first step, in units of a code's spread in the unit ball.
     """
     number, per_image, latent_dim = starts.shape
-    mask = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
+    generate = generator
+    if mask is not None:
+        known = mask.to(images)
+        images = images * known
+
+        def generate(codes: Tensor) -> Tensor:
+            return generator(codes) * known
+
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, project, mask, RATE * latent_dim**-0.5, chunk)
+    descent = _Descent(generate, loss, project, rate * latent_dim**-0.5, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -74,7 +83,6 @@ class _Descent(NamedTuple):
     generator: Generate
     loss: Loss
     project: Projection
-    mask: Tensor
     rate: float
     chunk: int
 
@@ -82,16 +90,15 @@ class _Descent(NamedTuple):
         """The best codes (m, D) on the way from those given, and their losses (m,)."""
         number = len(images)
         with torch.inference_mode(False), torch.enable_grad():
-            mask = self.mask.clone()
             fill = torch.arange(self.chunk, device=images.device) % number
-            images, codes = (images * mask)[fill].clone(), codes[fill].clone()
+            images, codes = images[fill].clone(), codes[fill].clone()
             codes = self.project(codes).requires_grad_()
             best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
             patience = torch.full((self.chunk,), PATIENCE, device=images.device)
             optimizer = torch.optim.Adam([codes], lr=self.rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
-                generated = self.generator(codes) * mask
+                generated = self.generator(codes)
                 if step % CHECK == 0 or step == steps:
                     losses = _losses(self.loss, generated.detach(), images)
                     better, falling = losses < lowest, losses < 0.999 * lowest

@@ -1,8 +1,15 @@
-"""Finds codes for images that the run has not seen: python scripts/encode.py RUN IMAGES... [--mask FILE] [--output DIR]
+"""Finds codes for images that the run has not seen: python scripts/encode.py RUN IMAGES... [--output DIR]
 
 IMAGES are files, folders or LMDBs. The generator stays as it is; each image's code is sought by gradient descent from
-several starts. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json; with a
-mask, whose black pixels are missing, filled.png as well: the images with these pixels taken from the reconstructions.
+several starts. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json.
+
+--fit_encoder fits an encoder to the run and keeps it in its folder, in two minutes at most. From then on its answer is
+a start, of 30 steps or fewer the only one, and of --steps 0 the code itself.
+
+--operator says what IMAGES have lost: mask (--mask FILE, whose black pixels are missing), down4 (they have a quarter of
+the side), blur, grey, or the path of a module's class; --operator_args '{"sigma": 3}' are its arguments. Images are
+then sought that the operator makes such pictures of. The folder also holds the restored images, restored.png (of --mask
+filled.png), and comparison.png: the pictures, the plain answers, and these with what the pictures say for certain.
 """
 
 from __future__ import annotations
@@ -10,67 +17,140 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser, output_folder
-from glo_lightning.explore.edits import filled, read_mask
+from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.operators import Mask, check_sizes, make_operator, restored
+from glo_lightning.explore.pictures import picture
+from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
 from glo_lightning.images import from_uint8, to_unit
 from glo_lightning.losses import make_loss
+
+SHOWN = 16  # images in the comparison
 
 
 def main() -> None:
     parser = CommandParser(__doc__, "encoded", "the folder that it writes")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
-    parser.add_argument("--mask", type=Path, help="an image of the run's size; black pixels are missing")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
     parser.add_argument("--steps", type=int, default=150, help="of the best start, at most")
-    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class; the run's if not given")
+    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
+    parser.add_argument("--fit_encoder", action="store_true", help="fits an encoder to the run and keeps it there")
+    help_ = "auto: where there is one, fitted anew if of another checkpoint; require: refuses that"
+    parser.add_argument("--encoder", default="auto", choices=get_args(UseEncoder), help=help_)
+    parser.add_argument("--operator", help="what was done to IMAGES: mask, down4, blur, grey or the path of a class")
+    parser.add_argument("--operator_args", type=arguments, metavar="JSON", help="of the operator")
+    parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
+    parser.add_argument("--prior_weight", type=float, default=0.0, help="of the flow's log-density of a code")
+    help_ = "of the noise in IMAGES and what the generator lacks, white being 1: the larger, the more the prior counts"
+    parser.add_argument("--noise_sigma", type=float, default=0.05, help=help_)
     parser.call(lambda: run(parser.parse_args()))
 
 
-def bytes_of(mask: Path) -> bytes:
-    try:
-        return mask.read_bytes()
-    except OSError as error:
-        raise InputError("mask", mask, f"cannot be read ({error.strerror}); give an image file") from error
+def arguments(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
 def run(options: argparse.Namespace) -> None:
-    check_at_least("steps", options.steps, 1)
+    check(options)
+    trained = load_run(options.run, options.accelerator, options.root)
+    if options.fit_encoder:
+        trained.fit_encoder()
+    if not options.images:
+        return
+    if options.operator or options.mask:
+        restore(options, trained)
+        return
+    pixels, names = trained.read(options.images)
+    size = trained.model.hparams["image_size"]
+    loss = make_loss(options.loss, size).to(trained.model.device) if options.loss else None
+    how = {"steps": options.steps, "encoder": options.encoder, "progress": True}
+    codes = trained.encode(pixels, options.starts, loss=loss, **how)
+    images, generated = from_uint8(pixels), generate(trained.model, codes).cpu()
+    write(options, {"targets": images, "reconstructions": generated}, codes, names, errors(generated, images))
+
+
+def check(options: argparse.Namespace) -> None:
+    """What can be said before the run is loaded."""
+    if not options.images and not options.fit_encoder:
+        raise InputError("images", "", "none are given; name files or folders, or --fit_encoder")
+    check_at_least("steps", options.steps, 0)
+    check_at_least("prior_weight", options.prior_weight, 0)
+    if not 0 < options.noise_sigma < float("inf"):
+        raise InputError("noise_sigma", options.noise_sigma, "must be more than 0; 0.05 is a twentieth of white")
+    if options.mask and (options.operator not in (None, "mask") or options.operator_args):
+        raise InputError("mask", options.mask, "is an operator itself; give one of the two")
+    if options.operator_args and not options.operator:
+        raise InputError("operator_args", options.operator_args, "are of an operator; give --operator")
+    if options.prior_weight and not (options.operator or options.mask):
+        raise InputError("prior_weight", options.prior_weight, "weighs what an operator leaves open; give --operator")
     if options.loss:
         make_loss(options.loss)
-    trained = load_run(options.run, options.accelerator, options.root)
-    image_size = trained.model.hparams["image_size"]
-    mask = read_mask(bytes_of(options.mask), options.mask, image_size) if options.mask else None
-    pixels, names = trained.read(options.images)
-    loss = make_loss(options.loss, image_size).to(trained.model.device) if options.loss else None
-    codes = trained.encode(pixels, options.starts, mask=mask, loss=loss, steps=options.steps, progress=True)
-    generated = generate(trained.model, codes).cpu()
 
-    images = from_uint8(pixels)
-    known = torch.ones_like(images[:1, :1]) if mask is None else mask
-    errors = ((to_unit(generated) - to_unit(images)) * known).square().sum(dim=(1, 2, 3)) / (
-        images.shape[1] * known.sum()
-    )
-    psnr = (-10 * torch.log10(errors)).tolist()
-    mean = float(-10 * torch.log10(errors.mean()))
+
+def restore(options: argparse.Namespace, trained: TrainedRun) -> None:
+    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
+    given = {"file": str(options.mask)} if options.mask else options.operator_args
+    name = options.operator or "mask"
+    operator = make_operator(name, size, channels, given)
+    made = operator(torch.zeros(1, channels, size, size))
+    if isinstance(operator, Mask):
+        pixels, names = trained.read(options.images)
+        pictures = operator(from_uint8(pixels))
+    else:
+        check_sizes(options.images, made.shape[-1], name)
+        pixels, names = read_images(options.images, made.shape[-1], made.shape[1], trained.data.crop)
+        pictures = from_uint8(pixels)
+    loss = make_loss(options.loss, made.shape[-1]).to(trained.model.device) if options.loss else None
+    how = {"prior_weight": options.prior_weight, "noise_sigma": options.noise_sigma, "progress": True}
+    codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, options.encoder, loss, **how)
+    generated, operator = generate(trained.model, codes).cpu(), operator.cpu()
+    whole = restored(generated, pictures, operator)
+    known = operator.known if isinstance(operator, Mask) else torch.ones(1)
+    targets = pictures + (1 - known)
+    shown = {"targets": targets, "reconstructions": generated, "filled" if options.mask else "restored": whole}
+    write(options, shown, codes, names, errors(operator(generated), pictures) / known.mean(), beside=True)
+
+
+def errors(generated: Tensor, images: Tensor) -> Tensor:
+    """The mean squared error of each image, (M,), white being 1."""
+    return (to_unit(generated) - to_unit(images)).square().flatten(1).mean(1)
+
+
+def write(
+    options: argparse.Namespace,
+    pictures: dict[str, Tensor],
+    codes: Tensor,
+    names: list[str],
+    squares: Tensor,
+    beside: bool = False,
+) -> None:
+    """Prints the PSNR of squared errors (M,) and fills the output folder."""
+    psnr = (-10 * torch.log10(squares)).tolist()
+    mean = float(-10 * torch.log10(squares.mean()))
     for name, value in zip(names, psnr, strict=True):
         print(f"{name}: PSNR {value:.2f} dB")
     print(f"all {len(names)} images: PSNR {mean:.2f} dB")
-    pictures = {"targets": images * known + (1 - known), "reconstructions": generated}
-    if mask is not None:
-        pictures["filled"] = filled(pixels, generated, mask)
     metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
     with output_folder(options.output) as folder:
         for name, shown in pictures.items():
             save_image(make_grid(to_unit(shown)), folder / f"{name}.png")
+        if beside:
+            rows = list(zip(*(shown[:SHOWN] for shown in pictures.values()), strict=True))
+            picture(rows, columns=["given", "plain", "restored"]).save(folder / "comparison.png")
         np.save(folder / "codes.npy", codes.cpu().numpy())
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")

@@ -74,7 +74,9 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
 
     add("train", generate(model, table[: len(seen)]), seen)
     for name, images in {"train": seen, **parts}.items():
-        codes = trained.encode(images, options.starts, loss=loss, steps=options.steps, progress=True)
+        # without an encoder, which was fitted to the training images: they and those held out would not compare
+        how = {"steps": options.steps, "encoder": "none", "progress": True}
+        codes = trained.encode(images, options.starts, loss=loss, **how)
         reconstructions = generate(model, codes)
         projected = pca_reconstructions(training[: model.n_pca], images, latent_dim).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)

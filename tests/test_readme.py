@@ -52,6 +52,8 @@ SHORTER = {
         *("--ways", "frozen", "--encode_steps=2"),
     ),
     "baselines.py": ("--seconds=0.05", "--seeds=1", "--steps=2", "--num=8"),
+    "encoder.py": ("--num=4", "--steps=3"),
+    "inverse.py": ("--num=2", "--steps=2"),
     "evaluate.py": ("--steps=2", "--starts", "mean", "--num=8"),
     "priors.py": ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=1", "--temperatures=1"),
 }
@@ -105,7 +107,7 @@ def workplace(inputs, trained, run, tmp_path, tmp_path_factory):
             trained["run"],
         )
         assert run(*TRAINING, *flags)[0] == 0
-    for name in ("quickstart/version_0", "showcase/version_0", "holdout", "small"):
+    for name in ("quickstart/version_0", "showcase/version_0", "holdout", "small", "yardstick"):
         shutil.copytree(trained["run"], tmp_path / "runs" / name)
     return tmp_path
 

@@ -60,7 +60,7 @@ class CommandParser(OneLineParser):
             InputError: for an output that is there and is not to be overwritten.
         """
         options = super().parse_args(*args, **kwargs)
-        if self.default_output is None:
+        if self.default_output is None or getattr(options, "images", True) == []:  # then nothing is written there
             return options
         if options.output is None:
             run = options.run

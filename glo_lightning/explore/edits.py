@@ -1,22 +1,25 @@
-"""What the commands and the page make of codes: mixes, moves, strips between images, filled images."""
+"""What the commands and the page make of codes: mixes, moves, strips between images, restored images."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from glo_lightning.errors import InputError
+from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, starting_codes
+from glo_lightning.encoding import encode as search
+from glo_lightning.errors import InputError, check_choice
+from glo_lightning.explore.encoder import answer
 from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.operators import least_squares, nearest_behind, observed, restored
 from glo_lightning.explore.paths import WAYS, mix, nearest, principal_axes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior
-from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.images import NotAnImageError, from_uint8, reading_image, to_uint8
+from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, check_steps
+from glo_lightning.images import to_uint8
 
 
 def default_way(trained: TrainedRun) -> str:
@@ -133,26 +136,63 @@ def nearest_rows(trained: TrainedRun, codes: Tensor, images: Tensor) -> tuple[li
     return (by_code - by_code % twins).tolist(), (by_pixels - by_pixels % twins).tolist()
 
 
-def read_mask(record: bytes, name: object, image_size: int) -> Tensor:
-    """A mask (1, H, W) from an image file's bytes: 1 where its pixels are brighter than half, 0 where missing.
+def restoring_codes(
+    trained: TrainedRun,
+    pictures: Tensor,
+    operator: nn.Module,
+    starts: Sequence[str] = STARTS,
+    steps: int = 150,
+    encoder: UseEncoder = "auto",
+    loss: Loss | None = None,
+    prior_weight: float = 0.0,
+    noise_sigma: float = 0.05,
+    progress: bool = False,
+) -> Tensor:
+    """Codes (M, D) of the images that an operator made degraded pictures of.
+
+    They are sought as ``TrainedRun.encode`` does it, their images seen through the operator. The starts ``pca`` and
+    ``nearest`` and an encoder's answer look through it too: least squares among the principal components on what was
+    seen, the training image whose picture is nearest, the code of what these least squares restore.
+
+    With Gaussian noise of ``noise_sigma`` the logarithm of the codes' probability, given the picture of n numbers, is
+    ``log p(z) - n / (2 sigma^2) * error(z)`` but for a constant; ``prior_weight`` is of the first term, whose density
+    is the flow's, by 8 steps of the midpoint rule and 2 of Hutchinson's probes; see ``Flow.log_density``.
+
+    Args:
+        trained: the run.
+        pictures: (M, c, h, h) in [-1, 1], of what is missing 0.
+        operator: see ``operators.make_operator``.
+        starts, steps, encoder: see ``TrainedRun.encode``.
+        loss: of pictures; the mean squared error if not given.
+        prior_weight: of the flow's log-density.
+        noise_sigma: of what differs between a picture and the best generated one, in units of black to white.
+        progress: shows a progress bar.
 
     Raises:
-        InputError: for what is no image, is of another size, or leaves no pixel.
+        InputError: for too few codes for a flow, no steps without an encoder, and as ``TrainedRun.encoder`` does.
     """
-    try:
-        with reading_image(), Image.open(io.BytesIO(record)) as opened:
-            width, height = opened.size
-            pixels = np.asarray(opened.convert("L")) if width == height == image_size else None
-    except NotAnImageError as error:
-        raise InputError("mask", name, f"is no image ({error})") from error
-    if pixels is None:
-        raise InputError("mask", name, f"is of {width}x{height} pixels; give one of {image_size}x{image_size}")
-    mask = torch.from_numpy(pixels > 127).float()[None]
-    if not mask.any():
-        raise InputError("mask", name, "leaves no pixel (all of it is black); white pixels are the known ones")
-    return mask
-
-
-def filled(pixels: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-    """Images (M, 3, H, W), uint8, their missing pixels taken from what was generated, in [-1, 1]: in [-1, 1]."""
-    return from_uint8(pixels) * mask + generated * (1 - mask)
+    model, table, found = trained.model, trained.model.latents.weight, trained.encoder(encoder)
+    check_steps(steps, found)
+    operator, pictures, loss = operator.to(table.device), pictures.to(table.device), loss or nn.MSELoss()
+    training = trained.images(range(model.n_pca))
+    by_pca, whole = least_squares(training, pictures, operator, table.shape[1], model.whiten, 2 * noise_sigma)
+    first = []
+    if found is not None:
+        seen = restored(whole, pictures, operator).clamp(-1, 1)
+        first.append(torch.cat([answer(found, model, image[None]) for image in seen]))
+    if found is None or steps > TRIAL_STEPS:
+        for name in starts:
+            check_choice("starts", name, STARTS)
+            if name == "pca":
+                first.append(by_pca)
+            elif name == "nearest":
+                first.append(table[nearest_behind(training, pictures, operator).to(table.device)])
+            else:
+                first.append(starting_codes(table, training, whole, [name])[:, 0])
+    codes = model.project(torch.stack(first, dim=1))
+    if steps < 1:
+        return codes[:, 0]
+    density = partial(trained.flow().log_density, probes=2, steps=8) if prior_weight else None
+    weight = prior_weight * 2 * (2 * noise_sigma) ** 2 / pictures[0].numel()  # pixels go from -1 to 1
+    generate, weighed, seen = observed(model.generator, operator, loss, pictures, density, weight)
+    return search(generate, seen, codes, weighed, model.project, steps=steps, progress=progress)

@@ -31,20 +31,20 @@ from glo_lightning.explore.edits import (
     Mixer,
     default_way,
     directions,
-    filled,
     interpolation,
     moved,
     nearest_rows,
-    read_mask,
+    restoring_codes,
 )
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import FEWEST
+from glo_lightning.explore.operators import Mask, read_mask, restored
 from glo_lightning.explore.paths import WAYS, principal_axes
 from glo_lightning.explore.priors import PRIORS, Prior, default_prior, sample_codes
 from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
-from glo_lightning.images import NotAnImageError, decode_image, from_pixels, reading_image, to_uint8
+from glo_lightning.images import NotAnImageError, decode_image, from_pixels, from_uint8, reading_image, to_uint8
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class Explorer:
         self.ways = list(WAYS) if num_codes < FEWEST else ["flow", *WAYS]
         self.thumbnails = self._thumbnails()
         self.codes_folder = (run if run.is_dir() else run.parent) / "codes"
+        if self.data is not None:
+            trained.encoder()  # one of another checkpoint is fitted anew now, not while the page waits
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._num_uploads = 0
         self._mixers: OrderedDict[Any, Mixer] = OrderedDict()
@@ -266,8 +268,9 @@ class Explorer:
         """An upload whose black pixels of the mask are filled from the learned space."""
         known, pixels = read_mask(mask, "painted", self.image_size), self._upload(name).pixels[None]
         with self._slow:
-            codes = self.trained.encode(pixels, mask=known)
-        image = filled(pixels, generate(self.trained.model, codes).cpu(), known)[0]
+            given, operator = from_uint8(pixels) * known, Mask(known)
+            codes = restoring_codes(self.trained, given, operator)
+        image = restored(generate(self.trained.model, codes).cpu(), given, operator.cpu())[0]
         file = self._upload(name).file
         output = self._output("filled", "", file, hashlib.sha256(mask).hexdigest())
         command = self._command("encode", None, file, "--mask", "mask.png", "--output", output)

@@ -15,6 +15,7 @@ import torch
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.source import key_table, keys_digest
 from glo_lightning.errors import InputError
+from glo_lightning.explore.fitted import safetensors
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO
@@ -50,7 +51,7 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         InputError: when there is no such run or its images are others now, for an output that exists, or without
             safetensors.
     """
-    save_file = _safetensors().save_file
+    save_file = safetensors().torch.save_file
     output = Path(output).absolute()
     if output.exists():
         raise InputError("output", output, "exists already; give another folder")
@@ -99,7 +100,7 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
         InputError: when it is no export, or a later format, or without safetensors; and when the class of its generator
             or loss cannot be imported, or is no module.
     """
-    load_file = _safetensors().load_file
+    load_file = safetensors().torch.load_file
     folder = Path(folder)
     try:
         about: dict[str, Any] = json.loads((folder / "glo.json").read_text())
@@ -115,11 +116,3 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
         model.latents.weight.copy_(table["codes"])
     rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
     return model, [key[:length].tobytes() for key, length in rows]
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise InputError("export", "safetensors", "is not installed; pip install -e '.[export]'") from error
-    return safetensors.torch

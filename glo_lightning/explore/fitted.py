@@ -1,4 +1,4 @@
-"""Priors fitted to a run's codes; what takes long to fit is kept, so that it is fitted once."""
+"""What is fitted to a run, priors and an encoder; what takes long to fit is kept, so that it is fitted once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import logging
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.lmdb_source import cache_folder
+from glo_lightning.errors import InputError
+from glo_lightning.explore.encoder import Encoder
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import Prior
 from glo_lightning.files import write_whole
@@ -59,6 +62,56 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
     kept = next((folder for folder in folders if _keep(prior, folder / name)), "nowhere: no disk took it")
     log.info("fitted the flow to %d codes in %.1f s, kept in %s", len(codes), time.monotonic() - began, kept)
     return prior
+
+
+def encoder_digest(generator: str, codes: Tensor) -> str:
+    """Of what an encoder is fitted to: the digest of the generator, and codes (N, D)."""
+    return _digest(f"{VERSION} {generator} {_codes_digest(codes, None)}".encode())
+
+
+def keep_encoder(encoder: Encoder, file: Path, digest: str) -> None:
+    """Writes an encoder as safetensors, whole or not at all; ``digest`` stands in the metadata.
+
+    Raises:
+        InputError: where the disk does not take it, or without safetensors.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    content = safetensors().torch.save(tensors, metadata={"digest": digest})
+    try:
+        write_whole(file, lambda opened: opened.write(content), shared=True)
+    except OSError as error:
+        raise InputError("encoder", file, f"cannot be written ({error.strerror}); give none") from error
+
+
+def load_encoder(encoder: Encoder, file: Path, digest: str) -> Encoder | None:
+    """Takes the weights that ``keep_encoder`` wrote; None where they were fitted to other codes or another generator.
+
+    Raises:
+        InputError: for a file that cannot be read, or without safetensors.
+    """
+    library = safetensors()
+    remedy = "cannot be read ({}); fit another by encode.py RUN --fit_encoder, or give none"
+    try:
+        with library.safe_open(file, "pt") as opened:
+            if (opened.metadata() or {}).get("digest") != digest:
+                return None
+        encoder.load_state_dict(library.torch.load_file(file))
+    except (OSError, RuntimeError, library.SafetensorError) as error:
+        raise InputError("encoder", file, remedy.format(" ".join(str(error).split())[:200])) from error
+    return encoder.eval().requires_grad_(False)
+
+
+def safetensors() -> Any:
+    """The library, of the extra ``export``.
+
+    Raises:
+        InputError: where it is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise InputError("export", "safetensors", "is not installed; pip install -e '.[export]'") from error
+    return safetensors
 
 
 def _keep(flow: Flow, file: Path) -> bool:

@@ -172,26 +172,29 @@ class Flow:
         """The codes (B, D) that the flow carries noise (B, D) to; see ``sample``."""
         return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, given, guidance)
 
-    @torch.no_grad()
-    def log_density(self, codes: Tensor, probes: int = 4) -> Tensor:
+    def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
 
-        After Hutchinson (1989), as Grathwohl et al. (arXiv 1810.01367) use it.
+        After Hutchinson (1989), as Grathwohl et al. (arXiv 1810.01367) use it. The probes are the same in each call,
+        and so it is a function of the codes; of codes that require gradients it has them.
         """
         random = torch.Generator(self.mean.device).manual_seed(0)
-        places, length = self._scaled(codes.to(self.mean)), 1 / SOLVER_STEPS
+        tracked = codes.requires_grad and torch.is_grad_enabled()
+        codes = codes if tracked else codes.detach()
+        places, length = (codes.to(self.mean) - self.mean) / self.std, 1 / steps
         divergence = places.new_zeros(len(places))
-        for step in range(SOLVER_STEPS):
+        for step in range(steps):
             time = 1 - step * length
             middle = places - length / 2 * self._velocity(places, time, None, 1.0)
             with torch.enable_grad():
-                middle.requires_grad_()
+                middle = middle if tracked else middle.requires_grad_()
                 velocity = self._velocity(middle, time - length / 2, None, 1.0)
                 for _ in range(probes):
-                    probe = torch.randn(places.shape, generator=random, device=places.device).sign()
-                    (change,) = torch.autograd.grad(velocity, middle, probe, retain_graph=True)
-                    divergence += length / probes * (probe * change).sum(1)
-            places = places - length * velocity.detach()
+                    probe = torch.randn(places.shape[1:], generator=random, device=places.device).sign()
+                    probe = probe.expand_as(places)
+                    (change,) = torch.autograd.grad(velocity, middle, probe, retain_graph=True, create_graph=tracked)
+                    divergence = divergence + length / probes * (probe * change).sum(1)
+            places = places - length * (velocity if tracked else velocity.detach())
         normal = -0.5 * (places.square().sum(1) + places.shape[1] * math.log(2 * math.pi))
         return normal - divergence - self.std.log().sum()
 

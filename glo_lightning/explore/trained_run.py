@@ -17,9 +17,10 @@ from torch import Tensor
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
-from glo_lightning.encoding import STARTS
-from glo_lightning.errors import InputError
-from glo_lightning.explore.fitted import fit_prior
+from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
+from glo_lightning.errors import InputError, check_at_least, check_choice
+from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
+from glo_lightning.explore.fitted import encoder_digest, fit_prior, keep_encoder, load_encoder
 from glo_lightning.explore.flow import FEWEST, Flow, through
 from glo_lightning.explore.paths import Way
 from glo_lightning.explore.priors import Prior, make_prior
@@ -34,7 +35,9 @@ from glo_lightning.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 Accelerator = Literal["auto", "cpu", "gpu"]
+UseEncoder = Literal["auto", "require", "none"]
 Chart = Callable[[Tensor], Tensor]
+NEAR = RATE / 2  # of a descent from an encoder's answer alone, which has a short way to go
 FEWEST_GIVEN = 20  # training images that have an attribute's value, for samples to be given it
 
 
@@ -81,6 +84,7 @@ class TrainedRun:
         device = find_device(accelerator)
         model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
+        self._encoder: Encoder | None = None
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -217,10 +221,96 @@ class TrainedRun:
         """Images that a user names, made as the run's are; see ``read_images``."""
         return read_images(paths, self.data.image_size, self.data.num_channels, self.data.crop)
 
-    def encode(self, images: Tensor, starts: Sequence[str] = STARTS, **options: Any) -> Tensor:
-        """Codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``."""
-        training = self.images(range(self.model.n_pca))
-        return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
+    @property
+    def encoder_file(self) -> Path | None:
+        """Where the run's encoder is kept; None without a run folder."""
+        return None if self.folder is None else self.folder / "encoder.safetensors"
+
+    def fit_encoder(self) -> Encoder:
+        """Fits an encoder to the codes and keeps it in the run folder; see ``encoder.fit_encoder``.
+
+        Raises:
+            InputError: without a run folder, its images, or a disk that takes the file.
+        """
+        if self.encoder_file is None:
+            raise InputError(
+                "run", self.checkpoint, "has no run folder to keep an encoder in; give the folder of its run"
+            )
+        encoder = fit_encoder(self.model, self.images)
+        keep_encoder(encoder, self.encoder_file, encoder_digest(self.digest, self.model.latents.weight))
+        log.info("fitted the encoder to %d codes, kept in %s", len(self.model.latents.weight), self.encoder_file)
+        self._encoder = encoder
+        return encoder
+
+    def encoder(self, use: UseEncoder = "auto") -> Encoder | None:
+        """The encoder that is kept with the run, see ``fit_encoder``.
+
+        Args:
+            use: ``auto``: None where none is kept; one of another checkpoint is fitted anew. ``require``: refuses both.
+                ``none``: None.
+
+        Raises:
+            InputError: for a choice that is none of these, a file that cannot be read, and as ``use`` says.
+        """
+        check_choice("encoder", use, UseEncoder)
+        file = self.encoder_file
+        if use == "none" or self._encoder is not None:
+            return None if use == "none" else self._encoder
+        if file is None or not file.is_file():
+            if use == "require":
+                raise InputError(
+                    "encoder", use, "the run has none; make one by encode.py RUN --fit_encoder, or give none"
+                )
+            return None
+        codes, hparams = self.model.latents.weight, self.model.hparams
+        made = Encoder(hparams["channels"], hparams["image_size"], codes.shape[1]).to(codes.device)
+        self._encoder = load_encoder(made, file, encoder_digest(self.digest, codes))
+        if self._encoder is None:
+            if use == "require":
+                remedy = (
+                    "was fitted to another checkpoint; fit one to this by encode.py RUN --fit_encoder, or give auto"
+                )
+                raise InputError("encoder", file, remedy)
+            log.info("%s was fitted to another checkpoint; it is fitted anew", file)
+            return self.fit_encoder()
+        return self._encoder
+
+    def encode(
+        self,
+        images: Tensor,
+        starts: Sequence[str] = STARTS,
+        steps: int | None = None,
+        encoder: UseEncoder = "auto",
+        **options: Any,
+    ) -> Tensor:
+        """Codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``.
+
+        Args:
+            images: made as the run's are.
+            starts: see ``starting_codes``.
+            steps: of the descent. An encoder's answer is the only start of 30 steps or fewer, and one more start of
+                more; the whole answer of 0. If not given 30 where there is an encoder, else 150.
+            encoder: see ``encoder``.
+            options: of ``encoding.encode``.
+
+        Raises:
+            InputError: for no steps without an encoder, and as ``encoder`` does.
+        """
+        model, found = self.model, self.encoder(encoder)
+        steps = (150 if found is None else TRIAL_STEPS) if steps is None else steps
+        check_steps(steps, found)
+        wanted = from_uint8(images.to(model.device))
+        if found is None:
+            return model.encode(wanted, self.images(range(model.n_pca)), starts, steps=steps, **options)
+        codes = torch.cat([answer(found, model, image[None]) for image in wanted])  # one code in any company
+        if steps < 1:
+            return codes
+        first = codes[:, None]
+        if steps <= TRIAL_STEPS:
+            return model.encode(wanted, starts=first, steps=steps, rate=NEAR, **options)
+        training = self.images(range(model.n_pca))
+        others = starting_codes(model.latents.weight, training, wanted, starts, None, model.n_pca, model.whiten)
+        return model.encode(wanted, starts=torch.cat([first, others], dim=1), steps=steps, **options)
 
     def codes(self, names: Sequence[str]) -> Tensor:
         """The codes (M, D), on the model's device, of images by name; those of files are looked for.
@@ -295,6 +385,13 @@ class TrainedRun:
         if not len(rows):
             raise InputError("image", name, "no training image has it; give a value that some have")
         return rows
+
+
+def check_steps(steps: int, encoder: Encoder | None) -> None:
+    """Raises InputError for fewer steps than none, and for none where no encoder answers."""
+    check_at_least("steps", steps, 0)
+    if steps == 0 and encoder is None:
+        raise InputError("steps", steps, "needs an encoder; make one by encode.py RUN --fit_encoder, or give more")
 
 
 def _is_attribute(name: str) -> bool:

@@ -1,0 +1,225 @@
+"""An encoder: what it learns, where it is kept, and when it is used."""
+
+import base64
+import contextlib
+import itertools
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image, load
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from glo_lightning import GLO, load_run
+from glo_lightning.encoding import TRIAL_STEPS
+from glo_lightning.errors import InputError
+from glo_lightning.explore import encoder as encoder_module
+from glo_lightning.explore.encoder import RIDGE, Encoder, answer, fit_encoder
+from glo_lightning.explore.explorer import Explorer
+from glo_lightning.explore.trained_run import NEAR
+from glo_lightning.images import to_uint8
+
+pytest.importorskip("safetensors.torch", reason="needs the extra export")
+
+
+def small_model(channels=3, image_size=32):
+    """A model and its images: what it generates of its codes, after BatchNorm has seen them."""
+    torch.manual_seed(0)
+    model = GLO(40, latent_dim=6, image_size=image_size, width=4, init="random", channels=channels)
+    for layer in model.generator.layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    model.generator(model.latents.weight)
+    model = model.eval().requires_grad_(False)
+    images = to_uint8(model(model.latents.weight))
+    return model, lambda rows: images[rows]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 3), (32, 1), (64, 3), (128, 3), (256, 1), (48, 3)])
+def test_images_of_every_size_have_codes(size, channels):
+    encoder = Encoder(channels, size, 5, width=2)
+    images = torch.zeros(2, channels, size, size)
+    assert encoder(images, lambda codes: images).shape == (2, 5)
+
+
+def test_the_linear_map_is_ridge_regression():
+    model, read = small_model()
+    codes = model.latents.weight
+    encoder = Encoder(3, 32, 6, width=2)
+    encoder.fit_linear(read, codes)
+    seen = (read(list(range(40))).flatten(1).double() / 127.5 - 1).numpy()
+    penalty = RIDGE * ((seen - seen.mean(0)) ** 2).sum(0).mean()
+    expected = Ridge(alpha=penalty).fit(seen, codes.numpy()).predict(seen)
+    with torch.no_grad():
+        found = encoder.eval()(read(list(range(40))).float() / 127.5 - 1, model)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_fit_learns_repeats_and_leaves_all_else_as_it_is(channels):
+    model, read = small_model(channels)
+    wanted = model(model.project(0.4 * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+
+    def error(steps):
+        encoder = fit_encoder(model, read, steps)
+        return float(model.objective(answer(encoder, model, wanted), wanted))
+
+    short, long = error(1), error(150)
+    assert long < 0.8 * short
+    assert error(1) == short
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_fit_ends_in_time(monkeypatch):
+    model, read = small_model()
+    clock = itertools.count()
+    monkeypatch.setattr(encoder_module.time, "monotonic", lambda: 10.0 * next(clock))
+    asked = []
+    fit_encoder(model, lambda rows: asked.append(rows) or read(rows), steps=1000, seconds=55)
+    assert len(asked) == 1 + 6  # the linear map's, and until 60 s are over
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A run of 24 faces, two epochs, with the checkpoint of the first."""
+    from glo_lightning.cli import main
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.flip=true", "--max_epochs=2", f"--output={folder}"])
+        main(REPOSITORY / "configs" / "quickstart.yaml")
+    return folder
+
+
+@pytest.fixture
+def run(tiny, tmp_path, monkeypatch):
+    """A copy of the run, whose encoders are fitted in a few steps."""
+    monkeypatch.setattr(encoder_module.fit_encoder, "__defaults__", (5, 100.0))
+    return Path(shutil.copytree(tiny, tmp_path / "run"))
+
+
+@pytest.fixture
+def encode_py(monkeypatch, capsys, tmp_path):
+    """encode_py(run, "--flag", ...) -> (codes or None, last line on stderr)."""
+
+    def encode_py(run, *arguments):
+        output = tmp_path / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (run, *arguments, "--output", output))])
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
+        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "images/s" not in line]
+        codes = torch.from_numpy(np.load(output / "codes.npy")) if output.exists() else None
+        return codes, [line for line in lines if line][-1] if codes is None and any(lines) else ""
+
+    return encode_py
+
+
+@pytest.fixture
+def photo(tmp_path):
+    (tmp_path / "photo.png").write_bytes(encode(flat_image(77, 40)))
+    return tmp_path / "photo.png"
+
+
+def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
+    before, _ = encode_py(run, photo, "--steps", 40)
+    assert encode_py(run, photo, "--steps", 0)[1].startswith("--steps 0: needs an encoder")
+    assert encode_py(run, "--fit_encoder") == (None, "")
+    loaded = load_run(run, "cpu")
+    encoder = loaded.encoder("require")
+    pixels = loaded.read([photo])[0]
+    with torch.no_grad():
+        code = answer(encoder, loaded.model, pixels / 127.5 - 1)
+    assert torch.equal(encode_py(run, photo, "--steps", 0)[0], code)
+    assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
+    assert torch.equal(loaded.codes([str(photo)]), loaded.encode(pixels, steps=TRIAL_STEPS))
+
+
+def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(run, photo, monkeypatch):
+    loaded = load_run(run, "cpu")
+    loaded.fit_encoder()
+    pixels = loaded.read([photo])[0]
+    monkeypatch.setattr(loaded, "images", None)
+    few = loaded.encode(pixels, steps=3)
+    code = loaded.encode(pixels, steps=0)
+    assert torch.equal(few, loaded.model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3, rate=NEAR))
+
+
+def test_an_image_has_one_code_in_any_company(run):
+    loaded = load_run(run, "cpu")
+    loaded.fit_encoder()
+    pixels = loaded.images(range(0, 40, 8))
+    assert torch.equal(loaded.encode(pixels, steps=0)[2:3], loaded.encode(pixels[2:3], steps=0))
+
+
+def test_an_encoder_of_another_checkpoint_is_refused_or_fitted_anew(run, encode_py, photo):
+    loaded = load_run(run, "cpu")
+    loaded.fit_encoder()
+    content = loaded.encoder_file.read_bytes()
+    state = load(run)
+    state["state_dict"]["latents.weight"][3] *= 0.5
+    torch.save(state, run / "checkpoints" / "best.ckpt")
+    other = run / "checkpoints" / "best.ckpt"
+    codes, line = encode_py(other, photo, "--steps", 0, "--encoder", "require")
+    assert codes is None
+    assert "was fitted to another checkpoint" in line
+    assert loaded.encoder_file.read_bytes() == content
+    assert encode_py(other, photo, "--steps", 0)[0] is not None
+    assert loaded.encoder_file.read_bytes() != content
+    load_run(other, "cpu").encoder("require")
+
+
+def test_an_encoder_that_is_not_there_or_damaged_is_named(run, encode_py, photo):
+    assert "the run has none" in encode_py(run, photo, "--encoder", "require")[1]
+    assert load_run(run, "cpu").encoder() is None
+    (run / "encoder.safetensors").write_bytes(b"nothing")
+    assert f"encoder {run / 'encoder.safetensors'}: cannot be read" in encode_py(run, photo)[1]
+    assert encode_py(run, photo, "--encoder", "none", "--steps", 3)[0] is not None
+    assert encode_py(run)[1].startswith("images : none are given")
+
+
+def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    loaded = load_run(run, "cpu")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=r"encoder\.safetensors: cannot be written \(No space left"):
+        loaded.fit_encoder()
+    assert not list(run.glob("*encoder*"))
+
+
+def test_uploads_and_filled_masks_of_the_page_start_from_it(run, photo, monkeypatch):
+    loaded = load_run(run, "cpu")
+    encoder = loaded.fit_encoder()
+    page = Explorer(loaded, run)
+    made = page.upload(photo.read_bytes(), "photo.png", encode=True)
+    code = np.frombuffer(base64.b64decode(made["made"]["code"]), np.float32)
+    assert np.array_equal(code, loaded.codes([str(photo)])[0])
+    asked = []
+    encoder.register_forward_hook(lambda *_: asked.append(1))
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[4:20, 3:] = 0
+    page.filled(made["name"], encode(mask))
+    assert asked
+
+
+def test_evaluation_does_not_use_it(run, encode_py, monkeypatch, tmp_path):
+    """It was fitted to the training images, which are compared with others."""
+    files = [tmp_path / "before.json", tmp_path / "after.json"]
+    for file in files:
+        arguments = ["evaluate.py", str(run), "--steps", "2", "--num", "4", "--starts", "mean", "--json", str(file)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(REPOSITORY / "scripts" / "evaluate.py"), run_name="__main__")
+        load_run(run, "cpu").fit_encoder()
+    before, after = (json.loads(file.read_text()) for file in files)
+    assert before == after

@@ -1,0 +1,223 @@
+"""Degraded pictures: the operators, least squares behind them, and images restored by encode.py."""
+
+import json
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, encode, flat_image
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
+from torch import nn
+
+from glo_lightning import load_run
+from glo_lightning.errors import InputError
+from glo_lightning.explore.edits import restoring_codes
+from glo_lightning.explore.operators import Blur, Down, Grey, Mask, least_squares, make_operator, observed, restored
+
+IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class Upside(nn.Module):
+    """Turns images over: linear."""
+
+    def forward(self, images):
+        return images.flip(2)
+
+
+class Squares(nn.Module):
+    def forward(self, images):
+        return images**2
+
+
+class Numbers(nn.Module):
+    def forward(self, images):
+        return images.mean((1, 2, 3))
+
+
+def test_operators_are_what_they_are_called():
+    reduced = np.asarray(Image.fromarray(((IMAGES[0, 0] + 1) * 127.5).numpy()).reduce(4)) / 127.5 - 1
+    np.testing.assert_allclose(Down()(IMAGES)[0, 0], reduced, atol=1e-5)
+    blurred = gaussian_filter(IMAGES[0, 0].double().numpy(), 1.5, mode="nearest", radius=4)
+    np.testing.assert_allclose(Blur(1.5)(IMAGES)[0, 0], blurred, atol=1e-5)
+    pixels = ((IMAGES[0] + 1) * 127.5).round().byte()
+    grey = np.asarray(Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L")) / 127.5 - 1
+    np.testing.assert_allclose(Grey()(pixels[None] / 127.5 - 1)[0, 0], grey, atol=1 / 127)
+    assert torch.equal(Grey()(IMAGES[:, :1]), IMAGES[:, :1])
+    known = torch.zeros(1, 16, 16)
+    known[:, :4] = 1
+    assert torch.equal(Mask(known)(IMAGES)[:, :, :4], IMAGES[:, :, :4])
+    assert not Mask(known)(IMAGES)[:, :, 4:].any()
+
+
+@pytest.mark.parametrize("name", ["down4", "blur", "grey", "test_operators.Upside"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_restored_image_agrees_with_its_picture(name, channels):
+    operator = make_operator(name, 16, channels)
+    pictures = operator(IMAGES[:, :channels])
+    generated = torch.zeros(3, channels, 16, 16)
+    before = (operator(generated) - pictures).square().mean()
+    after = (operator(restored(generated, pictures, operator)) - pictures).square().mean()
+    assert after < (0.5 if name in ("blur", "test_operators.Upside") else 1e-9) * before or name.endswith("Upside")
+
+
+def test_arguments_and_classes_of_ones_own():
+    assert make_operator("blur", 16, 3, {"sigma": 1.0}).kernel.shape == (7,)
+    assert make_operator("glo_lightning.explore.operators.Down", 16, 3, {"factor": 2})(IMAGES).shape[-1] == 8
+    assert torch.equal(make_operator("test_operators.Upside", 16, 3)(IMAGES), IMAGES.flip(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("median", None, "give mask, down4"),
+        ("torch.nn.Module.forward", None, "give mask, down4"),
+        ("test_operators.Squares", None, "is not linear"),
+        ("test_operators.Numbers", None, r"makes \(1,\) of an image"),
+        ("torch.nn.Bilinear", {"in1_features": 1, "in2_features": 1, "out_features": 1}, "does not take images"),
+        ("blur", {"size": 3}, "cannot be made with the arguments given"),
+        ("mask", None, "takes a file"),
+        ("mask", {"file": "nowhere.png"}, "cannot be read"),
+    ],
+)
+def test_what_is_no_operator_is_named(name, arguments, told):
+    with pytest.raises(InputError, match=told):
+        make_operator(name, 16, 3, arguments)
+
+
+def test_least_squares_are_those_of_a_gaussian_among_the_principal_components():
+    """Compared with the conditional mean of the joint Gaussian of coordinates and pictures, in NumPy."""
+    random = np.random.default_rng(0)
+    flat = random.normal(size=(300, 5)) * [40, 30, 20, 10, 5] @ np.linalg.qr(random.normal(size=(192, 5)))[0].T
+    pixels = np.clip(127 + flat + random.normal(size=flat.shape), 0, 255).astype(np.uint8)
+    training = torch.from_numpy(pixels).view(300, 3, 8, 8)
+    rows = pixels / 127.5 - 1
+    pca = PCA(5, svd_solver="full").fit(rows)
+    mask = torch.from_numpy(random.random((1, 8, 8)) < 0.2).float()
+    operator = Mask(mask)
+    pictures = operator(torch.from_numpy(rows[:4]).float().view(4, 3, 8, 8))
+    seen = np.diag(mask.expand(3, 8, 8).flatten().numpy())
+    coordinates = pca.transform(rows)
+    axes = pca.components_ @ seen
+    left = (((rows - pca.mean_) @ seen - coordinates @ axes) ** 2).mean()
+    covariance = np.diag(coordinates.var(0))
+    gain = covariance @ axes @ np.linalg.inv(axes.T @ covariance @ axes + left * np.eye(192))
+    expected = pca.mean_ + (pictures.flatten(1).numpy() - pca.mean_ @ seen) @ gain.T @ pca.components_
+    for whiten in (False, True):
+        _, images = least_squares(training, pictures, operator, 5, whiten)
+        np.testing.assert_allclose(images.flatten(1), expected, atol=0.01)
+
+
+def test_the_log_density_is_taken_from_the_loss():
+    codes, pictures = torch.randn(4, 3), torch.rand(4, 3, 4, 4)
+    generate, loss, seen = observed(
+        lambda codes: codes[:, :, None, None].expand(-1, 3, 16, 16), Down(4), nn.MSELoss(), pictures,
+        lambda codes: codes.sum(1), 0.3,
+    )  # fmt: skip
+    expected = (codes[:, :, None, None] - pictures).square().mean() - 0.3 * codes.sum(1).mean()
+    torch.testing.assert_close(loss(generate(codes), seen), expected)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A run of 24 of the shipped faces, 8 of them held out."""
+    from glo_lightning.cli import main
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.holdout=8", "--max_epochs=2", f"--output={folder}"])
+        main(REPOSITORY / "configs" / "quickstart.yaml")
+    return folder
+
+
+@pytest.fixture
+def encode_py(monkeypatch, capsys, tmp_path, tiny):
+    """encode_py("--flag", ...) -> (the output folder, or the last line on stderr)."""
+
+    def encode_py(*arguments):
+        output = tmp_path / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (tiny, *arguments, "--output", output))])
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
+        except SystemExit:
+            return capsys.readouterr().err.strip().splitlines()[-1]
+        return output
+
+    return encode_py
+
+
+@pytest.fixture
+def photo(tmp_path):
+    def photo(size):
+        path = tmp_path / f"photo-{size}.png"
+        path.write_bytes(encode(flat_image(77, size)))
+        return path
+
+    return photo
+
+
+@pytest.mark.parametrize("arguments", ["down4", "blur", "grey", 'blur --operator_args {"sigma":1}'])
+def test_encode_restores_behind_an_operator(encode_py, photo, arguments):
+    size = 8 if arguments == "down4" else 32
+    output = encode_py(photo(size), "--operator", *arguments.split(), "--steps", 5)
+    names = ("codes.npy", "comparison.png", "metrics.json", "reconstructions.png", "restored.png", "targets.png")
+    assert sorted(path.name for path in output.iterdir()) == list(names)
+    assert np.load(output / "codes.npy").shape == (1, 6)
+    assert json.loads((output / "metrics.json").read_text())["psnr"] > 0
+
+
+def test_a_mask_is_an_operator_with_a_file(encode_py, photo, tmp_path):
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[4:20, 3:] = 0
+    (tmp_path / "mask.png").write_bytes(encode(mask))
+    as_json = json.dumps({"file": str(tmp_path / "mask.png")})
+    short = np.load(encode_py(photo(32), "--mask", tmp_path / "mask.png", "--steps", 5) / "codes.npy")
+    long = encode_py(photo(32), "--operator", "mask", "--operator_args", as_json, "--steps", 5)
+    assert np.array_equal(np.load(long / "codes.npy"), short)
+
+
+def test_a_picture_of_another_size_is_named(encode_py, photo):
+    for size, operator, wanted in ((32, "down4", 8), (8, "blur", 32), (40, "grey", 32)):
+        line = encode_py(photo(size), "--operator", operator)
+        assert line.startswith(f"images {photo(size)}: is of {size}x{size} pixels")
+        assert f"makes {wanted}x{wanted}" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--prior_weight", 1], "--prior_weight 1.0: weighs"),
+        (["--operator", "blur", "--noise_sigma", 0], "--noise_sigma 0.0: must be more"),
+        (["--operator", "blur", "--mask", "m.png"], "--mask m.png: is an operator itself"),
+        (["--operator_args", "{}", "--operator", "none.Such"], "--operator none.Such: give mask"),
+        (["--operator_args", "sigma"], "argument --operator_args: invalid"),
+        (["--operator", "blur", "--prior_weight", 1, "--steps", 2], "way flow: 16 codes are too few"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(encode_py, photo, arguments, told):
+    assert told in encode_py(photo(32), *arguments)
+
+
+class Near:
+    """A density around one code."""
+
+    def log_density(self, codes, probes, steps):
+        return -1e3 * (codes - 0.2).square().sum(1)
+
+
+def test_the_prior_draws_codes_to_where_it_is_dense(tiny, monkeypatch):
+    loaded = load_run(tiny, "cpu")
+    monkeypatch.setattr(loaded, "flow", Near)
+    pictures = Down(8)(IMAGES[:, :, :8, :8].repeat(1, 1, 4, 4))
+    found = [
+        restoring_codes(loaded, pictures, Down(8), ["random"], 30, prior_weight=weight, noise_sigma=sigma)
+        for weight, sigma in ((0, 0.05), (1, 0.05), (1, 0.5))
+    ]
+    plain, drawn, more = (Near().log_density(codes, 1, 1) for codes in found)
+    assert (more > drawn).all()
+    assert (drawn > plain).all()
