@@ -100,6 +100,20 @@ TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", 
 TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=false")
 
 
+@pytest.fixture(scope="session")
+def faces_run(tmp_path_factory) -> Path:
+    """A run of three epochs on 96 of the shipped faces, which have attributes."""
+    from glo_lightning.cli import main
+
+    folder = tmp_path_factory.mktemp("faces") / "run"
+    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        main(REPOSITORY / "configs" / "quickstart.yaml")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder
+
+
 def load(folder: Path, name: str = "last") -> dict:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 

@@ -5,7 +5,6 @@ import base64
 import io
 import runpy
 import shlex
-import signal
 import socket
 import sys
 import tempfile
@@ -14,11 +13,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
 
 from glo_lightning import load_run
-from glo_lightning.cli import main as train
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
@@ -29,20 +27,8 @@ HOST = "127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run on 96 of the faces, which have attributes."""
-    folder = tmp_path_factory.mktemp("browse") / "run"
-    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def explorer(trained):
-    return Explorer(load_run(trained, "cpu"), trained, ["--accelerator", "cpu"])
+def explorer(faces_run):
+    return Explorer(load_run(faces_run, "cpu"), faces_run, ["--accelerator", "cpu"])
 
 
 @pytest.fixture
@@ -163,12 +149,12 @@ def test_a_strip_is_what_its_command_writes(ask, client, make, tmp_path):
             assert (np.asarray(shown.convert("RGB")) == np.asarray(written.convert("RGB"))).all()
 
 
-def test_a_flows_mixes_are_the_frames_of_its_strip(trained, monkeypatch):
+def test_a_flows_mixes_are_the_frames_of_its_strip(faces_run, monkeypatch):
     from glo_lightning.explore.edits import Mixer
     from glo_lightning.explore.flow import Flow
     from glo_lightning.latents import unconstrained
 
-    run = load_run(trained, "cpu")
+    run = load_run(faces_run, "cpu")
     monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
     flow = Flow(steps=20, width=16, blocks=1).fit(run.model.latents.weight)
     monkeypatch.setattr(run, "flow", lambda: flow)
@@ -330,25 +316,25 @@ def test_a_mask_that_covers_all_or_is_of_another_size_is_a_message(ask, client):
         assert answer.json()["message"].startswith(line)
 
 
-def test_a_saved_code_of_another_run_is_a_message_and_a_name_is_given_once(ask, client, trained):
+def test_a_saved_code_of_another_run_is_a_message_and_a_name_is_given_once(ask, client, faces_run):
     ask("save", {"name": "again", "code": CODE})
     answer = client.post("/save", json={"name": "again", "code": CODE})
     assert (answer.status_code, answer.json()["message"]) == (400, "name again: is taken; give another")
-    (trained / "codes" / "again.npy.json").write_text('{"run": "another"}')
+    (faces_run / "codes" / "again.npy.json").write_text('{"run": "another"}')
     answer = client.post("/decode", json={"name": "again.npy"})
     assert answer.status_code == 400
     assert "was saved from another run" in answer.json()["message"]
 
 
-def test_nothing_is_written_but_what_is_saved(ask, client, trained, tmp_path, monkeypatch):
+def test_nothing_is_written_but_what_is_saved(ask, client, faces_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = {path for path in trained.rglob("*") if path.parent.name != "codes"}
+    before = {path for path in faces_run.rglob("*") if path.parent.name != "codes"}
     noise = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8)  # 4 MB: spooled to the disk by others
     ask("upload?file=x.png&encode", encode(noise))
     ask("samples", SAMPLES)
     assert client.get("/strip.webp?name=1&name=2&way=line&steps=3").status_code == 200
-    assert {path for path in trained.rglob("*") if path.parent.name != "codes"} == before
+    assert {path for path in faces_run.rglob("*") if path.parent.name != "codes"} == before
     assert not list(tmp_path.iterdir())
 
 
@@ -372,17 +358,17 @@ def test_neighbours_are_the_nearest_codes(ask, explorer):
     assert near == distances.argsort()[1:9].tolist()
 
 
-def test_the_map_is_kept_in_the_run_folder(explorer, trained, client, monkeypatch):
+def test_the_map_is_kept_in_the_run_folder(explorer, faces_run, client, monkeypatch):
     assert client.get("/map").json() == {"map": None}
     explorer.draw_map()
     drawn = client.get("/map").json()["map"]
     assert len(drawn) == 96
     assert {round(max(places) - min(places), 3) for places in zip(*drawn, strict=True)} & {1.0}
     monkeypatch.setattr("glo_lightning.explore.explorer._tsne", None)  # it is not made a second time
-    again = Explorer(load_run(trained, "cpu"), trained)
+    again = Explorer(load_run(faces_run, "cpu"), faces_run)
     again.draw_map()
     assert again.maps["tsne"] == drawn
-    (file,) = (trained / "maps").iterdir()
+    (file,) = (faces_run / "maps").iterdir()
     file.unlink()
     file.parent.rmdir()
 
@@ -395,8 +381,8 @@ def test_the_thumbnails_are_the_images_in_the_order_of_the_map(explorer):
     assert np.abs(tiles[1:97].astype(int) - images).mean() > 12
 
 
-def test_a_checkpoint_without_images_is_shown_without_neighbours(trained, tmp_path):
-    (tmp_path / "alone.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_path):
+    (tmp_path / "alone.ckpt").write_bytes((faces_run / "checkpoints" / "last.ckpt").read_bytes())
     explorer = Explorer(load_run(tmp_path / "alone.ckpt", "cpu"), tmp_path / "alone.ckpt")
     about = explorer.about()
     assert (about["has_images"], about["attributes"], explorer.thumbnails) == (False, {}, None)
@@ -408,9 +394,9 @@ def test_a_checkpoint_without_images_is_shown_without_neighbours(trained, tmp_pa
     assert sample["near"] == []
 
 
-def test_of_many_codes_five_thousand_are_on_the_map(trained, monkeypatch):
+def test_of_many_codes_five_thousand_are_on_the_map(faces_run, monkeypatch):
     monkeypatch.setattr("glo_lightning.explore.explorer.SHOWN", 50)
-    explorer = Explorer(load_run(trained, "cpu"), trained)
+    explorer = Explorer(load_run(faces_run, "cpu"), faces_run)
     rows = explorer.about()["rows"]
     assert len(set(rows)) == len(explorer.about()["map"]) == 50
     assert rows != list(range(50))

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
 from test_browse import huge, pixels, stands_in
-
-from glo_lightning.cli import main as train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")
@@ -65,19 +63,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page") / "run"
-    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(chromium, trained):
-    with Server(trained, *CPU) as server:
+def server(chromium, faces_run):
+    with Server(faces_run, *CPU) as server:
         yield server
 
 
@@ -300,8 +287,8 @@ def test_a_request_to_another_host_is_not_let_out(browser, server):
     context.close()
 
 
-def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
-    shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+def test_a_checkpoint_alone_has_a_page(browser, faces_run, tmp_path):
+    shutil.copy(faces_run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
     with Server(tmp_path / "alone.ckpt", *CPU) as server:
         context = browser.new_context(viewport=SIZE)
         page = context.new_page()
@@ -315,8 +302,8 @@ def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
         context.close()
 
 
-def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(trained, browser):
-    with Server(trained, *CPU) as server:
+def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(faces_run, browser):
+    with Server(faces_run, *CPU) as server:
         port = int(server.address.rsplit(":", 1)[1].strip("/"))
         context = browser.new_context()
         context.new_page().goto(server.address)  # a connection that is kept alive
@@ -338,9 +325,9 @@ def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(trained, browser):
         (["{run}", "--host", "no.host.invalid"], "--host no.host.invalid: is no address of this machine"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(arguments, line, trained, monkeypatch, capsys, tmp_path):
+def test_what_cannot_be_served_is_one_line(arguments, line, faces_run, monkeypatch, capsys, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        names = {"run": trained, "port": taken.getsockname()[1]}
+        names = {"run": faces_run, "port": taken.getsockname()[1]}
         monkeypatch.chdir(tmp_path)
         argv = ["browse.py", "--no_open", *(text.format(**names) for text in arguments)]
         monkeypatch.setattr(sys, "argv", argv)
@@ -366,9 +353,9 @@ FOLLOW = """async seconds => {
 
 
 @pytest.mark.slow
-def test_fifteen_pictures_a_second_follow_a_slider(browser, trained, capsys):
+def test_fifteen_pictures_a_second_follow_a_slider(browser, faces_run, capsys):
     """Prints the number, the seconds to the page, and the server's memory; GLO_BROWSE_RUN as below."""
-    with Server(Path(SHOWN_RUN or trained)) as server:
+    with Server(Path(SHOWN_RUN or faces_run)) as server:
         page = browser.new_page(viewport=SIZE)
         began = time.monotonic()
         page.goto(server.address)
@@ -390,10 +377,10 @@ def test_fifteen_pictures_a_second_follow_a_slider(browser, trained, capsys):
         assert followed >= 15
 
 
-def test_the_tabs_as_the_readme_shows_them(browser, trained, tmp_path):
+def test_the_tabs_as_the_readme_shows_them(browser, faces_run, tmp_path):
     """On the run of GLO_BROWSE_RUN, into the folder GLO_BROWSE_PICTURES, where these are given."""
     folder = Path(PICTURES or tmp_path)
-    with Server(Path(SHOWN_RUN or trained)) as server:
+    with Server(Path(SHOWN_RUN or faces_run)) as server:
         taken = pictures_of_tabs(browser, server, tmp_path)
         assert server.stop()[0] == 130
     for name, record in taken.items():
