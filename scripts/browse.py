@@ -1,9 +1,11 @@
 """Opens the learned space in the browser: python scripts/browse.py RUN [--port 8000] [--host 127.0.0.1] [--no_open]
 
+or writes it as a page that needs no server: python scripts/browse.py RUN --export FILE.html
+
 A page with a map of the training images, mixes of images, sliders along the codes' principal axes and attributes, new
 samples, and images that are filled in. It is served on this machine alone, unless --host says otherwise, and asks
 nothing of any other. Each picture has its command beside it. Codes are saved into codes/ of the run folder; Ctrl-C ends
-it.
+it. The written page has map, mixes and sliders of a small model, computed by the browser that it is opened in.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ IMPORTED = time.monotonic()
 
 import argparse  # noqa: E402
 import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from glo_lightning.explore.browse import address_of, is_loopback, listen, require_server, serve  # noqa: E402
-from glo_lightning.explore.commands import CommandParser  # noqa: E402
+from glo_lightning.explore.commands import CommandParser, refuse_to_overwrite  # noqa: E402
 from glo_lightning.explore.explorer import Explorer  # noqa: E402
+from glo_lightning.explore.offline import export_page, require_offline  # noqa: E402
 from glo_lightning.explore.trained_run import load_run  # noqa: E402
 
 
@@ -29,16 +33,31 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="to listen on; 0.0.0.0 lets others in (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="to listen on (default: the first free one from 8000 on)")
     parser.add_argument("--no_open", action="store_true", help="does not open the browser")
-    parser.call(lambda: browse(parser.parse_args()))
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="writes the page instead of serving it")
+    parser.add_argument("--overwrite", action="store_true", help="replaces what is there")
+    parser.call(lambda: start(parser.parse_args()))
+
+
+def start(options: argparse.Namespace) -> None:
+    if options.export is None:
+        browse(options)
+    else:
+        require_offline()
+        refuse_to_overwrite(options.export, "export", options.overwrite)
+        export_page(explore(options), options.export)
+
+
+def explore(options: argparse.Namespace) -> Explorer:
+    trained = load_run(options.run, options.accelerator, options.root)
+    flags = [] if options.root is None else ["--data.root", str(options.root)]
+    flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
+    return Explorer(trained, options.run, flags)
 
 
 def browse(options: argparse.Namespace) -> None:
     require_server()
     with listen(options.host, options.port) as listening:
-        trained = load_run(options.run, options.accelerator, options.root)
-        flags = [] if options.root is None else ["--data.root", str(options.root)]
-        flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
-        explorer = Explorer(trained, options.run, flags)
+        explorer = explore(options)
         ready = time.monotonic() - IMPORTED
         print(f"{address_of(listening)}  (torch imported in {IMPORTED - BEGAN:.1f} s, ready {ready:.1f} s later)")
         if not is_loopback(options.host):

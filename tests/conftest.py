@@ -138,3 +138,17 @@ def assert_same_run(first: Path, second: Path) -> None:
     """The state and the curves are equal, bit for bit."""
     assert same_state(first, second)
     assert curves(first) == curves(second)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on 96 of the faces, which have attributes."""
+    from glo_lightning.cli import main as train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        train(REPOSITORY / "configs" / "quickstart.yaml")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return folder

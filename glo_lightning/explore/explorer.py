@@ -113,6 +113,7 @@ class Explorer:
             "priors": [name for name in PRIORS if name != "flow" or num_codes >= FEWEST],
             "prior": default_prior(num_codes, latent_dim),
             "fractions": FRACTIONS,
+            "lacks": "" if self.data else "There is no strip: interpolate.py shows the images themselves at its ends.",
         }
 
     def check_way(self, way: str) -> None:
@@ -130,11 +131,16 @@ class Explorer:
                 if text and text in (value, f"{name}={value}"):
                     rows = attributes.rows([f"{name}={value}"])  # type: ignore[union-attr]
                     return rows[rows < len(self.table)].tolist()
-        keys = [(row, self._key(row)) for row in range(len(self.table))] if self.data and text else []
+        keys = [(row, self.key(row)) for row in range(len(self.table))] if self.data and text else []
         found = [row for row, key in keys if text in key]
         if not found:
             raise InputError("search", text, "no image has this index, key or label")
         return found
+
+    def key(self, row: int) -> str:
+        """The key of a training image, where these are there."""
+        assert self.data is not None
+        return self.data.source.key(row).decode(errors="backslashreplace")
 
     def image(self, row: int) -> dict[str, Any]:
         """A training image, its reconstruction, key, attributes and the rows of its nearest neighbours by code."""
@@ -142,12 +148,13 @@ class Explorer:
         distances = torch.linalg.vector_norm(self.table - self.table[row], dim=1)
         distances[row] = -1
         near = distances.topk(min(9, len(self.table)), largest=False).indices[1:].tolist()
-        about = {} if self.data is None else {"key": self._key(row), "image": self._training_image(row)}
+        about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
         labels: list[str] = []
         attributes = self.data.attributes if self.data else None
         for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
-            if value := values[int(attributes.table[row, column])]:  # type: ignore[union-attr]
-                labels.append(f"{name}={value}")
+            number = int(attributes.table[row, column])  # type: ignore[union-attr]
+            if number >= 0 and values[number]:
+                labels.append(f"{name}={values[number]}")
         neighbours = [{"row": other, "image": self._training_image(other)} for other in near] if self.data else []
         return {**about, "row": row, "made": made, "attributes": labels, "neighbours": neighbours}
 
@@ -369,10 +376,6 @@ class Explorer:
     def _output(self, name: str, suffix: str, *arguments: str) -> str:
         """A name that no other picture has: one command after another can be run."""
         return f"{name}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:6]}{suffix}"
-
-    def _key(self, row: int) -> str:
-        assert self.data is not None
-        return self.data.source.key(row).decode(errors="backslashreplace")
 
     def _training_image(self, row: int) -> str:
         return _as_url(self.trained.images([row])[0])

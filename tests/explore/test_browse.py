@@ -5,7 +5,6 @@ import base64
 import io
 import runpy
 import shlex
-import signal
 import socket
 import sys
 import tempfile
@@ -14,11 +13,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
 
 from glo_lightning import load_run
-from glo_lightning.cli import main as train
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
@@ -26,18 +24,6 @@ from glo_lightning.explore.browse import Guard, SupersededError, Turns, listen, 
 from glo_lightning.explore.explorer import Explorer  # noqa: E402
 
 HOST = "127.0.0.1:8000"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run on 96 of the faces, which have attributes."""
-    folder = tmp_path_factory.mktemp("browse") / "run"
-    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder
 
 
 @pytest.fixture(scope="module")

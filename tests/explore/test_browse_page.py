@@ -14,11 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
 from test_browse import huge, pixels, stands_in
-
-from glo_lightning.cli import main as train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")
@@ -62,17 +60,6 @@ class Server:
         self.process.send_signal(signal.SIGINT)
         _, errors = self.process.communicate(timeout=20)
         return self.process.returncode, errors
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page") / "run"
-    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +245,16 @@ def test_a_painted_region_is_filled_in(new_page, monkeypatch, tmp_path):
     assert command_makes(page.inner_text("#fill code"), filled, monkeypatch, tmp_path)
 
 
+def test_the_command_is_copied(new_page):
+    page = new_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("[data-tab=sliders]")
+    shown(page, "sliders")
+    page.click("#sliders .copy")
+    page.wait_for_selector("#sliders .copy:has-text('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#sliders code")
+
+
 def test_a_wrong_file_is_a_message(new_page, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "huge.png").write_bytes(huge(10_000, 10_000))
@@ -309,6 +306,8 @@ def test_a_checkpoint_alone_has_a_page(browser, trained, tmp_path):
         shown(page, "map")
         page.click("[data-tab=mix]")
         shown(page, "mix")
+        assert page.is_hidden("#strip")
+        assert page.inner_text("#lacks").startswith("There is no strip")
         assert page.is_hidden("#message")
         context.close()
 

@@ -116,8 +116,8 @@ const map = {
     this.poll();
   },
   async poll() {
-    const answer = await fetch('map').then(response => response.json()).catch(() => ({}));
-    if (!answer.map) return setTimeout(() => this.poll(), 2000);
+    const answer = await ask('map');
+    if (!answer?.map) return setTimeout(() => this.poll(), 2000);
     this.maps.tsne = answer.map;
     Object.assign($('[data-map=tsne]'), {disabled: false, textContent: 't-SNE'});
   },
@@ -228,6 +228,7 @@ const mixer = {
     }
     $('#way').append(...about.ways.map(way => element('option', {textContent: way, selected: way === about.way})));
     $('#way').onchange = () => this.changed();
+    $('#lacks').textContent = about.lacks;
     Object.assign($('#between'), {step: 1 / about.fractions, value: 0.5, oninput: () => this.decode()});
     const pad = $('#pad'), go = (x, y) => { this.point = [x, y].map(value => Math.min(1, Math.max(0, value))); this.decode(); };
     strokes(pad, event => go(event.offsetX / pad.clientWidth, event.offsetY / pad.clientHeight));
@@ -265,7 +266,7 @@ const mixer = {
     const n = this.names.length;
     $('.between.two').hidden = n !== 2;
     $('.between.more').hidden = n < 3;
-    $('#strip').hidden = n < 2 || !about.has_images;
+    $('#strip').hidden = n < 2 || about.lacks !== '';
     $('#pad').style.backgroundImage = this.slots.filter(slot => slot.name).map(slot => `url(${slot.image.src})`).join();
     $('#pad').style.backgroundPosition = n < 4 ? '0 0, 100% 0, 50% 100%' : '0 0, 100% 0, 0 100%, 100% 100%';
     if (!n) return;
@@ -417,17 +418,15 @@ const filler = {
 };
 
 async function main() {
-  about = await ask('about');
-  if (!about) return;
+  if (!(about = await ask('about'))) return;
   const without = about.has_images ? '' : ', which cannot be had: their codes are dots on the map, without neighbours';
   $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
-  if (about.has_images) sheet = element('img', {src: 'thumbnails'});
-  if (sheet) await sheet.decode();
-  for (const part of [map, mixer, sliders, sampler, filler]) part.start();
-  for (const button of $$('nav button')) button.onclick = () => open(button.dataset.tab);
+  if (about.has_images) await (sheet = element('img', {src: about.thumbnails || 'thumbnails'})).decode();
+  const parts = {map, mix: mixer, sliders, sample: sampler, fill: filler}, names = $$('nav button').map(button => button.dataset.tab);
+  for (const name of names) { parts[name].start(); $(`[data-tab=${name}]`).onclick = () => open(name); }
   for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => say(''), true);  // it was read
-  open($$('nav button').map(button => button.dataset.tab).find(name => `#${name}` === location.hash) || 'map');
+  open(names.find(name => `#${name}` === location.hash) || 'map');
   document.body.dataset.ready = true;
 }
 
-main();
+addEventListener('DOMContentLoaded', main);

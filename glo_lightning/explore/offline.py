@@ -1,0 +1,141 @@
+"""The page of browse.py as one file without a server: map, mixes and sliders in the reader's own browser."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glo_lightning.errors import InputError
+from glo_lightning.explore.browse import PAGE
+from glo_lightning.explore.commands import named_writing
+from glo_lightning.explore.explorer import Explorer
+from glo_lightning.explore.paths import WAYS
+from glo_lightning.files import write_whole
+
+log = logging.getLogger(__name__)
+
+MOST = 25_000_000  # bytes of a page
+RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
+RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
+NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
+)
+LACKS = "The way through the flow, strips of pictures and files of your own are in the page of scripts/browse.py alone."
+
+
+def require_offline() -> None:
+    """Raises InputError where the packages that ``export_page`` needs are missing."""
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError("export", package, "is not installed; pip install -e '.[export]'")
+    for name in RUNTIME_FILES.values():
+        if not (RUNTIME / name).is_file():
+            raise InputError("export", RUNTIME / name, f"was not found; in the current folder run {NPM}")
+
+
+def export_page(explorer: Explorer, file: Path) -> None:
+    """Writes the page whole: the script, the run, the generator and what runs it, as much of it as possible compressed.
+
+    Codes and weights are in half precision, the images of the map are its thumbnails.
+
+    Args:
+        explorer: of the run.
+        file: in a folder that exists; what is there is replaced.
+
+    Raises:
+        InputError: for a page of more than 25 MB, a generator that cannot be written as ONNX, or a disk that does not
+            take it.
+    """
+    model = explorer.trained.model
+    about, codes = _about(explorer)
+    parts = {
+        "about": json.dumps(about).encode(),
+        "codes": codes.cpu().half().numpy().tobytes(),
+        "generator": generator_as_onnx(model.generator, model.latents.weight[:1]),
+    } | {name: (RUNTIME / file_name).read_bytes() for name, file_name in RUNTIME_FILES.items()}
+    packed = {name: base64.b64encode(gzip.compress(part, mtime=0)).decode() for name, part in parts.items()}
+    page = _page(packed).encode()
+    sizes = ", ".join(f"{name} {len(part) / 1e6:.1f}" for name, part in packed.items())
+    if len(page) > MOST:
+        remedy = f"the page has {len(page) / 1e6:.1f} MB ({sizes}), at most 25 are written; train a smaller generator"
+        raise InputError("export", file, remedy)
+    with named_writing("export", file):
+        write_whole(file.absolute(), lambda opened: opened.write(page))
+    log.info("wrote %s, %.1f MB (%s)", file, len(page) / 1e6, sizes)
+
+
+def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
+    """A generator as ONNX from ``codes`` (1, D) to ``images`` (1, C, H, W), its weights in half precision.
+
+    It computes in single precision: the weights are cast as it is loaded.
+
+    Raises:
+        InputError: for a generator that torch cannot write as ONNX.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    try:
+        names: dict[str, Any] = {"input_names": ["codes"], "output_names": ["images"]}
+        program = torch.onnx.export(generator, (code.detach(),), dynamo=True, verbose=False, **names)
+    except torch.onnx.errors.OnnxExporterError as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError("export", type(generator).__name__, f"cannot be written as ONNX ({why})") from error
+    assert program is not None
+    model = program.model_proto
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:  # the others are small
+            name = tensor.name
+            model.graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+    return model.SerializeToString()
+
+
+def _about(explorer: Explorer) -> tuple[dict[str, Any], Tensor]:
+    """What offline.js asks for at the start, and the codes that it names: rows, mean, directions, means."""
+    explorer.draw_map()
+    rows, along, data = explorer.rows, explorer.along, explorer.data
+    means = [name for name in along if "=" in name]
+    codes = [explorer.table[rows], explorer.table.mean(0, keepdim=True), *(axis[None] for axis in along.values())]
+    if means:
+        codes.append(explorer.trained.codes(means))
+    about = explorer.about() | {
+        "tsne": explorer.maps["tsne"],
+        "means": means,
+        "keys": [explorer.key(row) for row in rows.tolist()] if data else [],
+        "labels": data.attributes.table[rows].tolist() if data and data.attributes else [],
+        "constraint": explorer.trained.model.hparams["constraint"],
+        "path": str(explorer.run),
+        "flags": list(explorer.flags),
+        "ways": list(WAYS),
+        "way": "arc",
+        "lacks": LACKS,
+    }
+    if explorer.thumbnails:
+        about["thumbnails"] = f"data:image/jpeg;base64,{base64.b64encode(explorer.thumbnails).decode()}"
+    return about, torch.cat(codes)
+
+
+def _page(parts: dict[str, str]) -> str:
+    """index.html with its style and scripts in it, and the parts, which are base64, as blocks of data."""
+    style, *scripts = ((PAGE / name).read_text() for name in ("page.css", "page.js", "offline.js"))
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    blocks = [f'<script type="application/octet-stream" id="{name}">{part}</script>' for name, part in parts.items()]
+    page = (PAGE / "index.html").read_text()
+    for tag, content in {
+        '<link rel="stylesheet" href="page.css">': f"{policy}\n<style>\n{style}</style>",
+        '<script src="page.js" defer></script>': "\n".join(f"<script>\n{script}</script>" for script in scripts),
+        "</body>": "\n".join([*blocks, "</body>"]),
+    }.items():
+        before, after = page.split(tag)
+        page = before + content + after
+    return page
