@@ -17,6 +17,7 @@ from torch import Tensor
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
+from glo_lightning.data.store import StoredImages
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError
 from glo_lightning.explore.fitted import fit_prior
@@ -219,8 +220,14 @@ class TrainedRun:
 
     def encode(self, images: Tensor, starts: Sequence[str] = STARTS, **options: Any) -> Tensor:
         """Codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``."""
-        training = self.images(range(self.model.n_pca))
-        return self.model.encode(from_uint8(images.to(self.model.device)), training, starts, **options)
+        return self.model.encode(from_uint8(images.to(self.model.device)), self._training(), starts, **options)
+
+    def _training(self) -> Tensor:
+        """The training images that a PCA is fitted to (n, C, H, W), uint8; those of a file are no copy in memory."""
+        data = self.data
+        if isinstance(data.dataset, StoredImages) and data.rows_per_image == 1:
+            return data.dataset.images[: min(self.model.n_pca, data.num_images)]
+        return self.images(range(self.model.n_pca))
 
     def codes(self, names: Sequence[str]) -> Tensor:
         """The codes (M, D), on the model's device, of images by name; those of files are looked for.
