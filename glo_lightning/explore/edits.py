@@ -174,7 +174,7 @@ def restoring_codes(
     model, table, found = trained.model, trained.model.latents.weight, trained.encoder(encoder)
     check_steps(steps, found)
     operator, pictures, loss = operator.to(table.device), pictures.to(table.device), loss or nn.MSELoss()
-    training = trained.images(range(model.n_pca))
+    training = trained.training()
     by_pca, whole = least_squares(training, pictures, operator, table.shape[1], model.whiten, 2 * noise_sigma)
     first = []
     if found is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
+from glo_lightning.data.store import StoredImages
 from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
@@ -301,16 +302,23 @@ class TrainedRun:
         check_steps(steps, found)
         wanted = from_uint8(images.to(model.device))
         if found is None:
-            return model.encode(wanted, self.images(range(model.n_pca)), starts, steps=steps, **options)
+            return model.encode(wanted, self.training(), starts, steps=steps, **options)
         codes = torch.cat([answer(found, model, image[None]) for image in wanted])  # one code in any company
         if steps < 1:
             return codes
         first = codes[:, None]
         if steps <= TRIAL_STEPS:
             return model.encode(wanted, starts=first, steps=steps, rate=NEAR, **options)
-        training = self.images(range(model.n_pca))
+        training = self.training()
         others = starting_codes(model.latents.weight, training, wanted, starts, None, model.n_pca, model.whiten)
         return model.encode(wanted, starts=torch.cat([first, others], dim=1), steps=steps, **options)
+
+    def training(self) -> Tensor:
+        """The training images that a PCA is fitted to (n, C, H, W), uint8; those of a file are no copy in memory."""
+        data = self.data
+        if isinstance(data.dataset, StoredImages) and data.rows_per_image == 1:
+            return data.dataset.images[: min(self.model.n_pca, data.num_images)]
+        return self.images(range(self.model.n_pca))
 
     def codes(self, names: Sequence[str]) -> Tensor:
         """The codes (M, D), on the model's device, of images by name; those of files are looked for.

@@ -90,7 +90,7 @@ def main() -> None:
     trained = load_run(options.run, "cpu")
     model, data = trained.model, trained.data
     images = from_uint8(data.dataset[data.holdout_rows(len(data.source))[: options.num]][0])
-    training = trained.images(range(model.n_pca))
+    training = trained.training()
     size, latent_dim = images.shape[-1], model.latents.weight.shape[1]
     rows: dict[str, dict[str, list[Tensor]]] = {}
 

@@ -440,3 +440,10 @@ def test_the_first_free_port_is_taken_and_one_in_use_is_named():
     for host, port in (("no.such.host.invalid", None), ("127.0.0.1", 70000)):
         with pytest.raises(InputError):
             listen(host, port)
+
+
+def test_an_upload_is_encoded_from_images_that_are_not_copied(faces_run):
+    run = load_run(faces_run, "cpu")
+    training = run.training()
+    assert training.data_ptr() == run.data.dataset.images.data_ptr()
+    assert torch.equal(training, run.images(range(run.model.n_pca)))

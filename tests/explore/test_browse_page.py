@@ -183,6 +183,16 @@ def test_the_picture_follows_a_slider_and_its_command_makes_it(new_page, monkeyp
     assert shown(page, "sliders", first) == moved
 
 
+def test_the_command_is_copied(new_page):
+    page = new_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("[data-tab=sliders]")
+    shown(page, "sliders")
+    page.click("#sliders .copy")
+    page.wait_for_selector("#sliders .copy:has-text('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#sliders code")
+
+
 def test_images_are_mixed_and_a_file_of_ones_own_among_them(new_page, monkeypatch, tmp_path):
     (tmp_path / "photo.png").write_bytes(encode(flat_image(77, size=50)))
     page = new_page()
@@ -298,6 +308,8 @@ def test_a_checkpoint_alone_has_a_page(browser, faces_run, tmp_path):
         shown(page, "map")
         page.click("[data-tab=mix]")
         shown(page, "mix")
+        assert page.is_hidden("#strip")
+        assert page.inner_text("#lacks").startswith("There is no strip")
         assert page.is_hidden("#message")
         context.close()
 

@@ -182,6 +182,19 @@ def test_the_page_without_a_server_shows_what_pytorch_makes(page, explorer, expo
 
 @pytest.mark.browser
 @needs_runtime
+@pytest.mark.parametrize("way", ["line", "arc"])
+def test_a_mix_without_a_server_is_that_of_the_commands(page, explorer, way):
+    for names in (["3", "9"], ["3", "9", "mask=respirator"], ["3", "9", "70", "1"]):
+        weights = [0.1, 0.25, 0.3, 0.35][: len(names)]
+        asked = {"names": names, "weights": weights, "way": way}
+        assert (
+            error(page.evaluate("asked => ask('picture', asked)", asked)["image"], explorer.mixed(names, weights, way))
+            < 1
+        )
+
+
+@pytest.mark.browser
+@needs_runtime
 def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, explorer):
     label = next(
         f"{name}={value}" for name, values in explorer.data.attributes.values.items() for value in values if value
