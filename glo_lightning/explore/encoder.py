@@ -19,8 +19,8 @@ from glo_lightning.module import GLO
 
 BATCH = 32
 STEPS = 1000  # of the fit, at most
-SECONDS = 100.0  # likewise
-RATE = 2e-3  # Adam's, at its highest
+SECONDS = 110.0  # likewise
+RATE = 1e-3  # Adam's, at its highest
 SAMPLED = 0.25  # of a batch: samples of the prior
 SAMPLES = 4096
 RIDGE = 1e-3  # of the linear map, in mean variances of a pixel
