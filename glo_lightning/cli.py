@@ -31,7 +31,7 @@ from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import OPTIMIZERS
-from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, several, together
+from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
 from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
@@ -201,6 +201,7 @@ class TrainCLI(LightningCLI):
 
     def _meet_and_fit(self, handler: Any) -> None:
         self.trainer.strategy.setup_environment()
+        meet()
         signal.signal(signal.SIGINT, handler)
         if several():
             leave_signals_to_us(self.trainer)

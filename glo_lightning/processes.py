@@ -32,6 +32,12 @@ def _hosts(world: object) -> Any:
     return distributed.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
 
 
+def meet() -> None:
+    """Connects the processes, all of which call this: from then on each notices when another has ended."""
+    if several():
+        _hosts(distributed.group.WORLD)
+
+
 def largest(*values: float) -> list[float]:
     """For each value the largest of all processes, which all have to call this; the values where there is one alone."""
     if not several():
