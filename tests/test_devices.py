@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from glo_lightning import GLO, LSUNDataModule, encoding
 from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.cli import main
+from glo_lightning.explore.encoder import answer, fit_encoder
 from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
 from glo_lightning.explore.flow import Flow, through
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
@@ -102,6 +103,10 @@ def test_a_run(elsewhere, flat_lmdb, tmp_path, bad_loss, arguments):
 
 COMMANDS = {
     "encode": ["{image}", "--loss=lap_l1", "--steps=12"],
+    "encode.py, a mask": ["{image}", "--mask={mask}", "--steps=12"],
+    "encode.py, blurred": ["{image}", "--operator=blur", "--steps=12"],
+    "encode.py, smaller": ["{small}", "--operator=down4", "--steps=12"],
+    "encode.py, grey": ["{image}", "--operator=grey", "--steps=12"],
     "evaluate": ["--loss=lap_l1", "--steps=12", "--num=4", "--features=test_devices.Features"],
     "sample": ["--num=4", "--prior=gaussian"],
     "interpolate": ["0", "{image}", "--way=arc"],
@@ -129,9 +134,13 @@ def run_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command(name, run_folder, tmp_path, monkeypatch, capsys):
-    Image.fromarray(flat_image(7, 32)).save(tmp_path / "image.png")
+    files = {"image": tmp_path / "image.png", "small": tmp_path / "small.png"}
+    for file, size in zip(files.values(), (32, 8), strict=True):
+        Image.fromarray(flat_image(200, size)).save(file)
+    files["mask"] = tmp_path / "mask.png"
+    Image.new("L", (32, 32), 255).save(files["mask"])
     output = f"--output={tmp_path / 'output'}" if name != "evaluate" else f"--json={tmp_path / 'output.json'}"
-    arguments = [text.format(image=tmp_path / "image.png") for text in COMMANDS[name]]
+    arguments, name = [text.format(**files) for text in COMMANDS[name]], name.split(".")[0]
     monkeypatch.setattr("glo_lightning.explore.trained_run.find_device", lambda accelerator: DEVICE)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(run_folder), *arguments, output])
     with Elsewhere():
@@ -155,6 +164,12 @@ def test_encoding(trained, loss):
     starts = ["pca", "nearest", "mean", "random"]
     for given in (None, mask):
         assert model.encode(images, training, starts, given, other, steps=12).device == DEVICE
+
+
+def test_an_encoder(trained):
+    model, training = trained
+    encoder = fit_encoder(model, lambda rows: training[rows], steps=3)
+    assert answer(encoder, model, torch.rand(2, 3, 32, 32).to(DEVICE)).device == DEVICE
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from glo_lightning.encoding import Generate
+from glo_lightning.explore.flow import rate_at
 from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
@@ -115,7 +116,7 @@ def fit_encoder(model: GLO, read: Read, steps: int = STEPS, seconds: float = SEC
     done, step = 0.0, 0
     with tqdm(total=100, desc="fitting the encoder", unit="%", file=sys.stdout) as bar:
         while done < 1:
-            optimizer.param_groups[0]["lr"] = RATE * min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+            optimizer.param_groups[0]["lr"] = RATE * rate_at(done)
             rows = torch.randint(len(codes), (BATCH - num_sampled,), generator=random)
             some = sampled[torch.randint(len(sampled), (num_sampled,), generator=random).to(device)]
             with torch.no_grad():

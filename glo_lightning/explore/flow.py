@@ -124,7 +124,7 @@ class Flow:
         even = torch.arange(BATCH, device=device)  # spread over [0, 1]: the loss varies less from batch to batch
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, fused=fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step / steps))
         for step in tqdm(range(1, steps + 1), "fitting the flow", unit=" steps", file=sys.stdout):
             rows = torch.randint(num_kept, num_codes, (BATCH,), generator=random, device=device)
             noise = torch.randn(BATCH, latent_dim, generator=random, device=device)
@@ -267,7 +267,7 @@ def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, given
     return (velocity - (codes - noise)).square().mean()
 
 
-def _rate(done: float) -> float:
+def rate_at(done: float) -> float:
     """Of the learning rate, where so much of the training is done: up in a twentieth of it, then a cosine to zero."""
     return min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
 

@@ -68,7 +68,7 @@ class Grey(nn.Module):
     """The luma of colours, (B, C, H, W) to (B, 1, H, W)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        weights = images.new_tensor(LUMA if images.shape[1] == 3 else (1.0,))
+        weights = torch.tensor(LUMA if images.shape[1] == 3 else (1.0,)).to(images)
         return (images * weights[:, None, None]).sum(1, keepdim=True)
 
 

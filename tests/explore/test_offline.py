@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from test_browse import pixels
-from test_browse_page import CHROMIUM, SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
+from test_browse_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
 
 from glo_lightning import load_run
 from glo_lightning.errors import InputError
