@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from glo_lightning.class_path import find_class, make_instance
@@ -81,8 +82,8 @@ def make_generator(
         channels: C, 3 or 1.
 
     Raises:
-        InputError: for a name that is none of these, arguments that the class does not take, or grey images where it
-            takes no ``channels``.
+        InputError: for a name that is none of these, arguments that the class does not take, grey images where it
+            takes no ``channels``, or what makes no images of that shape.
     """
     remedy = "give dcgan or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
     if name == "dcgan":
@@ -94,4 +95,27 @@ def make_generator(
     elif channels != 3:
         lacks = f"takes no channels, and so makes no grey images; {remedy}, or --data.channels 3"
         raise InputError("generator", name, lacks)
-    return make_instance(name, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)
+    made = make_instance(name, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)
+    _check_images(made, name, (latent_dim, channels, image_size))
+    return made
+
+
+@torch.no_grad()
+def _check_images(generator: nn.Module, name: str, sizes: tuple[int, int, int]) -> None:
+    """Raises InputError for a generator whose images of two codes have another shape than (2, C, H, W)."""
+    latent_dim, channels, image_size = sizes
+    wanted, training = (2, channels, image_size, image_size), generator.training
+    with torch.random.fork_rng(devices=[]):  # one that draws noise draws none of the run's
+        try:
+            images = generator.eval()(torch.zeros(2, latent_dim))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            message = " ".join(str(error).split())[:100]
+            raise InputError(
+                "generator", name, f"does not take codes of latent_dim {latent_dim} ({message})"
+            ) from error
+        finally:
+            generator.train(training)
+    shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if shape != wanted:
+        remedy = f"give one that makes {wanted} of them, images of image_size {image_size} and {channels} channels"
+        raise InputError("generator", name, f"makes {shape} of two codes; {remedy}")

@@ -75,6 +75,30 @@ class Grey(nn.Module):
         super().__init__()
         self.made_with = (latent_dim, image_size, width, channels, depth)
 
+    def forward(self, codes):
+        return torch.rand(len(codes), 1, 1, 1).expand(-1, self.made_with[3], *[self.made_with[1]] * 2)
+
+
+class Smaller(Grey):
+    """Makes images of half the size."""
+
+    def forward(self, codes):
+        return super().forward(codes)[..., ::2, ::2]
+
+
+class Pair(Grey):
+    """Makes two things of codes."""
+
+    def forward(self, codes):
+        return codes, codes
+
+
+class Deeper(Grey):
+    """Takes codes of three dimensions alone."""
+
+    def forward(self, codes):
+        return codes @ torch.zeros(3, 1)
+
 
 def test_generators_by_name():
     generator = make_generator("dcgan", 5, 32, 4)
@@ -103,3 +127,29 @@ def test_a_generator_is_a_modules_class_and_nothing_else_is_called(name):
 def test_arguments_that_a_generator_does_not_take_are_named(name, arguments):
     with pytest.raises(InputError, match=r"generator .*: cannot be made with the arguments given \("):
         make_generator(name, 5, 32, 4, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Smaller", r"makes \(2, 3, 16, 16\) of two codes; give one that makes \(2, 3, 32, 32\) of them"),
+        ("Pair", "makes tuple of two codes; give one"),
+        ("Deeper", r"does not take codes of latent_dim 5 \(mat1 and mat2 shapes"),
+    ],
+)
+def test_a_generator_of_other_images_is_named_at_the_start(name, said):
+    with pytest.raises(InputError, match=f"generator test_generator.{name}: {said}"):
+        make_generator(f"test_generator.{name}", 5, 32, 4)
+
+
+def test_a_look_at_its_images_leaves_generator_and_random_numbers_alone():
+    torch.manual_seed(0)
+    generator, after = make_generator("dcgan", 5, 32, 4), torch.rand(1)
+    torch.manual_seed(0)
+    unseen = Generator(5, 32, 4)
+    assert torch.equal(after, torch.rand(1))
+    assert generator.training
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(generator.state_dict().values(), unseen.state_dict().values(), strict=True)
+    )

@@ -1,11 +1,12 @@
-"""Which generator, or which loss, is best in equal seconds? python scripts/studies/equal_seconds.py generators --json F
+"""Which generator, loss or way to learn codes is best in equal seconds? scripts/studies/equal_seconds.py WHAT --json F
 
 Trains each generator of decoders.py, and DCGAN; or DCGAN with each loss of image_losses.py, the pyramid and pixels'
-errors; for the same processor seconds, at each of four rates: two of SGD, as the package has it, and two of AdamW.
-Generators' widths are such that a step costs about the same. Prints PSNR and SSIM of training and of held-out images;
-given a feature network (judge.py's, or one that ``evaluate.py --features`` takes), the Frechet distances to the
-training images of reconstructions, of the flow's samples and of images half-way by the flow; parameters, images/s, and
-the MB that a step keeps for its gradients. What stands in the JSON file is not made again.
+errors; or with its codes learned in each way of learners.py, by SGD, and not at all; for the same processor seconds, at
+each of four rates: two of SGD, as the package has it, and two of AdamW. Generators' widths are such that a step costs
+about the same. Prints PSNR and SSIM of training and of held-out images; given a feature network (judge.py's, or one
+that ``evaluate.py --features`` takes), the Frechet distances to the training images of reconstructions, of the flow's
+samples and of images half-way by the flow; parameters, images/s, and the MB that a step keeps for its gradients. What
+stands in the JSON file is not made again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from harness import mean_and_deviation, steps_within, train
+from learners import FreshSteps, GaussNewton, MixturePrior, Variational
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -48,6 +50,19 @@ LOSSES: dict[str, dict[str, Any]] = {
     "pixels, L2": {"loss": "l2"},
     "focal frequency": {"loss": "image_losses.FocalFrequency"},
     "Watson-DFT": {"loss": "image_losses.WatsonDFT"},
+}
+# "class" is of GLO, "attributes" are set on it
+CODES: dict[str, dict[str, Any]] = {
+    "frozen": {"latent_lr": 0.0},
+    "SGD": {},
+    "whitened": {"latent_optimizer": "whitened", "latent_lr": 0.05},
+    "4 fresh steps": {"class": FreshSteps, "attributes": {"fresh": 4}},
+    "16 fresh steps": {"class": FreshSteps, "attributes": {"fresh": 16}},
+    "Gauss-Newton, shared, rate 0.01": {"class": GaussNewton, "latent_lr": 0.01},
+    "Gauss-Newton, shared, rate 0.1": {"class": GaussNewton, "latent_lr": 0.1},
+    "Gauss-Newton, each row's": {"class": GaussNewton, "latent_lr": 0.03, "attributes": {"shared": False}},
+    "a width for each code": {"class": Variational},
+    "a mixture": {"class": MixturePrior, "generator": "learners.MixtureGenerator"},
 }
 BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3}
 BATCH = 32
@@ -89,18 +104,25 @@ def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared: name -> arguments of GLO."""
     if options.what == "generators":
         return {name: {"l2_weight": 1.0, **arguments} for name, arguments in GENERATORS.items()}
+    if options.what == "codes":
+        return {name: {"l2_weight": 1.0, **arguments} for name, arguments in CODES.items()}
     perceptual = {"loss": "image_losses.Perceptual", "loss_args": {"weights": str(options.vgg)}}
     return LOSSES | ({"perceptual": perceptual} if options.vgg else {})
 
 
 def recipe(options: argparse.Namespace, variant: dict[str, Any], rate: str) -> Any:
     generator_lr, optimizer = RATES[rate]
+    arguments = dict(variant)
+    kind, attributes = arguments.pop("class", GLO), arguments.pop("attributes", {})
 
     def make(seed: int) -> tuple[GLO, LSUNDataModule]:
         data = datamodule(options, seed)
         shape = {"image_size": options.image_size, "channels": data.num_channels}
         rates = {"generator_lr": generator_lr, "latent_optimizer": optimizer}
-        return GLO(data.num_images, options.latent_dim, **{**BASE, **shape, **rates, **variant}), data
+        model = kind(data.num_images, options.latent_dim, **{**BASE, **shape, **rates, **arguments})
+        for key, value in attributes.items():
+            setattr(model, key, value)
+        return model, data
 
     return make
 
@@ -154,7 +176,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["generators", "losses"])
+    parser.add_argument("what", choices=["generators", "losses", "codes"])
     parser.add_argument("--json", type=Path, required=True, help="results, read and written")
     parser.add_argument("--root", help="an LMDB; the shipped images if not given")
     parser.add_argument("--features", help="a TorchScript file of features")
