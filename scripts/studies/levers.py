@@ -119,6 +119,7 @@ LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
     "no weight decay": (GLO, {}, {"weight_decay": 0.0}),
     "latent_lr x 0.1": (GLO, {}, {"latent_lr": 0.1 * 10 / 128}),
     "latent_lr x 10": (GLO, {}, {"latent_lr": 10 * 10 / 128}),
+    "latent_lr x 100": (GLO, {}, {"latent_lr": 100 * 10 / 128}),
     "not whitened, sphere": (GLO, {}, {"whiten": False, "constraint": "sphere"}),
     "sphere, noise 0.1": (NoisyGLO, {"noise": 0.1}, {"constraint": "sphere"}),
     "sphere, noise 0.2": (NoisyGLO, {"noise": 0.2}, {"constraint": "sphere"}),
