@@ -30,7 +30,6 @@ def encode(
     starts: Tensor,
     loss: Loss,
     project: Projection,
-    mask: Tensor | None = None,
     steps: int = 150,
     progress: bool = False,
     rate: float = RATE,
@@ -47,21 +46,12 @@ def encode(
         starts: (M, S, D), S starting codes for each image; see ``starting_codes``.
         loss: maps (generated, images) to a mean over the batch; ``torch.vmap`` makes each image's own of it.
         project: brings codes (B, D) back into their set.
-        mask: (C or 1, H, W), 1 where a pixel counts and 0 where it is missing.
         progress: shows a progress bar.
         rate: of the first step, in units of a code's spread in the unit ball.
     """
     number, per_image, latent_dim = starts.shape
-    generate = generator
-    if mask is not None:
-        known = mask.to(images)
-        images = images * known
-
-        def generate(codes: Tensor) -> Tensor:
-            return generator(codes) * known
-
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generate, loss, project, rate * latent_dim**-0.5, chunk)
+    descent = _Descent(generator, loss, project, rate * latent_dim**-0.5, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -126,7 +116,6 @@ def starting_codes(
     training: Tensor,
     images: Tensor,
     names: Sequence[str] = STARTS,
-    mask: Tensor | None = None,
     n_pca: int | None = None,
     whiten: bool = False,
     seed: int = 0,
@@ -138,8 +127,6 @@ def starting_codes(
         training: the training images in row order, (n, C, H, W), uint8; all, or the first ``n_pca`` of them.
         names: any of: ``pca``, the images' coordinates as the PCA init has them; ``nearest``, the code of the training
             image with the smallest squared error; ``mean``, of the training codes; ``random``, one normal vector.
-        mask: (C or 1, H, W); missing pixels count as the training images' mean for ``pca``, and not at all for
-            ``nearest``.
         n_pca, whiten: of the PCA, see ``module.GLO``.
         seed: of ``random``; all images get the same vector, so that none depends on its company.
 
@@ -147,7 +134,6 @@ def starting_codes(
         InputError: for another name.
     """
     number, latent_dim = len(images), table.shape[1]
-    known = torch.ones_like(images[0, :1]) if mask is None else mask.to(images)
     starts: list[Tensor] = []
     for name in names:
         check_choice("starts", name, STARTS)
@@ -158,27 +144,25 @@ def starting_codes(
                 torch.manual_seed(seed)
                 starts.append(random_codes(1, latent_dim).to(table).expand(number, -1))
         elif name == "nearest":
-            starts.append(table[_nearest(training, images, known).to(table.device)])
+            starts.append(table[_nearest(training, images).to(table.device)])
         else:
-            starts.append(_pca_coordinates(training[:n_pca], images, known, latent_dim, whiten))
+            starts.append(_pca_coordinates(training[:n_pca], images, latent_dim, whiten))
     return torch.stack(starts, dim=1)
 
 
-def _nearest(training: Tensor, images: Tensor, known: Tensor) -> Tensor:
-    """The rows (M,) of the training images (uint8) that have the smallest squared error in the known pixels."""
-    known = known.expand_as(images[0]).flatten()
-    wanted = images.flatten(1) * known
+def _nearest(training: Tensor, images: Tensor) -> Tensor:
+    """The rows (M,) of the training images (uint8) that have the smallest squared error."""
+    wanted = images.flatten(1)
     lowest = torch.full((len(images),), torch.inf, device=images.device)
     rows = torch.zeros(len(images), dtype=torch.long, device=images.device)
     for first in range(0, len(training), 1024):
-        some = as_rows(training[first : first + 1024].to(images.device)) * known
+        some = as_rows(training[first : first + 1024].to(images.device))
         distance, row = (some.square().sum(dim=1) - 2 * wanted @ some.T).min(dim=1)
         rows = torch.where(distance < lowest, first + row, rows)
         lowest = torch.minimum(lowest, distance)
     return rows
 
 
-def _pca_coordinates(training: Tensor, images: Tensor, known: Tensor, latent_dim: int, whiten: bool) -> Tensor:
+def _pca_coordinates(training: Tensor, images: Tensor, latent_dim: int, whiten: bool) -> Tensor:
     mean, axes = fit_pca(as_rows(training.to(images.device)), latent_dim, whiten)
-    filled = torch.where(known.expand_as(images).flatten(1) > 0, images.flatten(1), mean)
-    return (filled - mean) @ axes
+    return (images.flatten(1) - mean) @ axes

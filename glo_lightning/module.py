@@ -198,7 +198,6 @@ class GLO(LightningModule):
         images: Tensor,
         training: Tensor | None = None,
         starts: Sequence[str] | Tensor = STARTS,
-        mask: Tensor | None = None,
         loss: nn.Module | None = None,
         **options: Any,
     ) -> Tensor:
@@ -209,8 +208,8 @@ class GLO(LightningModule):
         if not isinstance(starts, Tensor):
             if training is None:
                 raise InputError("training", None, "starts by name need the training images; give them, or codes")
-            starts = starting_codes(self.latents.weight, training, images, starts, mask, self.n_pca, self.whiten)
-        return encode(self.generator, images, starts, loss or self.loss, self.project, mask, **options)
+            starts = starting_codes(self.latents.weight, training, images, starts, self.n_pca, self.whiten)
+        return encode(self.generator, images, starts, loss or self.loss, self.project, **options)
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
         """Logs the PSNR in dB of held-out images, encoded by a few steps from the epoch before's codes, or the mean."""

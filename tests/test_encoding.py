@@ -6,6 +6,7 @@ from torch import nn
 
 from glo_lightning.encoding import CHECK, CHUNK, PATIENCE, TRIAL_STEPS, encode, starting_codes
 from glo_lightning.errors import InputError
+from glo_lightning.explore.operators import Mask, observed
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
@@ -149,19 +150,17 @@ def test_another_loss_than_the_models_can_be_encoded_by(model, images):
     assert model.loss(model(by_its_own), others) < model.loss(model(by_l2), others)
 
 
-def test_missing_pixels_do_not_matter(model, images):
-    mask = torch.ones(1, 32, 32)
-    mask[:, :, 16:] = 0
-    other = images.clone()
-    other[:, :, :, 16:] = torch.rand(9, 3, 32, 16) * 2 - 1
-    options = {"starts": same_starts(9), "mask": mask, "steps": 30}
-    assert torch.equal(model.encode(images, **options), model.encode(other, **options))
+def behind_a_mask(known, generate, images, loss):
+    """What ``encode`` is given of images (B, C, H, W) of which a mask's known pixels are left."""
+    operator = Mask(known)
+    generate, loss, seen = observed(generate, operator, loss, operator(images))
+    return generate, seen, same_starts(len(images)), loss, to_ball
 
 
 def test_missing_pixels_are_filled_in(model, images):
-    mask = torch.ones(1, 32, 32)
-    mask[:, :, 20:] = 0
-    filled = model(model.encode(images, starts=same_starts(9), mask=mask))
+    known = torch.ones(1, 32, 32)
+    known[:, :, 20:] = 0
+    filled = model(encode(*behind_a_mask(known, model, images, model.loss)))
     missing = slice(20, None)
     error = (filled - images)[..., missing].square().mean()
     assert error < 0.2 * (images[..., missing] - images[..., missing].mean(dim=0)).square().mean()
@@ -209,42 +208,22 @@ def test_whitened_pca_starts_are_the_plain_ones_scaled(model, images, training):
     np.testing.assert_allclose(plain / whitened, np.broadcast_to(1.5 * 6**0.5 * deviations, (9, 6)), rtol=0.01)
 
 
-def test_missing_pixels_are_the_mean_for_pca(model, images, training):
-    mask = torch.ones(1, 32, 32)
-    mask[..., :12] = 0
-    ours = starting_codes(model.latents.weight, training, images, ["pca"], mask)[:, 0].numpy()
-    rows = training.flatten(1).double().numpy() / 127.5 - 1
-    pca = PCA(6, svd_solver="full").fit(rows)
-    filled = images.double().numpy().copy()
-    filled[..., :12] = pca.mean_.reshape(3, 32, 32)[..., :12]
-    expected = pca.transform(filled.reshape(9, -1))
-    signs = np.sign((ours * expected).sum(0))
-    np.testing.assert_allclose(ours * signs, expected, atol=0.05 * expected.std())
-
-
-def test_nearest_looks_at_known_pixels_alone(model):
-    training = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    training[0, :, :, :16], training[1, :, :, 16:] = 255, 255
-    image = torch.full((1, 3, 32, 32), -1.0)
-    image[..., :16] = 1  # the first, but for pixels that are missing
-    mask = torch.zeros(1, 32, 32)
-    mask[..., 16:] = 1
-    image[..., 16:] = 1
-    nearest = starting_codes(model.latents.weight, training, image, ["nearest"], mask)[0, 0]
-    assert torch.equal(nearest, model.latents.weight[1])
-
-
 def test_an_unknown_start_is_named(model, images, training):
     with pytest.raises(InputError, match="starts middle"):
         starting_codes(model.latents.weight, training, images, ["middle"])
 
 
-def test_what_is_generated_in_the_missing_pixels_does_not_matter(model, images):
-    mask = torch.ones(1, 32, 32)
-    mask[:, :, 16:] = 0
+def test_neither_missing_pixels_nor_what_is_generated_in_them_matter(model, images):
+    known = torch.ones(1, 32, 32)
+    known[:, :, 16:] = 0
+    others = torch.where(known > 0, images, 0.5)
 
     def other(codes):
-        return torch.where(mask > 0, model(codes), 0.7 - model(codes).flip(1))
+        return torch.where(known > 0, model(codes), 0.7 - model(codes).flip(1))
 
-    found = [encode(made, images, same_starts(9), model.loss, model.project, mask, steps=20) for made in (model, other)]
+    found = [
+        encode(*behind_a_mask(known, generate, pictures, model.loss), steps=20)
+        for generate, pictures in ((model, images), (model, others), (other, images))
+    ]
     torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])

@@ -310,7 +310,7 @@ class TrainedRun:
         if steps <= TRIAL_STEPS:
             return model.encode(wanted, starts=first, steps=steps, rate=NEAR, **options)
         training = self.training()
-        others = starting_codes(model.latents.weight, training, wanted, starts, None, model.n_pca, model.whiten)
+        others = starting_codes(model.latents.weight, training, wanted, starts, model.n_pca, model.whiten)
         return model.encode(wanted, starts=torch.cat([first, others], dim=1), steps=steps, **options)
 
     def training(self) -> Tensor:

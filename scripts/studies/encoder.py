@@ -36,7 +36,7 @@ def main() -> None:
     encoder = fit_encoder(model, trained.images, options.steps, options.seconds)
     print(f"fitted in {time.monotonic() - began:.0f} s, {time.process_time() - spent:.0f} of a processor")
     torch.set_num_threads(1)
-    starts = starting_codes(table, trained.training(), wanted, STARTS, None, model.n_pca, model.whiten)
+    starts = starting_codes(table, trained.training(), wanted, STARTS, model.n_pca, model.whiten)
     linear = Encoder(wanted.shape[1], wanted.shape[2], table.shape[1]).eval()  # what its network adds is nothing yet
     linear.linear = encoder.linear
     print("| code | PSNR, dB | ms |\n|---|---|---|", flush=True)

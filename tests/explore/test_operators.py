@@ -17,7 +17,17 @@ from torch import nn
 from glo_lightning import load_run
 from glo_lightning.errors import InputError
 from glo_lightning.explore.edits import restoring_codes
-from glo_lightning.explore.operators import Blur, Down, Grey, Mask, least_squares, make_operator, observed, restored
+from glo_lightning.explore.operators import (
+    Blur,
+    Down,
+    Grey,
+    Mask,
+    least_squares,
+    make_operator,
+    nearest_behind,
+    observed,
+    restored,
+)
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -110,6 +120,16 @@ def test_least_squares_are_those_of_a_gaussian_among_the_principal_components():
     for whiten in (False, True):
         _, images = least_squares(training, pictures, operator, 5, whiten)
         np.testing.assert_allclose(images.flatten(1), expected, atol=0.01)
+
+
+def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
+    training = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    training[0, :, :, :4], training[1, :, :, 4:] = 255, 255
+    image = torch.full((1, 3, 8, 8), 1.0)  # both alike, but for what is known of it
+    for known, nearest in ((slice(0, 4), 0), (slice(4, 8), 1)):
+        operator = Mask(torch.zeros(1, 8, 8))
+        operator.known[..., known] = 1
+        assert nearest_behind(training, operator(image), operator).tolist() == [nearest]
 
 
 def test_the_log_density_is_taken_from_the_loss():
