@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import mean_and_deviation, train
+from harness import datamodule, mean_and_deviation, train
 from rows import LateGLO
 from torchmetrics.image import PeakSignalNoiseRatio
 
@@ -69,11 +69,6 @@ def measure(
         "train": psnr(generate(model, table), from_uint8(training)),
         "holdout": psnr(generate(model, codes), holdout),
     }
-
-
-def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
-    sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": 32}
-    return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
 
 
 def main() -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import mean_and_deviation, steps_within, train
+from harness import BATCH, datamodule, mean_and_deviation, steps_within, train
 from learners import FreshSteps, GaussNewton, MixturePrior, Variational
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchvision.utils import save_image
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import extract, frechet, generate, load_features
@@ -64,8 +65,8 @@ CODES: dict[str, dict[str, Any]] = {
     "a width for each code": {"class": Variational},
     "a mixture": {"class": MixturePrior, "generator": "learners.MixtureGenerator"},
 }
+SHOWN = 10
 BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3}
-BATCH = 32
 
 
 class RowsAndAdam(RowSGD):
@@ -93,11 +94,6 @@ class RowsAndAdam(RowSGD):
 
 RATES = {"SGD 1": (1.0, "sgd"), "SGD 3": (3.0, "sgd")}
 RATES |= {"AdamW 0.001": (1.0, "equal_seconds.RowsAndAdam"), "AdamW 0.003": (3.0, "equal_seconds.RowsAndAdam")}
-
-
-def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
-    sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": BATCH}
-    return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
 
 
 def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -150,14 +146,20 @@ def similarity(generated: Tensor, images: Tensor) -> dict[str, float]:
 
 
 def measure(
-    options: argparse.Namespace, model: GLO, data: LSUNDataModule, features: nn.Module | None
+    options: argparse.Namespace, model: GLO, data: LSUNDataModule, features: nn.Module | None, title: str
 ) -> dict[str, Any]:
+    """A row of the table; what the generator makes of the first held-out images' codes goes to --pictures."""
     table, num = model.latents.weight, min(options.num, data.num_images)
     training = data.dataset[list(range(data.num_images))][0]
     held_out = from_uint8(data.dataset[data.holdout_rows(options.encoded)][0])
     codes = model.encode(held_out, training, ["pca"], steps=60)
+    encoded = generate(model, codes)
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        for name, images in (("images", held_out), (title, encoded)):
+            save_image(to_unit(images[:SHOWN]), options.pictures / f"{name}.png", nrow=SHOWN)
     found = similarity(generate(model, table[:512]), from_uint8(training[:512]))
-    found |= {f"held-out {key}": value for key, value in similarity(generate(model, codes), held_out).items()}
+    found |= {f"held-out {key}": value for key, value in similarity(encoded, held_out).items()}
     if features is not None:
         reference = extract(training, features)
 
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="of training")
     parser.add_argument("--num", type=int, default=10_000, help="images in each row's distances")
     parser.add_argument("--encoded", type=int, default=100, help="held-out images that are encoded")
+    parser.add_argument("--pictures", type=Path, help="a folder for the first ten of them, as each row makes them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the table; all if not given")
     parser.add_argument("--vgg", type=Path, help="weights of VGG16, for a perceptual loss")
     parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES), metavar="NAME")
@@ -211,7 +214,8 @@ def main() -> None:
                 model, data, step = train(
                     recipe(options, compared[name], rate), seed, options.precision, "cpu", **limits
                 )
-                runs.append(measure(options, model, data, features) | {"images/s": BATCH / step})
+                title = f"{name}, {rate}" if seed == 0 else f"{name}, {rate}, seed {seed}"
+                runs.append(measure(options, model, data, features, title) | {"images/s": BATCH / step})
                 write_text(options.json.absolute(), json.dumps(results, indent=1))
     columns = list(results[f"{rows[0][0]}, {rows[0][1]}"][0])
     print(f"| {options.what} | rate | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")

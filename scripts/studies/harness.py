@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import time
@@ -14,6 +15,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from glo_lightning.data import LSUNDataModule
 
 Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> what to train, on what
+
+
+BATCH = 32
+
+
+def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
+    """The images that a study's options name: root, num_samples, holdout, image_size."""
+    sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": BATCH}
+    return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
 
 
 def mean_and_deviation(values: Sequence[float], digits: int) -> str:

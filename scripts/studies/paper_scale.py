@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import time
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a resumed run's steps are purged
     results: dict[str, dict[str, float]] = {}
     for folder in arguments.runs:
         trained = TrainedRun(folder)

@@ -101,11 +101,13 @@ def test_each_is_trained_once_and_its_row_printed(tmp_path, monkeypatch, capsys,
     results = tmp_path / "results.json"
     arguments = ["equal_seconds.py", what, "--json", str(results), "--root", str(flat_lmdb), "--num_samples", "40"]
     arguments += ["--holdout", "8", "--image_size", "32", "--latent_dim", "4", "--seconds", "0.01", "--encoded", "4"]
-    arguments += ["--rates", "AdamW 0.001", "--only", *names]
+    arguments += ["--rates", "AdamW 0.001", "--pictures", str(tmp_path / "pictures"), "--only", *names]
     for _ in range(2):
         monkeypatch.setattr(sys, "argv", arguments)
         runpy.run_path(str(REPOSITORY / "scripts" / "studies" / "equal_seconds.py"), run_name="__main__")
         assert f"| {names[0]} | AdamW 0.001 |" in capsys.readouterr().out
+    wanted = {"images.png"} | {f"{name}, AdamW 0.001.png" for name in names}
+    assert {file.name for file in (tmp_path / "pictures").iterdir()} == wanted
     kept = json.loads(results.read_text())
     assert [len(kept[f"{name}, AdamW 0.001"]) for name in names] == [1] * len(names)
 
