@@ -263,7 +263,9 @@ def main() -> None:
     if arguments.num_encoded:
         codes, psnr = space.held_out_codes(space.real[: arguments.num_encoded], arguments.steps)
         _, unseen = space.held_out_codes(space.unseen[: arguments.num_encoded], arguments.steps)
-        density = {"held-out": float(flow.log_density(codes).mean()), "training": float(train_density)}
+        anew, _ = space.held_out_codes(space.training[: arguments.num_encoded], arguments.steps)
+        density = {"training": float(train_density), "training, encoded anew": float(flow.log_density(anew).mean())}
+        density["held-out"] = float(flow.log_density(codes).mean())
         show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
         show("probes", space.probes(codes))
         show("arithmetic", space.arithmetic(codes))
