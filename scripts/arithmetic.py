@@ -2,7 +2,8 @@
 
 Makes an image of the code strength * (a - b) + c, each the mean over the codes of one or several images: indices of
 training images, image files, which are encoded first, or name=value, the mean code of all training images with that
-attribute: --a glasses=sunglasses --b glasses= --c 17. --way flow does it in the noise that a flow carries to the codes.
+attribute: --a glasses=sunglasses --b glasses= --c 17. --way flow does it in the noise that a flow carries to the codes;
+of attributes b are those that c has and a those that it gets instead: --a skin=ae5d29 --b skin=ffdbb4 --c 17.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.flow import STRENGTH
 from glo_lightning.explore.paths import arithmetic, nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import load_run
@@ -23,7 +25,8 @@ def main() -> None:
     parser = CommandParser(__doc__, "arithmetic.png", "the picture")
     for term in "abc":
         parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index or file")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the difference a - b")
+    strength = f"of the difference a - b; 1 if not given, {STRENGTH:g} of attributes by --way flow"
+    parser.add_argument("--strength", type=float, help=strength)
     parser.add_argument("--way", default="line", choices=["flow", "line"], help="among codes, or in a flow's noise")
     parser.add_picture_arguments()
     parser.call(lambda: run(parser.parse_args()))
@@ -31,6 +34,8 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
+    changes = options.way == "flow" and all("=" in name for name in (*options.a, *options.b))
+    strength = (STRENGTH if changes else 1.0) if options.strength is None else options.strength
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
     codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
@@ -39,8 +44,12 @@ def run(options: argparse.Namespace) -> None:
     sizes = [len(some) for some in names]
     given = targets.split(sizes)
     means = [places.mean(0) for places in enter(codes).split(sizes)]
-    result = arithmetic(means[0], means[1], means[2], options.strength)
-    made = project(leave(torch.stack([*means, result])))
+    if changes:
+        a, b = trained.given(options.a), trained.given(options.b)
+        found = leave(torch.stack(means))
+        made = project(torch.cat([found, trained.flow().change(found[2:], b, a, strength)]))
+    else:
+        made = project(leave(torch.stack([*means, arithmetic(*means, strength)])))
     images = generate(trained.model, made).cpu()
     (closest,) = trained.originals(nearest(made[3:], [(table, torch.arange(len(table)))]))
 
@@ -57,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         for some, image in zip(names, images[:3], strict=True)
     )
     rows.append([a, "-", b, "+", c, "=", images[3], "", closest])
-    times = "" if options.strength == 1 else f"{options.strength:g} "
+    times = "" if strength == 1 else f"{strength:g} "
     columns = [
         "a",
         " -  ",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ FEWEST = 500  # codes that a flow is fitted to
 SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
+STRENGTH = 2.0  # from the velocity without attributes past that with them, where they are changed
+
+Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
 
 class Block(nn.Module):
@@ -166,11 +170,27 @@ class Flow:
 
     def encode(self, codes: Tensor) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
-        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, None, GUIDANCE)
+        return self._to_noise(codes, partial(self._velocity, given=None, guidance=GUIDANCE))
 
     def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = GUIDANCE) -> Tensor:
         """The codes (B, D) that the flow carries noise (B, D) to; see ``sample``."""
-        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, given, guidance)
+        return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance))
+
+    def change(self, codes: Tensor, before: Tensor, after: Tensor, strength: float = STRENGTH) -> Tensor:
+        """The codes (B, D) of the images of ``codes`` with other attributes, not projected.
+
+        A code is carried to the noise that leads to it where ``before`` is given, and this to the code that it leads to
+        where ``after`` is: what the attributes do not tell lies in the noise, and stays. Velocities point from those
+        without attributes to those with them, and past them (Ho and Salimans, arXiv 2207.12598).
+
+        Args:
+            codes: (B, D).
+            before: (A,), the number of each attribute's value, -1 for one that is not given.
+            after: (A,), likewise; see ``Attributes.numbers``.
+            strength: 1 changes as much as learned, 0 nothing.
+        """
+        noise = self._to_noise(codes, partial(self._steered, given=before, strength=strength))
+        return self._to_codes(noise, partial(self._steered, given=after, strength=strength))
 
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
@@ -230,8 +250,19 @@ class Flow:
         learned = self.network(places, times, None if given is None else given.to(places.device)[None])
         return learned if guidance == 1 else torch.lerp(self.early(places, times), learned, guidance)
 
+    def _steered(self, places: Tensor, time: float, given: Tensor, strength: float) -> Tensor:
+        times = places.new_full((len(places),), time)
+        plain = self.network(places, times)
+        return torch.lerp(plain, self.network(places, times, given.to(places.device)[None]), strength)
+
+    def _to_noise(self, codes: Tensor, velocity: Field) -> Tensor:
+        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
+
+    def _to_codes(self, noise: Tensor, velocity: Field) -> Tensor:
+        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, velocity)
+
     @torch.no_grad()
-    def _carry(self, places: Tensor, start: float, end: float, given: Tensor | None, guidance: float) -> Tensor:
+    def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
         """Solves the flow's differential equation by Runge and Kutta's fourth order, 2,000 places at a time."""
         length, carried = (end - start) / SOLVER_STEPS, []
         for some in places.split(2000):
@@ -239,7 +270,7 @@ class Flow:
                 slopes: list[Tensor] = []
                 for part in (0.0, 0.5, 0.5, 1.0):
                     place = some + part * length * slopes[-1] if slopes else some
-                    slopes.append(self._velocity(place, start + (step + part) * length, given, guidance))
+                    slopes.append(velocity(place, start + (step + part) * length))
                 some = some + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
             carried.append(some)
         return torch.cat(carried)

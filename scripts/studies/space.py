@@ -19,6 +19,7 @@ import copy
 import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,37 +160,57 @@ class Space:
         kinds = {"codes": (self.codes, codes), "PCA codes": pca, "pixels, 16x16": small}
         return {name: probe(known, asked, self.attributes, rows) for name, (known, asked) in kinds.items()}
 
-    def arithmetic(self, codes: Tensor, picked: int = 500) -> dict[str, dict[str, float]]:
-        """Adding an attribute to held-out codes: how often it appears, how often the others stay."""
-        table = self.attributes.table[: len(self.codes)]
-        tasks: dict[str, Tensor] = {}  # name -> direction
-        goals: dict[str, tuple[int, set[int]]] = {}
-        for name in ("glasses", "beard", "skin", "clothes", "background"):
-            column = self.names.index(name)
-            values = self.attributes.values[name]
-            groups = (
-                {name: {n for n, v in enumerate(values) if v}}
-                if "" in values
-                else {f"{name}={v}": {n} for n, v in enumerate(values)}
-            )
-            for title, wanted in groups.items():
-                has = torch.tensor([value in wanted for value in table[:, column].tolist()])
-                tasks[title] = self.codes[has].mean(0) - self.codes[~has].mean(0)
-                goals[title] = column, wanted
-        chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
-        tried = {s: self._added(chosen, tasks, goals, s) for s in (0.75, 1.0, 1.5, 2.0, 2.5, 3.0)}
-        best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
-        return {"strength": {"strength": best}, **self._added(codes, tasks, goals, best)}
+    def arithmetic(self, codes: Tensor, flow: Flow | None = None, picked: int = 500) -> dict[str, dict[str, float]]:
+        """Adding an attribute to held-out codes: how often it appears, how often the others stay.
 
-    def _added(self, codes: Tensor, tasks: dict, goals: dict, strength: float) -> dict[str, dict[str, float]]:
+        By the mean code of training faces with it less that of those without; or by a flow, see ``Flow.change``, of
+        glasses and beards one after the other. One strength for all is chosen on ``picked`` training codes.
+        """
+        table = self.attributes.table[: len(self.codes)]
+        goals: dict[str, tuple[int, list[int]]] = {}  # title -> attribute, the values that are wanted
+        for name in ("glasses", "beard", "skin", "clothes", "background"):
+            values = self.attributes.values[name]
+            if "" in values:
+                goals[name] = self.names.index(name), [number for number, value in enumerate(values) if value]
+            else:
+                goals |= {f"{name}={value}": (self.names.index(name), [n]) for n, value in enumerate(values)}
+        directions: dict[str, Tensor] = {}
+        for title, (column, wanted) in goals.items():
+            has = torch.isin(table[:, column], torch.tensor(wanted))
+            directions[title] = self.codes[has].mean(0) - self.codes[~has].mean(0)
+
+        def moved(title: str, lacking: Tensor, values: Tensor, strength: float) -> Tensor:
+            if flow is None:
+                return lacking + strength * directions[title]
+            column, wanted = goals[title]
+            return self._changed(flow, lacking, values, column, wanted, strength)
+
+        chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
+        strengths = (0.75, 1.0, 1.5, 2.0, 2.5, 3.0) if flow is None else (1.0, 1.5, 2.0, 3.0)
+        tried = {s: self._added(chosen, goals, moved, s) for s in strengths}
+        best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
+        return {"strength": {"strength": best}, **self._added(codes, goals, moved, best)}
+
+    def _changed(
+        self, flow: Flow, codes: Tensor, values: Tensor, column: int, wanted: list[int], strength: float
+    ) -> Tensor:
+        """Codes (B, D) of faces with values (B, A), as the judge sees them, changed to the wanted values in turn."""
+        made, goals = torch.empty_like(codes), torch.tensor(wanted)[torch.arange(len(codes)) % len(wanted)]
+        for before, after in set(zip(values[:, column].tolist(), goals.tolist(), strict=True)):
+            some = (values[:, column] == before) & (goals == after)
+            given = torch.full((2, len(self.names)), -1)
+            given[:, column] = torch.tensor([before, after])
+            made[some] = flow.change(codes[some], given[0], given[1], strength)
+        return made
+
+    def _added(self, codes: Tensor, goals: dict, moved: Callable, strength: float) -> dict[str, dict[str, float]]:
         before, _ = judged(self.judge, extract(self.generate(codes), self.judge))
         found = {}
-        for title, direction in tasks.items():
-            column, wanted = goals[title]
-            lacking = torch.tensor([value not in wanted for value in before[:, column].tolist()])
-            moved = self.model.project(codes[lacking] + strength * direction)
-            after, _ = judged(self.judge, extract(self.generate(moved), self.judge))
-            appears = sum(value in wanted for value in after[:, column].tolist()) / max(int(lacking.sum()), 1)
+        for title, (column, wanted) in goals.items():
+            lacking = ~torch.isin(before[:, column], torch.tensor(wanted))
+            made = self.model.project(moved(title, codes[lacking], before[lacking], strength))
+            after, _ = judged(self.judge, extract(self.generate(made), self.judge))
+            appears = float(torch.isin(after[:, column], torch.tensor(wanted)).float().mean())
             hidden = COVERED.get(title, set())
             others = [n for n, name in enumerate(self.names) if n != column and name not in hidden]
             stays = (after == before[lacking])[:, others].float().mean(0)
@@ -269,6 +290,7 @@ def main() -> None:
         show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
         show("probes", space.probes(codes))
         show("arithmetic", space.arithmetic(codes))
+        show("arithmetic by the flow", space.arithmetic(codes, flow, 100))
     given = {}
     for asked in arguments.given:
         for guidance in arguments.guidance:
