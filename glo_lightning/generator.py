@@ -1,9 +1,9 @@
-"""The generator: DCGAN's stack of transposed convolutions (Radford et al., 2016), or a class of one's own."""
+"""The generator: DCGAN's transposed convolutions (Radford et al., 2016), the same with skips, or a class of one's own."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,54 @@ class Generator(nn.Module):
         return self.layers(codes)
 
 
+class SkipGenerator(Generator):
+    """DCGAN whose layers, and the image, get the code once more: a linear map of it is added to what each makes.
+
+    The map to the image alone is what PCA can do, and is learned in a few hundred steps; those to the hidden layers say
+    what is to be at which place. Skips from the code are BigGAN's (Brock et al., arXiv 1809.11096), where they scale
+    and shift channels. Each pixel has weights of its own here; they begin at zero, and the code is scaled so that the
+    rate which suits weights that all pixels share suits these too.
+
+    Args:
+        latent_dim, image_size, width, channels: see Generator.
+        levels: which layers get the code, counted from the one that makes 8x8 pixels; all if not given.
+        gain: of the code, whose entries in the ball are about ``latent_dim ** -0.5``.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_size: int = 64,
+        width: int = 64,
+        channels: int = 3,
+        levels: Sequence[int] | None = None,
+        gain: float = 8.0,
+    ):
+        super().__init__(latent_dim, image_size, width, channels)
+        self.scale, self.skips = gain * latent_dim**0.5, nn.ModuleDict()
+        layers = [layer for layer in self.layers if isinstance(layer, nn.ConvTranspose2d)]
+        for level, layer in enumerate(layers):
+            if levels is None or level in levels:
+                skip = nn.Linear(latent_dim, layer.out_channels * (8 << level) ** 2)
+                self.skips[str(level)] = skip
+                nn.init.zeros_(skip.weight)
+                nn.init.zeros_(skip.bias)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features, level = codes, 0
+        for layer in self.layers:
+            features = layer(features)
+            if isinstance(layer, nn.ConvTranspose2d):
+                if str(level) in self.skips:
+                    told, side = self.skips[str(level)](self.scale * codes), features.shape[2]
+                    features = features + told.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2)
+                level += 1
+        return features
+
+
+GENERATORS: dict[str, type[nn.Module]] = {"dcgan": Generator, "skip_z": SkipGenerator}
+
+
 def make_generator(
     name: str,
     latent_dim: int,
@@ -75,8 +123,8 @@ def make_generator(
     """Builds the generator of that name, a module that maps codes (B, D) to images (B, C, H, W) in [-1, 1].
 
     Args:
-        name: ``dcgan``, or the path of a class that is made with (latent_dim, image_size, width, channels=3); one of
-            RGB alone need not take the last.
+        name: ``dcgan``, ``skip_z`` (see SkipGenerator), or the path of a class that is made with (latent_dim,
+            image_size, width, channels=3); one of RGB alone need not take the last.
         latent_dim, image_size, width: see Generator; what sizes there are is the class's to say.
         generator_args: further arguments of the class, plain values.
         channels: C, 3 or 1.
@@ -85,17 +133,16 @@ def make_generator(
         InputError: for a name that is none of these, arguments that the class does not take, grey images where it
             takes no ``channels``, or what makes no images of that shape.
     """
-    remedy = "give dcgan or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
-    if name == "dcgan":
-        name = f"{Generator.__module__}.{Generator.__qualname__}"
+    remedy = "give dcgan, skip_z or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
+    path = f"{__name__}.{GENERATORS[name].__qualname__}" if name in GENERATORS else name
     arguments = dict(generator_args or {})
-    parameters = inspect.signature(find_class(name, nn.Module, "generator", remedy)).parameters
+    parameters = inspect.signature(find_class(path, nn.Module, "generator", remedy)).parameters
     if "channels" in parameters or any(kind.kind == kind.VAR_KEYWORD for kind in parameters.values()):
         arguments.setdefault("channels", channels)
     elif channels != 3:
         lacks = f"takes no channels, and so makes no grey images; {remedy}, or --data.channels 3"
         raise InputError("generator", name, lacks)
-    made = make_instance(name, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)
+    made = make_instance(path, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)
     _check_images(made, name, (latent_dim, channels, image_size))
     return made
 

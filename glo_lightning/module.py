@@ -53,7 +53,7 @@ class GLO(LightningModule):
         latent_dim: D.
         image_size: H and W; what sizes there are is the generator's to say.
         width: channels of the generator's last hidden layer.
-        generator: ``dcgan`` or the path of a class, see ``make_generator``.
+        generator: ``dcgan``, ``skip_z`` or the path of a class, see ``make_generator``.
         generator_args: further arguments of that class.
         init: where the codes begin: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
         n_pca: images that the PCA is fitted on, at most.

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glo_lightning.errors import InputError
-from glo_lightning.generator import FirstLayer, Generator, make_generator
+from glo_lightning.generator import FirstLayer, Generator, SkipGenerator, make_generator
 
 
 def dcgan(state: dict[str, torch.Tensor], codes: torch.Tensor, training: bool) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_generators_by_name():
 
 @pytest.mark.parametrize("name", ["dcgun", "torch.nn.Nothing", "nothing.Generator", ""])
 def test_an_unknown_generator_is_named(name):
-    with pytest.raises(InputError, match=f"generator {name}: give dcgan or the path of a module's class"):
+    with pytest.raises(InputError, match=f"generator {name}: give dcgan, skip_z or the path of a module's class"):
         make_generator(name, 5, 32, 4)
 
 
@@ -153,3 +153,59 @@ def test_a_look_at_its_images_leaves_generator_and_random_numbers_alone():
         torch.equal(one, other)
         for one, other in zip(generator.state_dict().values(), unseen.state_dict().values(), strict=True)
     )
+
+
+# ------------------------------------------------------------------------------------------------- skips from the code
+
+
+@pytest.mark.parametrize(("image_size", "channels"), [(32, 3), (64, 1)])
+def test_skips_begin_at_zero_as_the_dcgan_of_the_same_seed(image_size, channels):
+    torch.manual_seed(0)
+    skip = make_generator("skip_z", 5, image_size, 4, channels=channels)
+    torch.manual_seed(0)
+    plain = Generator(5, image_size, 4, channels)
+    state = skip.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
+    codes = torch.randn(3, 5)
+    torch.testing.assert_close(skip(codes), plain(codes))
+
+
+def test_a_skip_adds_a_linear_map_of_the_code_to_what_its_layer_makes():
+    torch.manual_seed(0)
+    skip, codes = SkipGenerator(5, 16, 4, levels=[1], gain=2.0), torch.randn(3, 5)
+    nn.init.normal_(skip.skips["1"].weight, std=0.1)
+    nn.init.normal_(skip.skips["1"].bias, std=0.1)
+    told = 2 * 5**0.5 * codes @ skip.skips["1"].weight.T + skip.skips["1"].bias
+    image = torch.atanh(Generator.forward(skip, codes).double()) + told.view(3, 16, 16, 3).permute(0, 3, 1, 2)
+    torch.testing.assert_close(skip(codes), image.tanh().float(), atol=1e-5, rtol=1e-4)
+
+
+def test_every_skip_reaches_its_own_layer():
+    torch.manual_seed(0)
+    skip, codes = SkipGenerator(5, 32, 4), torch.randn(3, 5)
+    before = skip(codes)
+    for level in skip.skips:
+        skip.skips[level].bias.data.normal_()
+        after = skip(codes)
+        assert not torch.allclose(before, after, atol=1e-3), level
+        before = after
+    skip(codes).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in skip.parameters())
+
+
+def test_a_few_steps_of_sgd_find_in_the_skip_what_least_squares_find():
+    """Of images that are linear in codes of the ball, at the rate that the recipes give the generator."""
+    torch.manual_seed(0)
+    codes = nn.functional.normalize(torch.randn(256, 6)) * torch.rand(256, 1) ** (1 / 6)
+    images = (0.5 * codes @ torch.randn(6, 3 * 16 * 16)).view(256, 3, 16, 16).clamp(-0.9, 0.9)
+    losses = {}
+    for name, generator in (("dcgan", Generator(6, 16, 4)), ("skip_z", SkipGenerator(6, 16, 4))):
+        optimizer = torch.optim.SGD(generator.parameters(), lr=1.0)
+        for step in range(150):
+            some = torch.arange(32) + 32 * (step % 8)
+            loss = (generator(codes[some]) - images[some]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[name] = float(loss.detach())
+    assert losses["skip_z"] < 0.3 * losses["dcgan"]

@@ -43,6 +43,9 @@ GENERATORS: dict[str, dict[str, Any]] = {
     "Skip": {"generator": "decoders.Skip", "width": 12},
     "Transformer": {"generator": "decoders.Transformer", "width": 12},
     "Normless": {"generator": "decoders.Normless", "width": 20},
+    "Skips from the code": {"generator": "skip_z", "width": 24},
+    "the same, wider": {"generator": "skip_z", "width": 32},
+    "to the image alone": {"generator": "skip_z", "width": 32, "generator_args": {"levels": [3]}},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     "pyramid": {},

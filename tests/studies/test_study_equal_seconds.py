@@ -29,7 +29,7 @@ class OneLayer(nn.Module):
         return self.layer(codes).tanh().unflatten(1, self.shape)
 
 
-NAMES = [name for name in GENERATORS if name != "DCGAN"]
+NAMES = [name for name in GENERATORS if hasattr(decoders, name)]
 OWN_BATCH = ["Residual", "Skip"]  # whose images depend on the others of a batch, in training
 
 
