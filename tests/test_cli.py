@@ -168,7 +168,7 @@ def test_resuming_with_other_data_or_another_shape_is_refused(run, trained, tmp_
 def test_device_resident_is_heard_from_flags_and_files(run, tmp_path, value):
     (tmp_path / "given.yaml").write_text(f"data: {{device_resident: {value}}}")
     run("--config", tmp_path / "given.yaml", *TINY, "--max_epochs=1", "--output", tmp_path / "file")
-    without_quickstart = ("--model.schedule=constant", "--model.whiten=false")
+    without_quickstart = ("--model.schedule=constant", "--model.whiten=false", "--model.generator=dcgan")
     without_quickstart += ("--model.l2_weight=0", "--model.weight_decay=0")
     given = f"--data.device_resident={value}"
     run(*TINY, "--max_epochs=1", given, *without_quickstart, "--output", tmp_path / "flag")

@@ -115,7 +115,8 @@ def main() -> None:
         print(f"the classifier is right about {right / len(held_out):.2%} of the test set", flush=True)
         torch.jit.script(classifier[0]).save(output / "features.pt")
     if not (output / "run").exists():
-        train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32", "--model.width=32"]
+        train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32"]
+        train += ["--model.generator=dcgan", "--model.width=32"]
         train += [f"--model.latent_dim={arguments.latent_dim}", f"--max_epochs={arguments.max_epochs}"]
         train += ["--output", output / "run", "--enable_progress_bar=false", "--prior=null"]
         subprocess.run([sys.executable, *map(str, train)], check=True)
