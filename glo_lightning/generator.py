@@ -1,4 +1,4 @@
-"""The generator: DCGAN's transposed convolutions (Radford et al., 2016), the same with skips, or a class of one's own."""
+"""The generator: DCGAN's transposed convolutions (Radford et al., 2016), these with skips, or a class of one's own."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> None:
     given = targets.split(sizes)
     means = [places.mean(0) for places in enter(codes).split(sizes)]
     if changes:
-        a, b = trained.given(options.a), trained.given(options.b)
+        before, after = trained.given(options.b), trained.given(options.a)
         found = leave(torch.stack(means))
-        made = project(torch.cat([found, trained.flow().change(found[2:], b, a, strength)]))
+        made = project(torch.cat([found, trained.flow().change(found[2:], before, after, strength)]))
     else:
-        made = project(leave(torch.stack([*means, arithmetic(*means, strength)])))
+        made = project(leave(torch.stack([*means, arithmetic(means[0], means[1], means[2], strength)])))
     images = generate(trained.model, made).cpu()
     (closest,) = trained.originals(nearest(made[3:], [(table, torch.arange(len(table)))]))
 

@@ -43,6 +43,8 @@ class GaussNewton(GLO):
     """
 
     shared, probes, damping, decay = True, 4, 0.1, 0.98
+    metric: Tensor
+    inverse: Tensor
 
     def objective(self, codes: Tensor, images: Tensor) -> Tensor:
         generated = self.generator(codes)
