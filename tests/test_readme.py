@@ -52,6 +52,10 @@ SHORTER = {
         *("--ways", "frozen", "--encode_steps=2"),
     ),
     "baselines.py": ("--seconds=0.05", "--seeds=1", "--steps=2", "--num=8"),
+    "equal_seconds.py": (
+        *("--seconds=0.01", "--holdout=8", "--encoded=4", "--latent_dim=4", "--image_size=32"),
+        *("--rates", "SGD 1", "--only", "DCGAN"),
+    ),
     "encoder.py": ("--num=4", "--steps=3"),
     "inverse.py": ("--num=2", "--steps=2"),
     "evaluate.py": ("--steps=2", "--starts", "mean", "--num=8"),

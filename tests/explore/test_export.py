@@ -9,7 +9,7 @@ from conftest import REPOSITORY, TINY
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.explore.export import load_export
-from glo_lightning.generator import Generator
+from glo_lightning.generator import GENERATORS
 from glo_lightning.module import GLO
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -37,7 +37,7 @@ def test_an_export_gives_the_images_the_codes_and_the_keys_back(export, tmp_path
 def test_an_export_is_of_use_without_lightning(export):
     about = json.loads((export / "glo.json").read_text())
     arguments = {key: about["hyper_parameters"][key] for key in ("latent_dim", "image_size", "width")}
-    generator = Generator(**arguments)
+    generator = GENERATORS[about["hyper_parameters"]["generator"]](**arguments)
     generator.load_state_dict(safetensors_torch.load_file(export / "generator.safetensors"))
     codes = safetensors_torch.load_file(export / "codes.safetensors")["codes"]
     assert generator.eval()(codes[:2]).shape == (2, 3, 32, 32)

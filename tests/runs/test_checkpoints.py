@@ -244,7 +244,8 @@ def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
     expected = json.loads(FIXTURE.with_suffix(".json").read_text())["corner"]
     torch.testing.assert_close(images[0, :, 0, :3].tolist(), expected, atol=1e-4, rtol=0)
     emoji = FIXTURE.parent / "emoji"
-    flags = ("--model.latent_dim=2", "--model.width=4", "--data.num_samples=24", "--data.root", emoji)
+    flags = ("--model.generator=dcgan", "--model.latent_dim=2", "--model.width=4")
+    flags += ("--data.num_samples=24", "--data.root", emoji)
     assert run(*TINY, *flags, "--ckpt_path", FIXTURE, "--max_epochs=2", "--output", tmp_path / "run")[0] == 0
     assert load(tmp_path / "run")["global_step"] == 6
 
