@@ -74,7 +74,7 @@ class SkipGenerator(Generator):
 
     Args:
         latent_dim, image_size, width, channels: see Generator.
-        levels: which layers get the code, counted from the one that makes 8x8 pixels; all if not given.
+        told: which layers get the code, counted from the one that makes 8x8 pixels; all if not given.
         gain: of the code, whose entries in the ball are about ``latent_dim ** -0.5``.
     """
 
@@ -84,14 +84,14 @@ class SkipGenerator(Generator):
         image_size: int = 64,
         width: int = 64,
         channels: int = 3,
-        levels: Sequence[int] | None = None,
+        told: Sequence[int] | None = None,
         gain: float = 8.0,
     ):
         super().__init__(latent_dim, image_size, width, channels)
         self.scale, self.skips = gain * latent_dim**0.5, nn.ModuleDict()
         layers = [layer for layer in self.layers if isinstance(layer, nn.ConvTranspose2d)]
         for level, layer in enumerate(layers):
-            if levels is None or level in levels:
+            if told is None or level in told:
                 skip = nn.Linear(latent_dim, layer.out_channels * (8 << level) ** 2)
                 self.skips[str(level)] = skip
                 nn.init.zeros_(skip.weight)
@@ -103,8 +103,8 @@ class SkipGenerator(Generator):
             features = layer(features)
             if isinstance(layer, nn.ConvTranspose2d):
                 if str(level) in self.skips:
-                    told, side = self.skips[str(level)](self.scale * codes), features.shape[2]
-                    features = features + told.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2)
+                    added, side = self.skips[str(level)](self.scale * codes), features.shape[2]
+                    features = features + added.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2)
                 level += 1
         return features
 

@@ -18,7 +18,7 @@ from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import STRENGTH
 from glo_lightning.explore.paths import arithmetic, nearest
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.trained_run import is_attribute, load_run
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
-    changes = options.way == "flow" and all("=" in name for name in (*options.a, *options.b))
+    changes = options.way == "flow" and all(map(is_attribute, (*options.a, *options.b)))
     strength = (STRENGTH if changes else 1.0) if options.strength is None else options.strength
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
@@ -57,13 +57,12 @@ def run(options: argparse.Namespace) -> None:
         if row >= sizes[term]:
             return None
         name = names[term][row]
-        return name.replace("=", "=\n") if "=" in name else given[term][row]
+        return name.replace("=", "=\n") if is_attribute(name) else given[term][row]
 
     rows = [[cell(0, row), None, cell(1, row), None, cell(2, row)] for row in range(max(sizes))]
     # the mean of many codes lies where no image does
     a, b, c = (
-        "their mean" if any("=" in name for name in some) else image
-        for some, image in zip(names, images[:3], strict=True)
+        "their mean" if any(map(is_attribute, some)) else image for some, image in zip(names, images[:3], strict=True)
     )
     rows.append([a, "-", b, "+", c, "=", images[3], "", closest])
     times = "" if strength == 1 else f"{strength:g} "

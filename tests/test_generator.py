@@ -172,7 +172,7 @@ def test_skips_begin_at_zero_as_the_dcgan_of_the_same_seed(image_size, channels)
 
 def test_a_skip_adds_a_linear_map_of_the_code_to_what_its_layer_makes():
     torch.manual_seed(0)
-    skip, codes = SkipGenerator(5, 16, 4, levels=[1], gain=2.0), torch.randn(3, 5)
+    skip, codes = SkipGenerator(5, 16, 4, told=[1], gain=2.0), torch.randn(3, 5)
     nn.init.normal_(skip.skips["1"].weight, std=0.1)
     nn.init.normal_(skip.skips["1"].bias, std=0.1)
     told = 2 * 5**0.5 * codes @ skip.skips["1"].weight.T + skip.skips["1"].bias

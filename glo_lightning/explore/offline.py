@@ -24,6 +24,7 @@ from glo_lightning.files import write_whole
 log = logging.getLogger(__name__)
 
 MOST = 25_000_000  # bytes of a page
+LARGE = 500_000  # numbers of a matrix: more of them are kept in bytes
 RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
 RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
@@ -77,7 +78,8 @@ def export_page(explorer: Explorer, file: Path) -> None:
 def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
     """A generator as ONNX from ``codes`` (1, D) to ``images`` (1, C, H, W), its weights in half precision.
 
-    It computes in single precision: the weights are cast as it is loaded.
+    Large matrices have 8 bits a number, and a scale for each row. It computes in single precision: the weights are cast
+    as it is loaded.
 
     Raises:
         InputError: for a generator that torch cannot write as ONNX.
@@ -92,11 +94,20 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
         raise InputError("export", type(generator).__name__, f"cannot be written as ONNX ({why})") from error
     assert program is not None
     model = program.model_proto
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:  # the others are small
-            name = tensor.name
-            model.graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:  # those are small
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        if values.ndim == 2 and values.size > LARGE:
+            scale = np.maximum(np.abs(values).max(axis=1), np.finfo(values.dtype).tiny) / 127
+            packed, suffix = np.round(values / scale[:, None]).astype(np.int8), "bytes"
+            model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+            node = helper.make_node("DequantizeLinear", [f"{name}.bytes", f"{name}.scale"], [name], axis=0)
+        else:
+            packed, suffix = values.astype(np.float16), "half"
+            node = helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)
+        model.graph.node.insert(0, node)
+        tensor.CopyFrom(numpy_helper.from_array(packed, f"{name}.{suffix}"))
     return model.SerializeToString()
 
 

@@ -336,7 +336,7 @@ class TrainedRun:
         for position, name in enumerate(names):
             if _is_index(name):
                 codes[position] = table[self._row(name)]
-            elif _is_attribute(name):
+            elif is_attribute(name):
                 codes[position] = table[self._rows_of(name).to(table.device)].mean(0)
             elif _is_code(name):
                 codes[position] = self._saved_code(name)
@@ -372,7 +372,7 @@ class TrainedRun:
     def _pixels(self, name: str) -> Tensor:
         if _is_index(name):
             return self.data.dataset[self._row(name)][0]
-        if _is_attribute(name):
+        if is_attribute(name):
             return self.data.dataset[int(self._rows_of(name)[0])][0]
         if _is_code(name):
             return to_uint8(self.model(self._saved_code(name)[None])[0]).cpu()
@@ -402,7 +402,8 @@ def check_steps(steps: int, encoder: Encoder | None) -> None:
         raise InputError("steps", steps, "needs an encoder; make one by encode.py RUN --fit_encoder, or give more")
 
 
-def _is_attribute(name: str) -> bool:
+def is_attribute(name: str) -> bool:
+    """Whether an image's name is ``name=value``, and not a file's path."""
     return "=" in name and not Path(name).exists()
 
 

@@ -45,7 +45,7 @@ GENERATORS: dict[str, dict[str, Any]] = {
     "Normless": {"generator": "decoders.Normless", "width": 20},
     "Skips from the code": {"generator": "skip_z", "width": 24},
     "the same, wider": {"generator": "skip_z", "width": 32},
-    "to the image alone": {"generator": "skip_z", "width": 32, "generator_args": {"levels": [3]}},
+    "to the image alone": {"generator": "skip_z", "width": 32, "generator_args": {"told": [3]}},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     "pyramid": {},

@@ -19,7 +19,8 @@ from glo_lightning import load_run
 from glo_lightning.errors import InputError
 from glo_lightning.explore import offline
 from glo_lightning.explore.explorer import Explorer
-from glo_lightning.generator import Generator
+from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.latents import to_ball
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[export]'")
 
@@ -49,6 +50,25 @@ def test_the_generator_as_onnx_makes_its_images_with_half_its_bytes(image_size, 
         (made,) = ran.run(None, {"codes": code[None].numpy()})
         assert np.abs(made[0] - image.numpy()).mean() < 2 / 255 / 10
     assert len(written) < 0.6 * 4 * sum(parameter.numel() for parameter in generator.parameters()) + 20_000
+
+
+def test_large_matrices_have_a_byte_a_number_and_make_the_same_images(monkeypatch):
+    monkeypatch.setattr(offline, "LARGE", 1000)
+    torch.manual_seed(0)
+    generator, codes = SkipGenerator(5, 32, 8).eval().requires_grad_(False), to_ball(torch.randn(3, 5))
+    for skip in generator.skips.values():
+        torch.nn.init.normal_(skip.weight, std=0.01)
+        skip.weight[0] = 0  # a row without a largest number
+    written = offline.generator_as_onnx(generator, codes[:1])
+    program = onnx.load_from_string(written)
+    onnx.checker.check_model(program)
+    ran = onnx.reference.ReferenceEvaluator(program)
+    for code, image in zip(codes, generator(codes), strict=True):
+        (made,) = ran.run(None, {"codes": code[None].numpy()})
+        assert np.abs(made[0] - image.numpy()).mean() < 2 / 255 / 5
+    skips = generator.skips.values()
+    rest = 40_000  # DCGAN's weights in halves, and the graph
+    assert len(written) < sum(skip.weight.numel() + 8 * len(skip.bias) for skip in skips) + rest
 
 
 def test_a_generator_that_onnx_cannot_express_is_one_line():
