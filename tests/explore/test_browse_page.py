@@ -282,7 +282,7 @@ def test_two_tabs_do_not_disturb_each_other(new_page):
             set_slider(page, ".axis input >> nth=0", sign * value)
     for page, first in zip(pages, firsts, strict=True):
         shown(page, "sliders", first)
-        page.wait_for_function("() => /1:-?2 /.test(document.querySelector('#sliders code').textContent)")
+        page.wait_for_function("() => /1:-?2 /.test(document.querySelector('#sliders code')?.textContent)")
     assert len({page.get_attribute("#sliders .made img", "src") for page in pages}) == 2
 
 
@@ -425,7 +425,7 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
     page.fill("#start input", "27")
     set_slider(page, ".axis input >> nth=2", -1)
     set_slider(page, ".axis:has-text('medicalMask') input", 1)
-    page.wait_for_function("() => /medicalMask:1 /.test(document.querySelector('#sliders code').textContent)")
+    page.wait_for_function("() => /medicalMask:1 /.test(document.querySelector('#sliders code')?.textContent)")
     taken["sliders"] = page.screenshot()
     page.click("[data-tab=sample]")
     page.click("#draw .main")
