@@ -419,7 +419,8 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
         page.fill(f".slot input[type=text] >> nth={slot}", str(row))
         page.press(f".slot input[type=text] >> nth={slot}", "Enter")
     page.wait_for_function("() => mixer.names.length === 4")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function("() => / 1 27 43 9 /.test(document.querySelector('#mix .made code')?.textContent)")
+    page.evaluate("document.querySelector('#strip img').decode()")  # of the latest strip, when it is there
     taken["mix"] = page.screenshot()
     page.click("[data-tab=sliders]")
     page.fill("#start input", "27")
