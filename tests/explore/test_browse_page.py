@@ -415,6 +415,7 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
     page.wait_for_selector("#neighbours img")
     taken = {"map": page.screenshot()}
     page.click("[data-tab=mix]")
+    shown(page, "mix")  # what the tab begins with, which would else come into slots that are filled
     for slot, row in enumerate((1, 27, 43, 9)):
         page.fill(f".slot input[type=text] >> nth={slot}", str(row))
         page.press(f".slot input[type=text] >> nth={slot}", "Enter")
