@@ -95,9 +95,11 @@ def load_features(name: str) -> nn.Module:
 def extract(images: Tensor, features: nn.Module) -> Tensor:
     """The features (B, F) of uint8 images (B, C, H, W), float32 on the CPU, 256 at a time; see ``load_features``.
 
-    Grey images are shown as RGB.
+    Images go to the network's device. Grey ones are shown as RGB.
     """
-    return torch.cat([features(some.expand(-1, 3, -1, -1)).float().cpu() for some in images.split(256)])
+    device = next((parameter.device for parameter in features.parameters()), images.device)
+    shown = (some.to(device).expand(-1, 3, -1, -1) for some in images.split(256))
+    return torch.cat([features(some).float().cpu() for some in shown])
 
 
 def frechet(generated: Tensor, real: Tensor) -> float:

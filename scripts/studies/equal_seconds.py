@@ -3,10 +3,13 @@
 Trains each generator of decoders.py, and DCGAN; or DCGAN with each loss of image_losses.py, the pyramid and pixels'
 errors; or with its codes learned in each way of learners.py, by SGD, and not at all; for the same processor seconds, at
 each of four rates: two of SGD, as the package has it, and two of AdamW. Generators' widths are such that a step costs
-about the same. Prints PSNR and SSIM of training and of held-out images; given a feature network (judge.py's, or one
-that ``evaluate.py --features`` takes), the Frechet distances to the training images of reconstructions, of the flow's
-samples and of images half-way by the flow; parameters, images/s, and the MB that a step keeps for its gradients. What
-stands in the JSON file is not made again.
+about the same. With ``--accelerator gpu`` all train at once (fleet.py), as many steps as one core takes in these
+seconds, which ``--steps_only`` has measured on a CPU.
+
+Prints PSNR and SSIM of training and of held-out images; given a feature network (judge.py's, or one that ``evaluate.py
+--features`` takes), the Frechet distances to the training images of reconstructions, of the flow's samples and of
+images half-way by the flow; parameters, images/s, and the MB that a step keeps for its gradients. What stands in the
+JSON file is not made again.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ import argparse
 import json
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fleet
 import torch
 from harness import BATCH, datamodule, mean_and_deviation, steps_within, train
+from image_losses import ShiftTolerant
 from learners import FreshSteps, GaussNewton, MixturePrior, Variational
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -106,7 +112,11 @@ def variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if options.what == "codes":
         return {name: {"l2_weight": 1.0, **arguments} for name, arguments in CODES.items()}
     perceptual = {"loss": "image_losses.Perceptual", "loss_args": {"weights": str(options.vgg)}}
-    return LOSSES | ({"perceptual": perceptual} if options.vgg else {})
+    losses = LOSSES | ({"perceptual": perceptual} if options.vgg else {})
+    for file in options.trunks:
+        arguments = {"trunk": "image_losses.ShiftTolerant", "trunk_args": {"weights": str(file)}}
+        losses[f"perceptual, {file.stem}"] = {"loss": "image_losses.Perceptual", "loss_args": arguments}
+    return losses
 
 
 def recipe(options: argparse.Namespace, variant: dict[str, Any], rate: str) -> Any:
@@ -143,7 +153,7 @@ def kept_megabytes(model: GLO) -> float:
 
 def similarity(generated: Tensor, images: Tensor) -> dict[str, float]:
     """PSNR in dB and SSIM of images (M, C, H, W) in [-1, 1]."""
-    pair = to_unit(generated), to_unit(images)
+    pair = to_unit(generated).cpu(), to_unit(images).cpu()
     structure = StructuralSimilarityIndexMeasure(data_range=1.0)
     return {"PSNR": float(PeakSignalNoiseRatio(data_range=1.0)(*pair)), "SSIM": float(structure(*pair))}
 
@@ -153,8 +163,8 @@ def measure(
 ) -> dict[str, Any]:
     """A row of the table; what the generator makes of the first held-out images' codes goes to --pictures."""
     table, num = model.latents.weight, min(options.num, data.num_images)
-    training = data.dataset[list(range(data.num_images))][0]
-    held_out = from_uint8(data.dataset[data.holdout_rows(options.encoded)][0])
+    training = data.dataset[list(range(data.num_images))][0].to(table.device)
+    held_out = from_uint8(data.dataset[data.holdout_rows(options.encoded)][0].to(table.device))
     codes = model.encode(held_out, training, ["pca"], steps=60)
     encoded = generate(model, codes)
     if options.pictures:
@@ -163,6 +173,9 @@ def measure(
             save_image(to_unit(images[:SHOWN]), options.pictures / f"{name}.png", nrow=SHOWN)
     found = similarity(generate(model, table[:512]), from_uint8(training[:512]))
     found |= {f"held-out {key}": value for key, value in similarity(encoded, held_out).items()}
+    if options.lpips:
+        perceived = ShiftTolerant(options.lpips).to(table.device)
+        found["held-out ST-LPIPS"] = float(perceived.distance(encoded, held_out).mean())
     if features is not None:
         reference = extract(training, features)
 
@@ -171,12 +184,38 @@ def measure(
 
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
         found["rec."] = distance(table[order[:num]])
-        flow = Flow().fit(table)
-        found["samples"] = distance(sample_codes(flow, table, num, model.project))
-        starts, ends = table[order[:num]], table[order[-num:].flip(0)]
-        found["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
+        if not options.no_flow:
+            flow = Flow().fit(table)
+            found["samples"] = distance(sample_codes(flow, table, num, model.project))
+            starts, ends = table[order[:num]], table[order[-num:].flip(0)]
+            found["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
     found["parameters, M"] = sum(p.numel() for p in model.generator.parameters()) / 1e6
     return found | {"MB": kept_megabytes(model)}
+
+
+def make(options: argparse.Namespace, job: fleet.Job) -> tuple[GLO, LSUNDataModule]:
+    return recipe(options, variants(options)[job.names[0]], job.names[1])(job.seed)
+
+
+def measured(options: argparse.Namespace, job: fleet.Job, model: GLO, data: LSUNDataModule) -> dict[str, Any]:
+    """A job's row of the table."""
+    features = load_features(options.features).to(model.device) if options.features else None
+    title = ", ".join(job.names) + (f", seed {job.seed}" if job.seed else "")
+    rate = BATCH * job.steps / options.seconds
+    return measure(options, model, data, features, title) | {"images/s": rate}
+
+
+def trained_in_turn(options: argparse.Namespace, jobs: list[fleet.Job]) -> Any:
+    """Each job, and its row, on the CPU."""
+    for job in jobs:
+        limits = {"max_steps": job.steps, "max_epochs": -1}
+        of_seed = recipe(options, variants(options)[job.names[0]], job.names[1])
+        model, data, _ = train(of_seed, job.seed, options.precision, "cpu", **limits)
+        yield job, measured(options, job, model, data)
+
+
+def _digits(column: str) -> int:
+    return 4 if "LPIPS" in column else 3 if "SSIM" in column else 2
 
 
 def main() -> None:
@@ -190,41 +229,55 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--latent_dim", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=300, help="of training")
+    parser.add_argument("--no_flow", action="store_true", help="leaves samples and images half-way out")
     parser.add_argument("--num", type=int, default=10_000, help="images in each row's distances")
     parser.add_argument("--encoded", type=int, default=100, help="held-out images that are encoded")
     parser.add_argument("--pictures", type=Path, help="a folder for the first ten of them, as each row makes them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the table; all if not given")
     parser.add_argument("--vgg", type=Path, help="weights of VGG16, for a perceptual loss")
+    parser.add_argument("--trunks", type=Path, nargs="+", default=[], help="weights of ST-LPIPS, for a loss by each")
+    parser.add_argument("--lpips", type=Path, help="weights of ST-LPIPS, for its distance of held-out images")
     parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--steps_only", action="store_true", help="measures how many steps fit in, and trains nothing")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    features = load_features(options.features) if options.features else None
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
     steps, compared = results.setdefault("steps", {}), variants(options)
     names = options.only or list(compared)
     trials = {name: recipe(options, compared[name], "SGD 1") for name in names if name not in steps}
+    if trials and options.accelerator == "gpu":
+        parser.error(
+            f"--accelerator gpu: {options.json} has no steps of {', '.join(trials)}; give --steps_only on a CPU"
+        )
     steps |= steps_within(options.seconds, trials, options.precision, "cpu")
+    write_text(options.json.absolute(), json.dumps(results, indent=1))
+    if options.steps_only:
+        return
     rows = [(name, rate) for name in names for rate in options.rates]
-    for seed in range(options.seeds):
-        for name, rate in rows:
-            runs = results.setdefault(f"{name}, {rate}", [])
-            if len(runs) <= seed:
-                limits = {"max_steps": steps[name], "max_epochs": -1}
-                model, data, step = train(
-                    recipe(options, compared[name], rate), seed, options.precision, "cpu", **limits
-                )
-                title = f"{name}, {rate}" if seed == 0 else f"{name}, {rate}, seed {seed}"
-                runs.append(measure(options, model, data, features, title) | {"images/s": BATCH / step})
-                write_text(options.json.absolute(), json.dumps(results, indent=1))
+    jobs = [
+        fleet.Job((name, rate), seed, steps[name])
+        for seed in range(options.seeds)
+        for name, rate in rows
+        if len(results.get(f"{name}, {rate}", [])) <= seed
+    ]
+    if options.accelerator == "cpu":
+        done = trained_in_turn(options, jobs)
+    else:
+        parts = partial(make, options), partial(measured, options)
+        done = fleet.run(jobs, *parts, options.precision.startswith("bf16"))
+    for job, found in done:
+        results.setdefault(", ".join(job.names), []).append(found)
+        write_text(options.json.absolute(), json.dumps(results, indent=1))
     columns = list(results[f"{rows[0][0]}, {rows[0][1]}"][0])
     print(f"| {options.what} | rate | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
     for name, rate in rows:
         runs = results[f"{name}, {rate}"]
-        cells = [mean_and_deviation([run[key] for run in runs], 3 if "SSIM" in key else 2) for key in columns]
+        cells = [mean_and_deviation([run[key] for run in runs], _digits(key)) for key in columns]
         print(f"| {name} | {rate} | {' | '.join(cells)} |")
 
 

@@ -146,6 +146,78 @@ class VGG(nn.Module):
         return found
 
 
+# of ST-LPIPS's networks, by a key that each alone has: convolution, ReLU, largest of a window, blur with stride 2;
+# features are taken at each bar
+LAYERS = {"net.slice5.13.weight": "cbr|mbcr|mbcr|cr|cr", "net.slice5.32.weight": "crcr|mbcrcr" + 3 * "|mbcrcrcr"}
+
+
+class ShiftTolerant(nn.Module):
+    """The trunk of ST-LPIPS (Ghildyal and Liu, ECCV 2022), an AlexNet or a VGG16 that blurs, and its distance.
+
+    Its weights are files of the PyPI package stlpips-pytorch 0.0.2 (BSD 2-Clause): ``alex_shift_tolerant.pth`` and
+    ``vgg_shift_tolerant.pth``.
+
+    Args:
+        weights: such a file.
+
+    Raises:
+        InputError: for a file that is not there or is none of these.
+    """
+
+    def __init__(self, weights: str | os.PathLike[str]):
+        super().__init__()
+        remedy = "give a file of stlpips-pytorch"
+        try:
+            self.found = torch.load(weights, "cpu", weights_only=True)
+        except Exception as error:  # as in read_weights
+            raise InputError("weights", weights, f"cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
+        kinds = [layers for key, layers in LAYERS.items() if isinstance(self.found, dict) and key in self.found]
+        if not kinds:
+            raise InputError("weights", weights, f"has no key {' or '.join(LAYERS)}; {remedy}")
+        number, self.slices, window = 0, nn.ModuleList(), 2 if "crcr" in kinds[0] else 3
+        for depth, letters in enumerate(kinds[0].split("|"), 1):
+            layers = nn.Sequential()
+            for letter in letters:
+                layers.append(self._layer(letter, f"net.slice{depth}.{number}.", window))
+                number += 1
+            self.slices.append(layers)
+        for depth in range(len(self.slices)):
+            self.register_buffer(f"channels_{depth}", self.found[f"lin{depth}.model.1.weight"])
+        del self.found
+        self.normalize = Normalize([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
+
+    def _layer(self, letter: str, key: str, window: int) -> nn.Module:
+        if letter == "r":
+            return nn.ReLU()
+        if letter == "m":
+            return nn.MaxPool2d(window, stride=1)
+        weight = self.found[key + ("weight" if letter == "c" else "filt")]
+        following, before, size, _ = weight.shape
+        if letter == "b":
+            layer = nn.Conv2d(following, following, size, 2, 2, groups=following, bias=False, padding_mode="reflect")
+            layer.load_state_dict({"weight": weight})
+        else:
+            layer = nn.Conv2d(before, following, size, padding=min(size // 2, 2))
+            layer.load_state_dict({"weight": weight, "bias": self.found[key + "bias"]})
+        return layer
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, found = self.normalize(images), []
+        for layers in self.slices:
+            features = layers(features)
+            found.append(features)
+        return found
+
+    @torch.no_grad()
+    def distance(self, generated: Tensor, images: Tensor) -> Tensor:
+        """How unlike the eye finds images (B, 3, H, W) in [-1, 1] to be, (B,)."""
+        total = images.new_zeros(len(images))
+        for depth, pair in enumerate(zip(self(generated), self(images), strict=True)):
+            one, other = (F.normalize(features, dim=1) for features in pair)
+            total += F.conv2d((one - other).square(), getattr(self, f"channels_{depth}")).mean((1, 2, 3))
+        return total
+
+
 def read_weights(file: Path, features: nn.Module) -> dict[str, Tensor]:
     """The weights of these features out of a file of VGG16's.
 

@@ -77,7 +77,8 @@ def train_judge(images: Tensor, table: Tensor, sizes: list[int], kind: str, seed
 @torch.no_grad()
 def judged(judge: nn.Module, features: Tensor) -> tuple[Tensor, Tensor]:
     """What a judge sees in features (B, F): values (B, A) and how sure it is of each (B, A)."""
-    heads = judge.logits(features).split(list(judge.sizes), dim=1)  # type: ignore[operator, arg-type]
+    logits = judge.logits(features.to(next(judge.parameters()).device)).cpu()  # type: ignore[operator]
+    heads = logits.split(list(judge.sizes), dim=1)  # type: ignore[arg-type]
     found = [head.softmax(1).max(1) for head in heads]
     return torch.stack([part.indices for part in found], 1), torch.stack([part.values for part in found], 1)
 

@@ -5,18 +5,21 @@ training faces), at the same number of steps, which cost the same to a few per c
 held-out faces, Frechet distances in the judge's features (judge.py) to the training faces of reconstructions, of
 samples of the flow and of images half-way by each way, and how evenly the flow's way goes (space.py). The flow's
 equation is solved in 8 steps, not the commands' 24, which makes distances larger by one or two per cent. What stands in
-the JSON file is not made again, and several programs may each make some levers of a file of their own.
+the JSON file is not made again, and several programs may each make some levers of a file of their own; with
+``--accelerator gpu`` all levers train at once, see fleet.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
+import fleet
 import torch
 from harness import mean_and_deviation, train
 from judge import part_rows
@@ -95,11 +98,11 @@ class TogetherGLO(GLO):
 
     def objective(self, codes: Tensor, images: Tensor) -> Tensor:
         std, mean = torch.std_mean(self.latents.weight.detach(), dim=0)
-        late = self.global_step >= 0.75 * self.total_steps
-        scaled = ((codes if late else codes.detach()) - mean) / std
+        late = torch.as_tensor(self.global_step >= 0.75 * self.total_steps, dtype=codes.dtype, device=codes.device)
+        scaled = (torch.lerp(codes.detach(), codes, late) - mean) / std
         noise, times = torch.randn_like(scaled), torch.rand(len(scaled), device=scaled.device)
-        assert isinstance(self.generator, FlowGenerator)
-        velocity = self.generator.velocity(torch.lerp(noise, scaled, times[:, None]), times)
+        network: Any = self.generator.velocity
+        velocity = network(torch.lerp(noise, scaled, times[:, None]), times)
         return super().objective(codes, images) + self.weight * (velocity - (scaled - noise)).square().mean()
 
 
@@ -149,6 +152,53 @@ def measure(space: Space, encoded: int) -> dict[str, float]:
     return found | {"largest step": ways["flow"]["largest_step"], "length": ways["flow"]["length"]}
 
 
+@functools.cache
+def opened(faces: str) -> LSUNDataModule:
+    """All faces, none held out."""
+    return LSUNDataModule(faces)
+
+
+@functools.cache
+def space_of(faces: str, judge: str, device: str, num: int) -> Space:
+    """The space that is asked again with each lever's model; the first one's is a place holder."""
+    data = opened(faces)
+    model = GLO(len(part_rows(data)["train"]), **BASE).to(device)
+    return Space(model, data, load_features(judge).to(device), num=num)
+
+
+def make(arguments: argparse.Namespace, job: fleet.Job) -> tuple[GLO, LSUNDataModule]:
+    """A lever's model, and the faces that it is trained on."""
+    kind, attributes, changed = LEVERS[job.names[0]]
+    everything = opened(arguments.faces)
+    images = changed.get("images", len(part_rows(everything)["train"]))
+    data = LSUNDataModule(arguments.faces, holdout=len(everything.source) - images, batch_size=32, seed=job.seed)
+    changed = {key: value for key, value in changed.items() if key != "images"}
+    model = kind(data.num_images, **(BASE | {"width": arguments.width} | changed))
+    for key, value in attributes.items():
+        setattr(model, key, value)
+    return model, data
+
+
+def measured(arguments: argparse.Namespace, job: fleet.Job, model: GLO, data: LSUNDataModule) -> dict[str, float]:
+    warnings.filterwarnings("ignore")
+    flow_module.SOLVER_STEPS = arguments.solver_steps
+    space = space_of(arguments.faces, arguments.judge, str(model.device), arguments.num)
+    return measure(space.of(model), arguments.encoded)
+
+
+def _seeded(arguments: argparse.Namespace, job: fleet.Job, seed: int) -> tuple[GLO, LSUNDataModule]:
+    return make(arguments, job._replace(seed=seed))
+
+
+def trained_in_turn(arguments: argparse.Namespace, jobs: list[fleet.Job]) -> Any:
+    """Each job, and its row, on the CPU."""
+    for job in jobs:
+        limits = {"max_steps": job.steps, "max_epochs": -1}
+        recipe = functools.partial(_seeded, arguments, job)
+        model, data, _ = train(recipe, job.seed, arguments.precision, "cpu", **limits)
+        yield job, measured(arguments, job, model, data)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", help="an LMDB of scripts/make_faces.py")
@@ -161,47 +211,34 @@ def main() -> None:
     parser.add_argument("--encoded", type=int, default=100, help="held-out faces that are encoded")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--solver_steps", type=int, default=8, help="of the flow's equation")
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--json", type=Path, nargs="+", default=[], help="results: the first is written, all are read")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*torch.jit.load.*")
-    flow_module.SOLVER_STEPS = arguments.solver_steps
-    judge = load_features(arguments.judge)
-    everything = LSUNDataModule(arguments.faces)
-    faces = len(part_rows(everything)["train"])
-
-    def recipe(name: str) -> Any:
-        kind, attributes, changed = LEVERS[name]
-        changed = dict(changed)
-        holdout = len(everything.source) - changed.pop("images", faces)
-
-        def make(seed: int) -> tuple[GLO, LSUNDataModule]:
-            data = LSUNDataModule(arguments.faces, holdout=holdout, batch_size=32, seed=seed)
-            model = kind(data.num_images, **(BASE | {"width": arguments.width} | changed))
-            for key, value in attributes.items():
-                setattr(model, key, value)
-            return model, data
-
-        return make
-
-    steps = arguments.epochs * -(-faces // 32)
+    steps = arguments.epochs * -(-len(part_rows(opened(arguments.faces))["train"]) // 32)
     results: dict[str, list[dict[str, float]]] = {}
     for file in arguments.json:
         results |= json.loads(file.read_text()) if file.exists() else {}
-    space: Space | None = None
-    for number, name in enumerate(arguments.only):
-        row = results.setdefault(name, [])
-        for seed in range(len(row), arguments.seeds):
-            model, _, step = train(recipe(name), seed, arguments.precision, max_steps=steps, max_epochs=-1)
-            space = Space(model, everything, judge, num=arguments.num) if space is None else space.of(model)
-            found = measure(space, arguments.encoded) | {"ms": 1e3 * step}
-            row.append(found)
-            if arguments.json:
-                write_text(arguments.json[0].absolute(), json.dumps(results, indent=1))
-        if number == 0:
-            print(f"| lever | {' | '.join(row[0])} |\n|---|{'---|' * len(row[0])}")
-        cells = [mean_and_deviation([found[key] for found in row], 2) for key in row[0]]
+    jobs = [
+        fleet.Job((name,), seed, steps)
+        for name in arguments.only
+        for seed in range(len(results.get(name, [])), arguments.seeds)
+    ]
+    if arguments.accelerator == "cpu":
+        done = trained_in_turn(arguments, jobs)
+    else:
+        parts = functools.partial(make, arguments), functools.partial(measured, arguments)
+        done = fleet.run(jobs, *parts, arguments.precision.startswith("bf16"))
+    for job, found in done:
+        results.setdefault(job.names[0], []).append(found)
+        if arguments.json:
+            write_text(arguments.json[0].absolute(), json.dumps(results, indent=1))
+    columns = list(results[arguments.only[0]][0])
+    print(f"| lever | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for name in arguments.only:
+        cells = [mean_and_deviation([found[key] for found in results[name]], 2) for key in columns]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -145,8 +145,9 @@ class Space:
 
     def held_out_codes(self, images: Tensor, steps: int) -> tuple[Tensor, float]:
         """Codes of images (M, 3, H, W), uint8, and the PSNR that they reach."""
-        codes = self.model.encode(from_uint8(images), self.training[: len(self.codes)], ["pca"], steps=steps)
-        error = (to_unit(generate(self.model, codes)) - to_unit(from_uint8(images))).square().mean()
+        wanted = from_uint8(images.to(self.model.device))
+        codes = self.model.encode(wanted, self.training[: len(self.codes)], ["pca"], steps=steps)
+        error = (to_unit(generate(self.model, codes)) - to_unit(wanted)).square().mean()
         return codes, float(-10 * torch.log10(error))
 
     def probes(self, codes: Tensor) -> dict[str, dict[str, float]]:
@@ -157,7 +158,7 @@ class Space:
             nn.functional.avg_pool2d(some.float(), 4).flatten(1) for some in (self.training, self.real[: len(codes)])
         ]
         pca = [(as_rows(some) - mean) @ axes for some in (self.training, self.real[: len(codes)])]
-        kinds = {"codes": (self.codes, codes), "PCA codes": pca, "pixels, 16x16": small}
+        kinds = {"codes": (self.codes.cpu(), codes.cpu()), "PCA codes": pca, "pixels, 16x16": small}
         return {name: probe(known, asked, self.attributes, rows) for name, (known, asked) in kinds.items()}
 
     def arithmetic(self, codes: Tensor, flow: Flow | None = None, picked: int = 500) -> dict[str, dict[str, float]]:
@@ -263,11 +264,13 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", default=list(PRIORS))
     parser.add_argument("--given", nargs="+", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    device = "cuda" if arguments.accelerator == "gpu" else "cpu"
     checkpoint = arguments.run / "checkpoints" / "last.ckpt" if arguments.run.is_dir() else arguments.run
-    model = GLO.load_from_checkpoint(checkpoint, map_location="cpu").eval().requires_grad_(False)
-    judge = load_features(arguments.judge)
+    model = GLO.load_from_checkpoint(checkpoint, map_location="cpu").to(device).eval().requires_grad_(False)
+    judge = load_features(arguments.judge).to(device)
     space = Space(model, LSUNDataModule(arguments.faces), judge, arguments.held_out, arguments.num)
     results: dict[str, Any] = {"psnr": space.psnr()}
     print(f"training PSNR {results['psnr']:.2f} dB\n", flush=True)

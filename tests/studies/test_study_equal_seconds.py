@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from equal_seconds import GENERATORS, RowsAndAdam, kept_megabytes
-from image_losses import FocalFrequency, Perceptual, WatsonDFT
+from image_losses import FocalFrequency, Perceptual, ShiftTolerant, WatsonDFT
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -181,6 +181,45 @@ def test_a_trunk_by_class_path_makes_the_features():
 class Halves(nn.Module):
     def forward(self, images):
         return [images / 2]
+
+
+def shift_tolerant(name: str) -> dict[str, torch.Tensor]:
+    """Random weights of four channels a layer, with the keys of stlpips-pytorch's files."""
+    sizes = {"alex": {"1.0": 11, "2.5": 5, "3.9": 3, "4.11": 3, "5.13": 3}}
+    sizes["vgg"] = dict.fromkeys("1.0 1.2 2.6 2.8 3.12 3.14 3.16 4.20 4.22 4.24 5.28 5.30 5.32".split(), 3)
+    blurs = {"alex": "1.1 2.4 3.8", "vgg": "2.5 3.11 4.19 5.27"}[name].split()
+    random, row = torch.Generator().manual_seed(0), torch.tensor([1.0, 2.0, 1.0]) / 4
+    found = {f"net.slice{blur}.filt": row.outer(row).expand(4, 1, 3, 3) for blur in blurs}
+    for layer, size in sizes[name].items():
+        before = 3 if layer == "1.0" else 4
+        found[f"net.slice{layer}.weight"] = torch.randn(4, before, size, size, generator=random) / before**0.5 / size
+        found[f"net.slice{layer}.bias"] = torch.randn(4, generator=random) / 10
+    return found | {f"lin{depth}.model.1.weight": torch.rand(1, 4, 1, 1, generator=random) for depth in range(5)}
+
+
+@pytest.mark.parametrize(("name", "sides"), [("alex", [14, 7, 4, 4, 4]), ("vgg", [32, 17, 9, 5, 3])])
+def test_the_shift_tolerant_trunk_blurs_where_it_halves_and_tells_how_unlike_images_are(tmp_path, name, sides):
+    weights = shift_tolerant(name)
+    torch.save(weights, tmp_path / "weights.pth")
+    trunk = ShiftTolerant(tmp_path / "weights.pth")
+    images, others = pictures(0), pictures(1)
+    assert [features.shape[2] for features in trunk(images)] == sides
+    shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[:, :, None, None]
+    first = F.conv2d((images - shift) / scale, weights["net.slice1.0.weight"], weights["net.slice1.0.bias"], padding=2)
+    if name == "alex":
+        padded = F.pad(first, (2, 2, 2, 2), mode="reflect")
+        first = F.conv2d(padded, weights["net.slice1.1.filt"], stride=2, groups=4).relu()
+        torch.testing.assert_close(trunk(images)[0], first)
+    distance = trunk.distance(others, images)
+    expected = torch.zeros(2)
+    for depth, (one, other) in enumerate(zip(trunk(others), trunk(images), strict=True)):
+        apart = (one / one.norm(dim=1, keepdim=True) - other / other.norm(dim=1, keepdim=True)).square()
+        expected += (apart * weights[f"lin{depth}.model.1.weight"]).sum(1).mean((1, 2))
+    torch.testing.assert_close(distance, expected)
+    torch.testing.assert_close(trunk.distance(images, images), torch.zeros(2))
+    with pytest.raises(InputError, match=r"else.pth: has no key"):
+        torch.save({"something": torch.ones(1)}, tmp_path / "else.pth")
+        ShiftTolerant(tmp_path / "else.pth")
 
 
 def test_weights_that_are_missing_or_do_not_fit_are_one_line_and_never_another_loss(vgg, tmp_path):
