@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--workers", type=int, default=12, help="processes that measure, beside a GPU")
     parser.add_argument("--steps_only", action="store_true", help="measures how many steps fit in, and trains nothing")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -269,7 +270,7 @@ def main() -> None:
         done = trained_in_turn(options, jobs)
     else:
         parts = partial(make, options), partial(measured, options)
-        done = fleet.run(jobs, *parts, options.precision.startswith("bf16"))
+        done = fleet.run(jobs, *parts, options.precision.startswith("bf16"), options.workers)
     for job, found in done:
         results.setdefault(", ".join(job.names), []).append(found)
         write_text(options.json.absolute(), json.dumps(results, indent=1))

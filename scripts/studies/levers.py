@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--solver_steps", type=int, default=8, help="of the flow's equation")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--workers", type=int, default=12, help="processes that measure, beside a GPU")
     parser.add_argument("--json", type=Path, nargs="+", default=[], help="results: the first is written, all are read")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -230,7 +231,7 @@ def main() -> None:
         done = trained_in_turn(arguments, jobs)
     else:
         parts = functools.partial(make, arguments), functools.partial(measured, arguments)
-        done = fleet.run(jobs, *parts, arguments.precision.startswith("bf16"))
+        done = fleet.run(jobs, *parts, arguments.precision.startswith("bf16"), arguments.workers)
     for job, found in done:
         results.setdefault(job.names[0], []).append(found)
         if arguments.json:

@@ -45,17 +45,19 @@ def describe(trained: TrainedRun, folder: Path, encoded: int) -> dict[str, float
     found = {"epochs": len(losses), "loss after 1": losses[0], "loss after all": losses[-1], "images/s": rate}
     found["hours"] = len(losses) * data.num_images / rate / 3600
     rows = list(range(min(4096, data.num_images)))
-    found["PSNR"] = psnr(generate(model, model.latents.weight[rows]), from_uint8(data.dataset[rows][0]))
+    found["PSNR"] = psnr(generate(model, model.latents.weight[rows]).cpu(), from_uint8(data.dataset[rows][0]))
     if data.holdout:
-        images = from_uint8(data.dataset[data.holdout_rows(encoded)][0])
+        images = from_uint8(data.dataset[data.holdout_rows(encoded)][0].to(model.device))
         training = data.dataset[list(range(data.num_images))][0]
         found["held-out PSNR"] = psnr(generate(model, model.encode(images, training, ["pca"], steps=60)), images)
     return found
 
 
-def plain_epoch(source: Records, options: dict[str, Any], batch_size: int, workers: int) -> dict[str, float]:
+def plain_epoch(
+    source: Records, options: dict[str, Any], batch_size: int, workers: int, device: torch.device
+) -> dict[str, float]:
     """minimal_glo's loop for one epoch: its mean loss, and images/s."""
-    loop = MinimalLoop(len(source), options["latent_dim"], options["width"], torch.device("cpu"))
+    loop = MinimalLoop(len(source), options["latent_dim"], options["width"], device)
     batches = loop.batches(source, batch_size, workers)
     began, losses = time.monotonic(), []
     for _ in range(len(source) // batch_size):
@@ -81,7 +83,9 @@ def main() -> None:
         if arguments.plain and "minimal_glo's loop" not in results:
             source = Records(trained.config["data"]["root"], trained.data.num_images)
             options = dict(trained.model.hparams)
-            results["minimal_glo's loop"] = plain_epoch(source, options, trained.data.batch_size, arguments.workers)
+            results["minimal_glo's loop"] = plain_epoch(
+                source, options, trained.data.batch_size, arguments.workers, trained.model.device
+            )
     columns = list(next(iter(results.values())))
     print(f"| run | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, row in results.items():
