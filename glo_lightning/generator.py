@@ -76,6 +76,9 @@ class SkipGenerator(Generator):
         latent_dim, image_size, width, channels: see Generator.
         told: which layers get the code, counted from the one that makes 8x8 pixels; all if not given.
         gain: of the code, whose entries in the ball are about ``latent_dim ** -0.5``.
+
+    Raises:
+        InputError: for a layer that is not there.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class SkipGenerator(Generator):
         super().__init__(latent_dim, image_size, width, channels)
         self.scale, self.skips = gain * latent_dim**0.5, nn.ModuleDict()
         layers = [layer for layer in self.layers if isinstance(layer, nn.ConvTranspose2d)]
+        if told is not None and not set(told) <= set(range(len(layers))):
+            raise InputError("told", told, f"there are the layers 0 to {len(layers) - 1}; give some of these")
         for level, layer in enumerate(layers):
             if told is None or level in told:
                 skip = nn.Linear(latent_dim, layer.out_channels * (8 << level) ** 2)

@@ -180,6 +180,11 @@ def test_a_skip_adds_a_linear_map_of_the_code_to_what_its_layer_makes():
     torch.testing.assert_close(skip(codes), image.tanh().float(), atol=1e-5, rtol=1e-4)
 
 
+def test_a_skip_to_a_layer_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match=r"told \[2\]: there are the layers 0 to 1; give some of these"):
+        SkipGenerator(5, 16, 4, told=[2])
+
+
 def test_every_skip_reaches_its_own_layer():
     torch.manual_seed(0)
     skip, codes = SkipGenerator(5, 32, 4), torch.randn(3, 5)

@@ -51,7 +51,10 @@ GENERATORS: dict[str, dict[str, Any]] = {
     "Normless": {"generator": "decoders.Normless", "width": 20},
     "Skips from the code": {"generator": "skip_z", "width": 24},
     "the same, wider": {"generator": "skip_z", "width": 32},
-    "to the image alone": {"generator": "skip_z", "width": 32, "generator_args": {"told": [3]}},
+    "the same, gain 4": {"generator": "skip_z", "width": 24, "generator_args": {"gain": 4.0}},
+    "the same, gain 2": {"generator": "skip_z", "width": 24, "generator_args": {"gain": 2.0}},
+    "the same, gain 1": {"generator": "skip_z", "width": 24, "generator_args": {"gain": 1.0}},
+    "to the image of 64 pixels alone": {"generator": "skip_z", "width": 32, "generator_args": {"told": [3]}},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     "pyramid": {},
