@@ -182,11 +182,19 @@ def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordin
 
 
 def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, axes (features, D) and variances (D,) of rows, by torch.pca_lowrank; overwrites the rows."""
+    """Mean, axes (features, D) and variances (D,) of rows, by torch.pca_lowrank; overwrites the rows.
+
+    The same at each call, so that a later fit gives codes of the space that a run began in: its random numbers are its
+    own, and the largest entry of an axis is positive, as scikit-learn has it.
+    """
     mean = sample.mean(dim=0)
     sample -= mean
     width = min(latent_dim + N_OVERSAMPLES, *sample.shape)
-    _, singular, axes = torch.pca_lowrank(sample, width, center=False, niter=1)
+    with torch.random.fork_rng([sample.device] if sample.is_cuda else []):
+        torch.manual_seed(0)
+        _, singular, axes = torch.pca_lowrank(sample, width, center=False, niter=1)
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    axes = axes * largest.sign()
     return mean, axes[:, :latent_dim], singular[:latent_dim].square() / max(len(sample) - 1, 1)
 
 

@@ -59,7 +59,7 @@ class Member:
         self.count = torch.zeros(1, dtype=torch.long, device=pixels.device)
         model._trainer = SimpleNamespace(datamodule=data, global_step=self.count)  # type: ignore[assignment]
         model.on_fit_start()
-        model.total_steps = steps
+        self.began, model.total_steps = model.latents.weight.detach().clone(), steps
         order: list[np.ndarray] = []
         while sum(map(len, order)) < steps * BATCH:
             order.append(np.random.default_rng([data.seed, len(order)]).permutation(data.num_images))
@@ -138,6 +138,7 @@ def run(
         at_once: models that are trained at once.
     """
     pixels: dict[tuple[Any, ...], Tensor] = {}
+    begun: dict[tuple[Any, ...], Tensor] = {}  # codes as PCA has them
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.pt" for number in range(len(jobs))]
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:
@@ -151,7 +152,13 @@ def run(
                     key = (data.root, data.image_size, data.num_images)
                     if key not in pixels:
                         pixels[key] = data.dataset.images[: data.num_images].cuda()
+                    start = (*key, model.latents.embedding_dim, model.whiten, model.project)
+                    if model.init == "pca" and start in begun:
+                        model.latents.weight.data.copy_(begun[start])
+                        model.initialised = True
                     members.append(Member(model, data, job.steps, pixels[key], bf16))
+                    if model.init == "pca":
+                        begun[start] = members[-1].began
                 train_together(members)
                 for job, member, file in zip(some, members, files[first:], strict=False):
                     torch.save(member.model.state_dict(), file)

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
-from torchvision.transforms import Normalize
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError
@@ -119,6 +118,21 @@ class Perceptual(nn.Module):
         return F.l1_loss(generated.float(), images.float()) + self.weight * torch.stack(terms).mean()
 
 
+class Scale(nn.Module):
+    """Channels less a mean, over a deviation; torchvision's Normalize would copy both to a GPU in every call."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: list[float], deviation: list[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.deviation
+
+
 class VGG(nn.Module):
     """The features of torchvision's VGG16 after relu1_2, relu2_2, relu3_3 and relu4_3.
 
@@ -135,10 +149,10 @@ class VGG(nn.Module):
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False
         self.features.load_state_dict(read_weights(Path(weights), self.features))
-        self.normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        self.scale = Scale([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features, found = self.normalize(to_unit(images)), []
+        features, found = self.scale(to_unit(images)), []
         for number, layer in enumerate(self.features):
             features = layer(features)
             if number in self.LAST:
@@ -184,7 +198,7 @@ class ShiftTolerant(nn.Module):
         for depth in range(len(self.slices)):
             self.register_buffer(f"channels_{depth}", self.found[f"lin{depth}.model.1.weight"])
         del self.found
-        self.normalize = Normalize([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
+        self.scale = Scale([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
 
     def _layer(self, letter: str, key: str, window: int) -> nn.Module:
         if letter == "r":
@@ -202,7 +216,7 @@ class ShiftTolerant(nn.Module):
         return layer
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features, found = self.normalize(images), []
+        features, found = self.scale(images), []
         for layers in self.slices:
             features = layers(features)
             found.append(features)
