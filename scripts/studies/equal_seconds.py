@@ -217,6 +217,12 @@ def trained_in_turn(options: argparse.Namespace, jobs: list[fleet.Job]) -> Any:
         yield job, measured(options, job, model, data)
 
 
+def rows_of(name: str, rates: list[str]) -> list[tuple[str, str]]:
+    """Name and rate of the rows that a name, or 'NAME, RATE', means."""
+    before, _, rate = name.rpartition(", ")
+    return [(before, rate)] if rate in RATES else [(name, rate) for rate in rates]
+
+
 def _digits(column: str) -> int:
     return 4 if "LPIPS" in column else 3 if "SSIM" in column else 2
 
@@ -236,7 +242,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=10_000, help="images in each row's distances")
     parser.add_argument("--encoded", type=int, default=100, help="held-out images that are encoded")
     parser.add_argument("--pictures", type=Path, help="a folder for the first ten of them, as each row makes them")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the table; all if not given")
+    only = "names of the table, or 'NAME, RATE' for one of its rows; all if not given"
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=only)
     parser.add_argument("--vgg", type=Path, help="weights of VGG16, for a perceptual loss")
     parser.add_argument("--trunks", type=Path, nargs="+", default=[], help="weights of ST-LPIPS, for a loss by each")
     parser.add_argument("--lpips", type=Path, help="weights of ST-LPIPS, for its distance of held-out images")
@@ -252,7 +259,8 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
     steps, compared = results.setdefault("steps", {}), variants(options)
-    names = options.only or list(compared)
+    rows = [row for name in options.only or compared for row in rows_of(name, options.rates)]
+    names = list(dict.fromkeys(name for name, _ in rows))
     trials = {name: recipe(options, compared[name], "SGD 1") for name in names if name not in steps}
     if trials and options.accelerator == "gpu":
         parser.error(
@@ -262,7 +270,6 @@ def main() -> None:
     write_text(options.json.absolute(), json.dumps(results, indent=1))
     if options.steps_only:
         return
-    rows = [(name, rate) for name in names for rate in options.rates]
     jobs = [
         fleet.Job((name, rate), seed, steps[name])
         for seed in range(options.seeds)

@@ -125,7 +125,7 @@ def train_together(members: Sequence[Member]) -> None:
 
 
 def run(
-    jobs: Sequence[Job], make: Make, measure: Measure, bf16: bool = True, workers: int = 12, at_once: int = 24
+    jobs: Sequence[Job], make: Make, measure: Measure, bf16: bool = True, workers: int = 12, at_once: int = 64
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Trains the jobs, some at once, and yields what was measured of each.
 

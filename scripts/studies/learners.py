@@ -62,7 +62,7 @@ class GaussNewton(GLO):
         metric = rows.T @ rows / len(rows)
         self.metric = torch.lerp(metric, self.metric, self.decay) if number else metric
         if number < 10 or number % 10 == 0:
-            self.inverse = torch.linalg.inv(self.metric + self._damping(self.metric.trace()) * torch.eye(len(metric)))
+            self.inverse = torch.linalg.inv(self.metric + self._damping(self.metric.trace()) * torch.eye(len(metric), device=metric.device))
         self.number = number + 1
         return gradient @ self.inverse
 
@@ -70,7 +70,7 @@ class GaussNewton(GLO):
         """By the Woodbury identity: ``(c + U^T U)^-1 g = (g - U^T (c + U U^T)^-1 U g) / c``."""
         vectors = vectors / self.probes**0.5
         least = self._damping(vectors.square().sum((1, 2)).mean())
-        inner = vectors @ vectors.mT + least * torch.eye(self.probes)
+        inner = vectors @ vectors.mT + least * torch.eye(self.probes, device=vectors.device)
         known = torch.linalg.solve(inner, vectors @ gradient[:, :, None])
         return (gradient - (vectors.mT @ known)[:, :, 0]) / least
 

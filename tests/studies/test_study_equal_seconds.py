@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from equal_seconds import GENERATORS, RowsAndAdam, kept_megabytes
+from equal_seconds import GENERATORS, RowsAndAdam, kept_megabytes, rows_of
 from image_losses import FocalFrequency, Perceptual, ShiftTolerant, WatsonDFT
 from safetensors.torch import save_file
 from torch import nn
@@ -110,6 +110,11 @@ def test_each_is_trained_once_and_its_row_printed(tmp_path, monkeypatch, capsys,
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == wanted
     kept = json.loads(results.read_text())
     assert [len(kept[f"{name}, AdamW 0.001"]) for name in names] == [1] * len(names)
+
+
+def test_a_name_means_a_row_for_each_rate_and_one_with_a_rate_that_row():
+    assert rows_of("pixels, L2", ["SGD 1", "SGD 3"]) == [("pixels, L2", "SGD 1"), ("pixels, L2", "SGD 3")]
+    assert rows_of("pixels, L2, AdamW 0.001", ["SGD 1"]) == [("pixels, L2", "AdamW 0.001")]
 
 
 @pytest.fixture(scope="module")
