@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -137,35 +137,48 @@ def run(
         workers: processes that measure.
         at_once: models that are trained at once.
     """
-    pixels: dict[tuple[Any, ...], Tensor] = {}
-    begun: dict[tuple[Any, ...], Tensor] = {}  # codes as PCA has them
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{number}.pt" for number in range(len(jobs))]
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:
-            measured = {}
-            for first in range(0, len(jobs), at_once):
-                some, members = jobs[first : first + at_once], []
-                for job in some:
-                    seed_everything(job.seed, workers=True, verbose=False)
-                    model, data = make(job)
-                    assert isinstance(data.dataset, StoredImages)
-                    key = (data.root, data.image_size, data.num_images)
-                    if key not in pixels:
-                        pixels[key] = data.dataset.images[: data.num_images].cuda()
-                    start = (*key, model.latents.embedding_dim, model.whiten, model.project)
-                    if model.init == "pca" and start in begun:
-                        model.latents.weight.data.copy_(begun[start])
-                        model.initialised = True
-                    members.append(Member(model, data, job.steps, pixels[key], bf16))
-                    if model.init == "pca":
-                        begun[start] = members[-1].began
-                train_together(members)
-                for job, member, file in zip(some, members, files[first:], strict=False):
-                    torch.save(member.model.state_dict(), file)
-                    measured[processes.submit(_measure, job, make, measure, file)] = job
-                del members
-            for future in as_completed(measured):
-                yield measured[future], future.result()
+    begin = _Beginning(make, bf16)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(workers, context) as processes:
+        measured: dict[Future[dict[str, Any]], Job] = {}
+        for first in range(0, len(jobs), at_once):
+            some = jobs[first : first + at_once]
+            members = [begin(job) for job in some]
+            train_together(members)
+            for number, (job, member) in enumerate(zip(some, members, strict=True), first):
+                file = Path(folder) / f"{number}.pt"
+                torch.save(member.model.state_dict(), file)
+                measured[processes.submit(_measure, job, make, measure, file)] = job
+            del members
+            for future in [future for future in measured if future.done()]:
+                yield measured.pop(future), future.result()
+        for future in as_completed(measured):
+            yield measured[future], future.result()
+
+
+class _Beginning:
+    """Makes members, which share the pixels of a data set and the codes that PCA gives it."""
+
+    def __init__(self, make: Make, bf16: bool):
+        self.make, self.bf16 = make, bf16
+        self.pixels: dict[tuple[Any, ...], Tensor] = {}
+        self.codes: dict[tuple[Any, ...], Tensor] = {}
+
+    def __call__(self, job: Job) -> Member:
+        seed_everything(job.seed, workers=True, verbose=False)
+        model, data = self.make(job)
+        assert isinstance(data.dataset, StoredImages)
+        images = (data.root, data.image_size, data.num_images)
+        if images not in self.pixels:
+            self.pixels[images] = data.dataset.images[: data.num_images].cuda()
+        start = (*images, model.latents.embedding_dim, model.whiten, model.project)
+        if model.init == "pca" and start in self.codes:
+            model.latents.weight.data.copy_(self.codes[start])
+            model.initialised = True
+        member = Member(model, data, job.steps, self.pixels[images], self.bf16)
+        if model.init == "pca":
+            self.codes[start] = member.began
+        return member
 
 
 def _measure(job: Job, make: Make, measure: Measure, file: Path) -> dict[str, Any]:

@@ -62,7 +62,9 @@ class GaussNewton(GLO):
         metric = rows.T @ rows / len(rows)
         self.metric = torch.lerp(metric, self.metric, self.decay) if number else metric
         if number < 10 or number % 10 == 0:
-            self.inverse = torch.linalg.inv(self.metric + self._damping(self.metric.trace()) * torch.eye(len(metric), device=metric.device))
+            self.inverse = torch.linalg.inv(
+                self.metric + self._damping(self.metric.trace()) * torch.eye(len(metric), device=metric.device)
+            )
         self.number = number + 1
         return gradient @ self.inverse
 

@@ -130,6 +130,7 @@ LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
     "codes and flow together": (TogetherGLO, {}, {"generator": "levers.FlowGenerator"}),
     "4,096 faces": (GLO, {}, {"images": 4096}),
     "D 100, sphere": (GLO, {}, {"latent_dim": 100, "constraint": "sphere"}),
+    "D 100, weight decay 0.003": (GLO, {}, {"latent_dim": 100, "weight_decay": 0.003}),
     "D 100, bias": (GLO, {}, {"latent_dim": 100, "generator": "levers.BiasedGenerator"}),
     "D 100, frozen PCA codes": (GLO, {}, {"latent_dim": 100, "latent_lr": 0.0}),
 }
