@@ -19,7 +19,6 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.edits import nearest_rows
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import GUIDANCE
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import PRIORS, default_prior, make_prior, sample_codes
 from glo_lightning.explore.trained_run import TrainedRun, load_run
@@ -36,9 +35,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0, help="less than 1: more typical, less different")
     parser.add_argument("--given", nargs="+", default=[], metavar="NAME=VALUE", help="attributes of all samples")
-    parser.add_argument(
-        "--guidance", type=float, default=GUIDANCE, help="of a flow; 1 draws as learned, more is stricter"
-    )
+    help_ = "of a flow; 1 draws as learned, more is stricter (default: 1.5, or 2 without attributes)"
+    parser.add_argument("--guidance", type=float, help=help_)
     help_ = "instead, the images of these codes: saved ones (.npy), or those of images by index, file, name=value"
     parser.add_argument("--decode", nargs="+", metavar="FILE.npy", help=help_)
     parser.add_picture_arguments()

@@ -37,7 +37,7 @@ from glo_lightning.explore.edits import (
     restoring_codes,
 )
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import FEWEST
+from glo_lightning.explore.flow import FEWEST, Flow
 from glo_lightning.explore.operators import Mask, read_mask, restored
 from glo_lightning.explore.paths import WAYS, principal_axes
 from glo_lightning.explore.priors import PRIORS, Prior, default_prior, sample_codes
@@ -199,7 +199,8 @@ class Explorer:
         with self._slow:
             fitted = self._priors.get(prior) or self.trained.prior(prior)
         self._priors[prior] = fitted
-        how = (seed, temperature, numbers, guidance)
+        guided = isinstance(fitted, Flow) and bool(fitted.counts)
+        how = (seed, temperature, numbers, guidance if guided else None)
         codes = sample_codes(fitted, self.table, num, self.trained.model.project, *how)
         images = generate(self.trained.model, codes)
         near: list[list[dict[str, Any]]] = [[] for _ in range(num)]
@@ -208,7 +209,8 @@ class Explorer:
                 for some, row in zip(near, rows, strict=True):
                     some.append({"row": row, "image": self._training_image(row)})
         asked = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
-        asked += ["--given", *given, "--guidance", f"{guidance:g}"] if given else []
+        asked += ["--given", *given] if given else []
+        asked += ["--guidance", f"{guidance:g}"] if guided else []
         command = self._command("sample", "samples", *map(str, asked))
         pictures = [
             {"image": _as_url(image), "code": _as_text(code), "near": some, "command": command}

@@ -23,7 +23,8 @@ from glo_lightning.files import write_whole
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the files
+VERSION = 1  # of the files of encoders
+FLOW_VERSION = 2  # of those of flows
 
 
 def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
@@ -47,7 +48,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
         return prior
     labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.sizes)
-    name = f"flow-{_codes_digest(codes, attributes)}-{_digest(json.dumps([VERSION, prior.arguments]).encode())}.pt"
+    name = f"flow-{_codes_digest(codes, attributes)}-{_digest(json.dumps([FLOW_VERSION, prior.arguments]).encode())}.pt"
     folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
     for folder in folders:
         if (folder / name).is_file():

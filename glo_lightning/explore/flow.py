@@ -21,6 +21,8 @@ FEWEST = 500  # codes that a flow is fitted to
 SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
+SHOWN_GUIDANCE = 1.5  # likewise, where attributes are shown
+CHUNK = 2000  # places that are carried at once
 STRENGTH = 2.0  # from the velocity without attributes past that with them, where they are changed
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
@@ -81,9 +83,12 @@ class Flow:
     """A prior that carries noise to codes on nearly straight ways.
 
     A network learns the velocity ``code - noise`` at ``(1 - t) noise + t code``: rectified flow (Liu, Gong and Liu,
-    arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). Where the images have attributes it is shown a
-    random part of them, so that any, or none, may be given afterwards. One code in twenty, 500 at most, is kept out of
+    arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). One code in twenty, 500 at most, is kept out of
     the training; the weights that suit these best stay.
+
+    Where the images have attributes it is shown a random part of them, so that any, or none, may be given afterwards.
+    A sample then begins with its attributes: each is drawn as often as the codes have it, whatever the others are, so
+    that they may come together as in no image.
 
     The network is guided by what it was early in its training, when it knew neither the attributes nor where exactly
     the codes lie: velocities point from the early ones to the learned ones, and past them (Karras et al., *Guiding a
@@ -120,6 +125,7 @@ class Flow:
         order = torch.randperm(num_codes, generator=random, device=device)
         scaled = self._scaled(codes)[order]
         given = None if attributes is None else attributes.to(device)[order]
+        self.counts = [] if attributes is None else _counts(attributes, sizes)
         num_kept = min(500, num_codes // 20)
         kept = scaled[:num_kept].repeat(8, 1)
         kept_noise = torch.randn(kept.shape, generator=random, device=device)
@@ -154,7 +160,12 @@ class Flow:
         return self
 
     def sample(
-        self, num: int, seed: int = 0, temperature: float = 1.0, given: Tensor | None = None, guidance: float = GUIDANCE
+        self,
+        num: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """Codes (num, D), on the CPU.
 
@@ -163,17 +174,26 @@ class Flow:
             seed: the same seed draws the same codes.
             temperature: what the noise is multiplied with.
             given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
+                These are drawn.
             guidance: 1 draws as learned; more is more typical of the codes and truer to what is given, and varies less.
+                1.5 if not given, or 2 without attributes.
         """
-        noise = torch.randn(num, len(self.mean), generator=torch.Generator().manual_seed(seed))
-        return self.decode((temperature * noise).to(self.mean), given, guidance).cpu()
+        random = torch.Generator().manual_seed(seed)
+        noise = (temperature * torch.randn(num, len(self.mean), generator=random)).to(self.mean)
+        if not self.counts:
+            return self.decode(noise, guidance=GUIDANCE if guidance is None else guidance).cpu()
+        drawn = torch.stack([_draw(counts, num, random) for counts in self.counts], dim=1)
+        shown = drawn if given is None else torch.where(given < 0, drawn, given)
+        guidance = SHOWN_GUIDANCE if guidance is None else guidance
+        parts = zip(noise.split(CHUNK), shown.split(CHUNK), strict=True)
+        return torch.cat([self.decode(some, those, guidance) for some, those in parts]).cpu()
 
     def encode(self, codes: Tensor) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
         return self._to_noise(codes, partial(self._velocity, given=None, guidance=GUIDANCE))
 
     def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = GUIDANCE) -> Tensor:
-        """The codes (B, D) that the flow carries noise (B, D) to; see ``sample``."""
+        """The codes (B, D) that the flow carries noise (B, D) to; ``given`` (A,), or (B, A) of at most 2,000."""
         return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance))
 
     def change(self, codes: Tensor, before: Tensor, after: Tensor, strength: float = STRENGTH) -> Tensor:
@@ -222,11 +242,13 @@ class Flow:
         """All that was fitted, as tensors."""
         networks = {"network": self.network, "early": self.early}
         weights = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
-        return {"mean": self.mean, "std": self.std, **weights}
+        counts = {f"counts.{number}": counts for number, counts in enumerate(self.counts)}
+        return {"mean": self.mean, "std": self.std, **counts, **weights}
 
     def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
         """Takes ``state`` for a fit to attributes of these sizes."""
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
+        self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
         self.network, self.early = (
             self._restored(f"{name}.", state, sizes).to(device) for name in ("network", "early")
         )
@@ -247,7 +269,7 @@ class Flow:
 
     def _velocity(self, places: Tensor, time: float, given: Tensor | None, guidance: float) -> Tensor:
         times = places.new_full((len(places),), time)
-        learned = self.network(places, times, None if given is None else given.to(places.device)[None])
+        learned = self.network(places, times, None if given is None else torch.atleast_2d(given).to(places.device))
         return learned if guidance == 1 else torch.lerp(self.early(places, times), learned, guidance)
 
     def _steered(self, places: Tensor, time: float, given: Tensor, strength: float) -> Tensor:
@@ -263,9 +285,9 @@ class Flow:
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
-        """Solves the flow's differential equation by Runge and Kutta's fourth order, 2,000 places at a time."""
+        """Solves the flow's differential equation by Runge and Kutta's fourth order, ``CHUNK`` places at a time."""
         length, carried = (end - start) / SOLVER_STEPS, []
-        for some in places.split(2000):
+        for some in places.split(CHUNK):
             for step in range(SOLVER_STEPS):
                 slopes: list[Tensor] = []
                 for part in (0.0, 0.5, 0.5, 1.0):
@@ -301,6 +323,19 @@ def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, given
 def rate_at(done: float) -> float:
     """Of the learning rate, where so much of the training is done: up in a twentieth of it, then a cosine to zero."""
     return min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _counts(attributes: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """How many of the codes have each value of each attribute (N, A)."""
+    columns = zip(attributes.cpu().unbind(1), sizes, strict=True)
+    return [torch.bincount(column[column >= 0], minlength=size) for column, size in columns]
+
+
+def _draw(counts: Tensor, num: int, random: torch.Generator) -> Tensor:
+    """An attribute's values (num,), each as often as it is counted; -1 where none is known."""
+    if not counts.any():
+        return torch.full((num,), -1)
+    return torch.multinomial(counts.float(), num, replacement=True, generator=random)
 
 
 def _in_part(given: Tensor, random: torch.Generator) -> Tensor:

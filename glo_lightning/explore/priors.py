@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.flow import GUIDANCE, Flow
+from glo_lightning.explore.flow import Flow
 from glo_lightning.latents import Projection
 
 
@@ -236,7 +236,7 @@ def sample_codes(
     seed: int = 0,
     temperature: float = 1.0,
     given: Tensor | None = None,
-    guidance: float = GUIDANCE,
+    guidance: float | None = None,
 ) -> Tensor:
     """Draws codes (num, D) from a prior that is fitted, on the device of the codes.
 

@@ -68,6 +68,34 @@ def test_what_is_given_is_followed_and_guidance_exaggerates_it(flow):
     assert heights[1] > heights[0] + 0.02
 
 
+def test_attributes_are_drawn_each_by_itself_as_often_as_codes_have_them_and_what_is_given_is_kept(monkeypatch):
+    codes = ring(2000)
+    quarter = (torch.arange(2000) % 4 == 0).long()
+    table = torch.stack([quarter, quarter, torch.full((2000,), -1)], dim=1)  # always the same, and one that none knows
+    flow = Flow(steps=6, width=8, blocks=1).fit(codes, table, [2, 2, 3])
+    again = Flow(steps=6, width=8, blocks=1).restore(flow.state(), [2, 2, 3], codes.device)
+    for some in (flow, again):
+        monkeypatch.setattr(some, "decode", lambda noise, given, guidance: given.float())
+    drawn = flow.sample(8000)
+    assert torch.equal(drawn, again.sample(8000))
+    assert not torch.equal(drawn, flow.sample(8000, seed=1))
+    torch.testing.assert_close(drawn[:, :2].mean(0), torch.tensor([0.25, 0.25]), atol=0.02, rtol=0)
+    assert abs(float(torch.corrcoef(drawn[:, :2].T)[0, 1])) < 0.05
+    assert (drawn[:, 2] == -1).all()
+    asked = flow.sample(8000, given=torch.tensor([-1, 1, 2]))
+    torch.testing.assert_close(asked[:, 0], drawn[:, 0])
+    assert (asked[:, 1:] == torch.tensor([1.0, 2.0])).all()
+
+
+def test_samples_follow_the_attributes_drawn_for_them(flow):
+    codes = sample_codes(flow, ring(2000), 4500, unconstrained)  # more than are carried at once
+    upper = codes[:, 1] > 0
+    drawn = torch.Generator().manual_seed(0)
+    torch.randn(4500, 3, generator=drawn)
+    wanted = torch.multinomial(flow.counts[0].float(), 4500, replacement=True, generator=drawn)
+    assert float((upper == (wanted == 1)).float().mean()) > 0.85
+
+
 def test_guidance_brings_samples_closer_to_the_codes_than_they_were_learned(flow):
     learned, guided = (off_the_ring(flow.sample(2000, 0, guidance=guidance)).mean() for guidance in (1, 2))
     assert guided < 0.95 * learned
@@ -90,7 +118,11 @@ def test_the_seed_and_the_temperature_tell_the_samples(flow):
     assert torch.equal(flow.sample(10, 1), flow.sample(10, 1))
     assert not torch.equal(flow.sample(10, 1), flow.sample(10, 2))
     noise = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(flow.sample(10, 1, temperature=0.5), flow.decode(0.5 * noise))
+    upper = torch.tensor([1])
+    found = flow.sample(10, 1, temperature=0.5, given=upper, guidance=1.2)
+    torch.testing.assert_close(found, flow.decode(0.5 * noise, upper, 1.2))
+    plain = Flow(steps=20, width=16, blocks=1).fit(ring(600))  # without attributes
+    torch.testing.assert_close(plain.sample(10, 1, temperature=0.5), plain.decode(0.5 * noise))
 
 
 def test_a_fit_repeats_and_leaves_the_global_generator_alone():
