@@ -111,7 +111,7 @@ def workplace(inputs, trained, run, tmp_path, tmp_path_factory):
             trained["run"],
         )
         assert run(*TRAINING, *flags)[0] == 0
-    for name in ("quickstart/version_0", "showcase/version_0", "holdout", "small", "yardstick"):
+    for name in ("quickstart/version_0", "showcase/version_0", "holdout", "holdout_512", "small", "yardstick", "skips"):
         shutil.copytree(trained["run"], tmp_path / "runs" / name)
     return tmp_path
 
