@@ -2,9 +2,10 @@
 
 A prior is fitted to the codes of the training images, and codes are drawn from it: a flow where there are 1,000 codes
 and 20 for each dimension, else a mixture; --prior gaussian is the paper's, and instant. A flow is kept in the run
-folder. --given asks a flow for attributes that the images have, more strictly by more --guidance. Beside each
-image stand the training images nearest to it, by code and by pixels: who sees the same image twice sees that it was
-memorised. --decode FILE.npy shows codes that were saved, by --codes or from the page of browse.py, in their place.
+folder. Where the images have attributes it draws these first, each as often as they have it and whatever the others
+are; --given asks for some, more strictly by more --guidance. Beside each image stand the training images nearest to it,
+by code and by pixels: who sees the same image twice sees that it was memorised. --decode FILE.npy shows codes that were
+saved, by --codes or from the page of browse.py, in their place.
 """
 
 from __future__ import annotations
