@@ -24,7 +24,7 @@ from typing import Any
 
 import fleet
 import torch
-from harness import BATCH, datamodule, mean_and_deviation, steps_within, train
+from harness import BATCH, datamodule, mean_and_deviation, steps_within
 from image_losses import ShiftTolerant
 from learners import FreshSteps, GaussNewton, MixturePrior, Variational
 from torch import Tensor, nn
@@ -208,15 +208,6 @@ def measured(options: argparse.Namespace, job: fleet.Job, model: GLO, data: LSUN
     return measure(options, model, data, features, title) | {"images/s": rate}
 
 
-def trained_in_turn(options: argparse.Namespace, jobs: list[fleet.Job]) -> Any:
-    """Each job, and its row, on the CPU."""
-    for job in jobs:
-        limits = {"max_steps": job.steps, "max_epochs": -1}
-        of_seed = recipe(options, variants(options)[job.names[0]], job.names[1])
-        model, data, _ = train(of_seed, job.seed, options.precision, "cpu", **limits)
-        yield job, measured(options, job, model, data)
-
-
 def rows_of(name: str, rates: list[str]) -> list[tuple[str, str]]:
     """Name and rate of the rows that a name, or 'NAME, RATE', means."""
     before, _, rate = name.rpartition(", ")
@@ -276,11 +267,8 @@ def main() -> None:
         for name, rate in rows
         if len(results.get(f"{name}, {rate}", [])) <= seed
     ]
-    if options.accelerator == "cpu":
-        done = trained_in_turn(options, jobs)
-    else:
-        parts = partial(make, options), partial(measured, options)
-        done = fleet.run(jobs, *parts, options.precision.startswith("bf16"), options.workers)
+    parts = partial(make, options), partial(measured, options)
+    done = fleet.run(jobs, *parts, options.accelerator, options.precision, options.workers)
     for job, found in done:
         results.setdefault(", ".join(job.names), []).append(found)
         write_text(options.json.absolute(), json.dumps(results, indent=1))

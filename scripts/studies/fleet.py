@@ -13,13 +13,14 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import BATCH
+from harness import BATCH, train
 from pytorch_lightning import seed_everything
 from torch import Tensor
 
@@ -126,6 +127,27 @@ def train_together(members: Sequence[Member]) -> None:
 
 
 def run(
+    jobs: Sequence[Job], make: Make, measure: Measure, accelerator: str, precision: str, workers: int
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Trains the jobs, on a CPU in turn by Lightning, on a GPU together, and yields what was measured of each.
+
+    ``make`` gives a job's model and data, ``measure`` its measures; both are functions of a module, or a
+    ``functools.partial`` of one, for the processes that measure beside a GPU, ``workers`` of them.
+    """
+    if accelerator == "gpu":
+        yield from run_together(jobs, make, measure, precision.startswith("bf16"), workers)
+        return
+    for job in jobs:
+        limits = {"max_steps": job.steps, "max_epochs": -1}
+        model, data, _ = train(partial(_seeded, make, job), job.seed, precision, "cpu", **limits)
+        yield job, measure(job, model, data)
+
+
+def _seeded(make: Make, job: Job, seed: int) -> tuple[GLO, LSUNDataModule]:
+    return make(job._replace(seed=seed))
+
+
+def run_together(
     jobs: Sequence[Job], make: Make, measure: Measure, bf16: bool = True, workers: int = 12, at_once: int = 16
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Trains the jobs, some at once, and yields what was measured of each.

@@ -21,7 +21,7 @@ from typing import Any
 
 import fleet
 import torch
-from harness import mean_and_deviation, train
+from harness import mean_and_deviation
 from judge import part_rows
 from space import Space
 from torch import Tensor, nn
@@ -187,19 +187,6 @@ def measured(arguments: argparse.Namespace, job: fleet.Job, model: GLO, data: LS
     return measure(space.of(model), arguments.encoded)
 
 
-def _seeded(arguments: argparse.Namespace, job: fleet.Job, seed: int) -> tuple[GLO, LSUNDataModule]:
-    return make(arguments, job._replace(seed=seed))
-
-
-def trained_in_turn(arguments: argparse.Namespace, jobs: list[fleet.Job]) -> Any:
-    """Each job, and its row, on the CPU."""
-    for job in jobs:
-        limits = {"max_steps": job.steps, "max_epochs": -1}
-        recipe = functools.partial(_seeded, arguments, job)
-        model, data, _ = train(recipe, job.seed, arguments.precision, "cpu", **limits)
-        yield job, measured(arguments, job, model, data)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", help="an LMDB of scripts/make_faces.py")
@@ -228,11 +215,8 @@ def main() -> None:
         for name in arguments.only
         for seed in range(len(results.get(name, [])), arguments.seeds)
     ]
-    if arguments.accelerator == "cpu":
-        done = trained_in_turn(arguments, jobs)
-    else:
-        parts = functools.partial(make, arguments), functools.partial(measured, arguments)
-        done = fleet.run(jobs, *parts, arguments.precision.startswith("bf16"), arguments.workers)
+    parts = functools.partial(make, arguments), functools.partial(measured, arguments)
+    done = fleet.run(jobs, *parts, arguments.accelerator, arguments.precision, arguments.workers)
     for job, found in done:
         results.setdefault(job.names[0], []).append(found)
         if arguments.json:
