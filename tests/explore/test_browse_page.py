@@ -421,7 +421,10 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
         page.press(f".slot input[type=text] >> nth={slot}", "Enter")
     page.wait_for_function("() => mixer.names.length === 4")
     page.wait_for_function("() => / 1 27 43 9 /.test(document.querySelector('#mix .made code')?.textContent)")
-    page.evaluate("document.querySelector('#strip img').decode()")  # of the latest strip, when it is there
+    page.wait_for_function(
+        "() => { const strip = document.querySelector('#strip img');"
+        " return strip.src.includes('name=43&name=9') && strip.complete && strip.naturalWidth > 0 }"
+    )
     taken["mix"] = page.screenshot()
     page.click("[data-tab=sliders]")
     page.fill("#start input", "27")
