@@ -2,8 +2,8 @@
 
 Makes an image of the code strength * (a - b) + c, each the mean over the codes of one or several images: indices of
 training images, image files, which are encoded first, or name=value, the mean code of all training images with that
-attribute: --a glasses=sunglasses --b glasses= --c 17. --way flow does it in the noise that a flow carries to the codes;
-of attributes b are those that c has and a those that it gets instead: --a skin=ae5d29 --b skin=ffdbb4 --c 17.
+attribute: --a glasses=sunglasses --b glasses= --c 17. Of an attribute let b be what c has, and a what it gets instead:
+--a skin=ae5d29 --b skin=ffdbb4 --c 17. --way flow does it in the noise that a flow carries to the codes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import STRENGTH
 from glo_lightning.explore.paths import arithmetic, nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import is_attribute, load_run
@@ -25,8 +24,8 @@ def main() -> None:
     parser = CommandParser(__doc__, "arithmetic.png", "the picture")
     for term in "abc":
         parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index or file")
-    strength = f"of the difference a - b; 1 if not given, {STRENGTH:g} of attributes by --way flow"
-    parser.add_argument("--strength", type=float, help=strength)
+    strength = "of the difference a - b, 1 if not given; of attributes 1.2 shows more of what is wanted"
+    parser.add_argument("--strength", type=float, default=1.0, help=strength)
     parser.add_argument("--way", default="line", choices=["flow", "line"], help="among codes, or in a flow's noise")
     parser.add_picture_arguments()
     parser.call(lambda: run(parser.parse_args()))
@@ -34,8 +33,6 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     trained = load_run(options.run, options.accelerator, options.root)
-    changes = options.way == "flow" and all(map(is_attribute, (*options.a, *options.b)))
-    strength = (STRENGTH if changes else 1.0) if options.strength is None else options.strength
     table = trained.model.latents.weight
     names = [options.a, options.b, options.c]
     codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
@@ -44,12 +41,7 @@ def run(options: argparse.Namespace) -> None:
     sizes = [len(some) for some in names]
     given = targets.split(sizes)
     means = [places.mean(0) for places in enter(codes).split(sizes)]
-    if changes:
-        before, after = trained.given(options.b), trained.given(options.a)
-        found = leave(torch.stack(means))
-        made = project(torch.cat([found, trained.flow().change(found[2:], before, after, strength)]))
-    else:
-        made = project(leave(torch.stack([*means, arithmetic(means[0], means[1], means[2], strength)])))
+    made = project(leave(torch.stack([*means, arithmetic(means[0], means[1], means[2], options.strength)])))
     images = generate(trained.model, made).cpu()
     (closest,) = trained.originals(nearest(made[3:], [(table, torch.arange(len(table)))]))
 
@@ -65,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         "their mean" if any(map(is_attribute, some)) else image for some, image in zip(names, images[:3], strict=True)
     )
     rows.append([a, "-", b, "+", c, "=", images[3], "", closest])
-    times = "" if strength == 1 else f"{strength:g} "
+    times = "" if options.strength == 1 else f"{options.strength:g} "
     columns = [
         "a",
         " -  ",

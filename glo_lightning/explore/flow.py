@@ -23,7 +23,6 @@ BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 SHOWN_GUIDANCE = 1.5  # likewise, where attributes are shown
 CHUNK = 2000  # places that are carried at once
-STRENGTH = 2.0  # from the velocity without attributes past that with them, where they are changed
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
@@ -102,6 +101,7 @@ class Flow:
 
     def __init__(self, steps: int = 3000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
+        self.solver_steps = SOLVER_STEPS
 
     def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
         """Fits the flow on the codes' device, from random numbers of its own, with a bar.
@@ -196,22 +196,6 @@ class Flow:
         """The codes (B, D) that the flow carries noise (B, D) to; ``given`` (A,), or (B, A) of at most 2,000."""
         return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance))
 
-    def change(self, codes: Tensor, before: Tensor, after: Tensor, strength: float = STRENGTH) -> Tensor:
-        """The codes (B, D) of the images of ``codes`` with other attributes, not projected.
-
-        A code is carried to the noise that leads to it where ``before`` is given, and this to the code that it leads to
-        where ``after`` is: what the attributes do not tell lies in the noise, and stays. Velocities point from those
-        without attributes to those with them, and past them (Ho and Salimans, arXiv 2207.12598).
-
-        Args:
-            codes: (B, D).
-            before: (A,), the number of each attribute's value, -1 for one that is not given.
-            after: (A,), likewise; see ``Attributes.numbers``.
-            strength: 1 changes as much as learned, 0 nothing.
-        """
-        noise = self._to_noise(codes, partial(self._steered, given=before, strength=strength))
-        return self._to_codes(noise, partial(self._steered, given=after, strength=strength))
-
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
 
@@ -272,11 +256,6 @@ class Flow:
         learned = self.network(places, times, None if given is None else torch.atleast_2d(given).to(places.device))
         return learned if guidance == 1 else torch.lerp(self.early(places, times), learned, guidance)
 
-    def _steered(self, places: Tensor, time: float, given: Tensor, strength: float) -> Tensor:
-        times = places.new_full((len(places),), time)
-        plain = self.network(places, times)
-        return torch.lerp(plain, self.network(places, times, given.to(places.device)[None]), strength)
-
     def _to_noise(self, codes: Tensor, velocity: Field) -> Tensor:
         return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
 
@@ -286,9 +265,9 @@ class Flow:
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
         """Solves the flow's differential equation by Runge and Kutta's fourth order, ``CHUNK`` places at a time."""
-        length, carried = (end - start) / SOLVER_STEPS, []
+        length, carried = (end - start) / self.solver_steps, []
         for some in places.split(CHUNK):
-            for step in range(SOLVER_STEPS):
+            for step in range(self.solver_steps):
                 slopes: list[Tensor] = []
                 for part in (0.0, 0.5, 0.5, 1.0):
                     place = some + part * length * slopes[-1] if slopes else some

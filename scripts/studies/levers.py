@@ -27,7 +27,6 @@ from space import Space
 from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore import flow as flow_module
 from glo_lightning.explore.evaluation import load_features
 from glo_lightning.explore.flow import Velocity
 from glo_lightning.explore.priors import sample_codes
@@ -136,9 +135,10 @@ LEVERS: dict[str, tuple[type[GLO], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def measure(space: Space, encoded: int) -> dict[str, float]:
+def measure(space: Space, encoded: int, solver_steps: int) -> dict[str, float]:
     """The row of a lever."""
     flow = space.fit("flow")
+    flow.solver_steps = solver_steps
     ways = space.ways(flow, 2048)
     found = {"PSNR": space.psnr()}
     codes, found["held-out"] = space.held_out_codes(space.real[:encoded], steps=60)
@@ -182,9 +182,8 @@ def make(arguments: argparse.Namespace, job: fleet.Job) -> tuple[GLO, LSUNDataMo
 
 def measured(arguments: argparse.Namespace, job: fleet.Job, model: GLO, data: LSUNDataModule) -> dict[str, float]:
     warnings.filterwarnings("ignore")
-    flow_module.SOLVER_STEPS = arguments.solver_steps
     space = space_of(arguments.faces, arguments.judge, str(model.device), arguments.num)
-    return measure(space.of(model), arguments.encoded)
+    return measure(space.of(model), arguments.encoded, arguments.solver_steps)
 
 
 def main() -> None:

@@ -19,11 +19,12 @@ import copy
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from changes import Change, through_noise, wanted_less_present, with_less_without
 from judge import judged, part_rows
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.module import GLO
 
 SURE = ("head", "face", "skin")
+STRENGTHS = (0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+PAIRED = (0.75, 1.0, 1.1, 1.2, 1.35, 1.5)
 COVERED = {"mask": {"face", "beard"}, "glasses": {"face"}, "beard": {"face", "contrast"}}  # what an attribute hides
 
 
@@ -161,13 +164,15 @@ class Space:
         kinds = {"codes": (self.codes.cpu(), codes.cpu()), "PCA codes": pca, "pixels, 16x16": small}
         return {name: probe(known, asked, self.attributes, rows) for name, (known, asked) in kinds.items()}
 
-    def arithmetic(self, codes: Tensor, flow: Flow | None = None, picked: int = 500) -> dict[str, dict[str, float]]:
-        """Adding an attribute to held-out codes: how often it appears, how often the others stay.
+    def arithmetic(
+        self, codes: Tensor, change: Change | None = None, picked: int = 500, strengths: Sequence[float] = STRENGTHS
+    ) -> dict[str, dict[str, float]]:
+        """Giving held-out codes another attribute: how often it appears, how often the others stay.
 
-        By the mean code of training faces with it less that of those without; or by a flow, see ``Flow.change``, of
-        glasses and beards one after the other. One strength for all is chosen on ``picked`` training codes.
+        By ``with_less_without``, if no other change is given. One strength for all is chosen on ``picked`` training
+        codes.
         """
-        table = self.attributes.table[: len(self.codes)]
+        change = change or with_less_without(self.codes, self.attributes.table[: len(self.codes)])
         goals: dict[str, tuple[int, list[int]]] = {}  # title -> attribute, the values that are wanted
         for name in ("glasses", "beard", "skin", "clothes", "background"):
             values = self.attributes.values[name]
@@ -175,41 +180,17 @@ class Space:
                 goals[name] = self.names.index(name), [number for number, value in enumerate(values) if value]
             else:
                 goals |= {f"{name}={value}": (self.names.index(name), [n]) for n, value in enumerate(values)}
-        directions: dict[str, Tensor] = {}
-        for title, (column, wanted) in goals.items():
-            has = torch.isin(table[:, column], torch.tensor(wanted))
-            directions[title] = self.codes[has].mean(0) - self.codes[~has].mean(0)
-
-        def moved(title: str, lacking: Tensor, values: Tensor, strength: float) -> Tensor:
-            if flow is None:
-                return lacking + strength * directions[title]
-            column, wanted = goals[title]
-            return self._changed(flow, lacking, values, column, wanted, strength)
-
         chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
-        strengths = (0.75, 1.0, 1.5, 2.0, 2.5, 3.0) if flow is None else (1.0, 1.5, 2.0, 3.0)
-        tried = {s: self._added(chosen, goals, moved, s) for s in strengths}
+        tried = {s: self._changed(chosen, goals, change, s) for s in strengths}
         best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
-        return {"strength": {"strength": best}, **self._added(codes, goals, moved, best)}
+        return {"strength": {"strength": best}, **self._changed(codes, goals, change, best)}
 
-    def _changed(
-        self, flow: Flow, codes: Tensor, values: Tensor, column: int, wanted: list[int], strength: float
-    ) -> Tensor:
-        """Codes (B, D) of faces with values (B, A), as the judge sees them, changed to the wanted values in turn."""
-        made, goals = torch.empty_like(codes), torch.tensor(wanted)[torch.arange(len(codes)) % len(wanted)]
-        for before, after in set(zip(values[:, column].tolist(), goals.tolist(), strict=True)):
-            some = (values[:, column] == before) & (goals == after)
-            given = torch.full((2, len(self.names)), -1)
-            given[:, column] = torch.tensor([before, after])
-            made[some] = flow.change(codes[some], given[0], given[1], strength)
-        return made
-
-    def _added(self, codes: Tensor, goals: dict, moved: Callable, strength: float) -> dict[str, dict[str, float]]:
+    def _changed(self, codes: Tensor, goals: dict, change: Change, strength: float) -> dict[str, dict[str, float]]:
         before, _ = judged(self.judge, extract(self.generate(codes), self.judge))
         found = {}
         for title, (column, wanted) in goals.items():
             lacking = ~torch.isin(before[:, column], torch.tensor(wanted))
-            made = self.model.project(moved(title, codes[lacking], before[lacking], strength))
+            made = self.model.project(change(codes[lacking], before[lacking, column], column, wanted, strength))
             after, _ = judged(self.judge, extract(self.generate(made), self.judge))
             appears = float(torch.isin(after[:, column], torch.tensor(wanted)).float().mean())
             hidden = COVERED.get(title, set())
@@ -264,6 +245,7 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", default=list(PRIORS))
     parser.add_argument("--given", nargs="+", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--change_by_flow", action="store_true", help="gives attributes through its noise too")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -292,8 +274,12 @@ def main() -> None:
         density["held-out"] = float(flow.log_density(codes).mean())
         show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
         show("probes", space.probes(codes))
-        show("arithmetic", space.arithmetic(codes))
-        show("arithmetic by the flow", space.arithmetic(codes, flow, 100))
+        show("arithmetic, with less without", space.arithmetic(codes))
+        pairs = wanted_less_present(space.codes, space.attributes.table[: len(space.codes)])
+        show("arithmetic, wanted less present", space.arithmetic(codes, pairs, strengths=PAIRED))
+        if arguments.change_by_flow:
+            by_flow = space.arithmetic(codes, through_noise(flow), 100, (1.0, 1.5, 2.0, 3.0))
+            show("arithmetic, through the flow's noise", by_flow)
     given = {}
     for asked in arguments.given:
         for guidance in arguments.guidance:

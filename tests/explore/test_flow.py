@@ -102,18 +102,6 @@ def test_guidance_brings_samples_closer_to_the_codes_than_they_were_learned(flow
     assert not all(torch.equal(a, b) for a, b in zip(flow.early.parameters(), flow.network.parameters(), strict=True))
 
 
-def test_a_change_makes_what_is_wanted_of_a_code_and_keeps_the_rest(flow):
-    """The ring's lower half and its upper half mirror each other: what stays is how far left a code is."""
-    lower = flow.sample(300, 0, given=torch.tensor([0]))
-    lower = lower[lower[:, 1] < -0.2]
-    down, up = torch.tensor([0]), torch.tensor([1])
-    changed = flow.change(lower, down, up)
-    assert (changed[:, 1] > 0).float().mean() > 0.95
-    assert torch.corrcoef(torch.stack([changed[:, 0], lower[:, 0]]))[0, 1] > 0.9
-    for same in (flow.change(lower, down, down), flow.change(lower, down, up, strength=0.0)):
-        torch.testing.assert_close(same, lower, atol=2e-3, rtol=0)
-
-
 def test_the_seed_and_the_temperature_tell_the_samples(flow):
     assert torch.equal(flow.sample(10, 1), flow.sample(10, 1))
     assert not torch.equal(flow.sample(10, 1), flow.sample(10, 2))

@@ -136,7 +136,7 @@ def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_p
             main(REPOSITORY / "configs" / "quickstart.yaml")
     said = called(
         "space", run, "--faces", faces, "--priors", "gaussian", "flow", "--num_encoded", 4, "--steps", 2,
-        "--given", "glasses=round", "--guidance", 1, *small,
+        "--given", "glasses=round", "--guidance", 1, "--change_by_flow", *small,
     )  # fmt: skip
     found = json.loads((tmp_path / "made.json").read_text())
     assert set(found["priors"]) == {
@@ -145,5 +145,6 @@ def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_p
     assert f"| gaussian | {found['priors']['gaussian']['frechet']:.3f} |" in said
     assert set(found["ways"]) == {"arc", "line", "flow", "fade", "snap", "held-out faces"}
     assert set(found["probes"]) == {"codes", "PCA codes", "pixels, 16x16"}
-    assert {"glasses", "beard", "skin=red", "background=blue"} <= found["arithmetic"].keys()
+    for kind in ("with less without", "wanted less present", "through the flow's noise"):
+        assert {"glasses", "beard", "skin=red", "background=blue"} <= found[f"arithmetic, {kind}"].keys()
     assert found["given"]["glasses=round, guidance 1"]["training"] > 20
