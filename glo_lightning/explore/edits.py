@@ -14,8 +14,9 @@ from glo_lightning.encoding import encode as search
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.encoder import answer
 from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.flow import EVENNESS, path_through
 from glo_lightning.explore.operators import least_squares, nearest_behind, observed, restored
-from glo_lightning.explore.paths import WAYS, mix, nearest, principal_axes
+from glo_lightning.explore.paths import WAYS, along, check_weights, mix, nearest, principal_axes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, check_steps
@@ -28,7 +29,7 @@ def default_way(trained: TrainedRun) -> str:
 
 
 class Mixer:
-    """Mixes of some images; their places on the way are found once.
+    """Mixes of some images; their places, or the way between two of them, are found once.
 
     Args:
         trained: the run.
@@ -37,10 +38,14 @@ class Mixer:
     """
 
     def __init__(self, trained: TrainedRun, codes: Tensor, way: str):
-        enter, self._leave = trained.chart(way)
         self._codes, self._straight, self._project = codes, way == "line", trained.model.project
-        self._places = enter(codes)
         self._prepared: dict[tuple[float, ...], Tensor] = {}
+        self._path = None
+        if way == "flow" and len(codes) == 2:
+            self._path = path_through(trained.flow(), codes[0], codes[1], self._project)
+        else:
+            enter, self._leave = trained.chart(way)
+            self._places = enter(codes)
 
     def __call__(self, weights: Sequence[float]) -> Tensor:
         """The code (D,) of the images mixed by these weights; of one with all the weight its own. See ``mix``."""
@@ -52,7 +57,14 @@ class Mixer:
         self._prepared.update(zip(weights, self._mixes(weights), strict=True))
 
     def _mixes(self, weights: Sequence[tuple[float, ...]]) -> Tensor:
-        mixed = self._project(self._leave(torch.stack([mix(self._places, some, self._straight) for some in weights])))
+        for some in weights:
+            check_weights(some, len(self._codes))
+        if self._path is None:
+            places = torch.stack([mix(self._places, some, self._straight) for some in weights])
+            mixed = self._project(self._leave(places))
+        else:
+            fractions = torch.tensor([second / (first + second) for first, second in weights])
+            mixed = along(self._path, fractions, EVENNESS)
         for code, some in zip(mixed, weights, strict=True):
             if max(some) == sum(some):
                 code.copy_(self._codes[some.index(max(some))])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.paths import Way, slerp
+from glo_lightning.explore.paths import Way, along, between, fractions_of, slerp
 from glo_lightning.latents import Projection, unconstrained
 
 FEWEST = 500  # codes that a flow is fitted to
@@ -22,6 +22,11 @@ SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from n
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 SHOWN_GUIDANCE = 1.5  # likewise, where attributes are shown
+WAY_SOLVER_STEPS = 8  # of ways, whose ends need not come back from noise
+WAY_GUIDANCE = 1.25  # of ways: more makes them longer
+PLACES = 17  # of a way that are carried from noise; others lie between two of these
+DRAWN = 0.2  # of the distance between a way and the arc of its ends; more makes it shorter and its images less real
+EVENNESS = 0.5  # of its steps; more puts more of them where one image turns into another
 CHUNK = 2000  # places that are carried at once
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
@@ -188,9 +193,9 @@ class Flow:
         parts = zip(noise.split(CHUNK), shown.split(CHUNK), strict=True)
         return torch.cat([self.decode(some, those, guidance) for some, those in parts]).cpu()
 
-    def encode(self, codes: Tensor) -> Tensor:
+    def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
-        return self._to_noise(codes, partial(self._velocity, given=None, guidance=GUIDANCE))
+        return self._to_noise(codes, partial(self._velocity, given=None, guidance=guidance))
 
     def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = GUIDANCE) -> Tensor:
         """The codes (B, D) that the flow carries noise (B, D) to; ``given`` (A,), or (B, A) of at most 2,000."""
@@ -277,19 +282,30 @@ class Flow:
         return torch.cat(carried)
 
 
-def through(flow: Flow) -> Way:
-    """The way of a flow: from the noise of one end to that of the other on an arc, and back to codes.
+def path_through(flow: Flow, start: Tensor, end: Tensor, project: Projection) -> Tensor:
+    """The codes (PLACES, ..., D) of a way through a flow from ``start`` to ``end`` (..., D), which are its ends.
 
-    It stays where codes lie; its ends are the given codes themselves.
+    It goes from the noise of one end to that of the other on an arc, and back to codes, so that it stays where these
+    lie. Between groups of codes such a way leaps: so it is drawn a little towards the arc between the two codes.
     """
+    flow = copy.copy(flow)
+    flow.solver_steps = WAY_SOLVER_STEPS
+    ends = torch.stack([start, end])
+    noise = flow.encode(ends.flatten(0, -2), WAY_GUIDANCE).view(ends.shape)
+    places = slerp(noise[0], noise[1], PLACES, unconstrained)
+    learned = flow.decode(places.flatten(0, -2), guidance=WAY_GUIDANCE).view(places.shape).to(ends)
+    path = project(between(learned, slerp(start, end, PLACES, unconstrained), DRAWN))
+    path[0], path[-1] = start, end
+    return path
 
-    def way(start: Tensor, end: Tensor, steps: int, project: Projection) -> Tensor:
-        ends = torch.stack([start, end])
-        noise = flow.encode(ends.flatten(0, -2)).view(ends.shape)
-        places = slerp(noise[0], noise[1], steps, unconstrained)
-        codes = project(flow.decode(places.flatten(0, -2)).view(places.shape)).to(ends)
-        codes[0], codes[-1] = start, end
-        return codes
+
+def through(flow: Flow) -> Way:
+    """The way along ``path_through``, in steps that are nearly as long as each other; its ends are the given codes."""
+
+    def way(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
+        fractions = fractions_of(steps, start)
+        codes = along(path_through(flow, start, end, project), fractions.flatten(), EVENNESS)
+        return torch.where(fractions == 0, start, torch.where(fractions == 1, end, codes))
 
     return way
 

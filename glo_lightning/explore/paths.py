@@ -10,8 +10,8 @@ from torch import Tensor
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.latents import Projection, unconstrained
 
-# (start, end, steps, project) -> the codes from start to end, both included
-Way = Callable[[Tensor, Tensor, int, Projection], Tensor]
+# (start, end, steps or fractions, project) -> the codes from start to end, both included
+Way = Callable[[Tensor, Tensor, int | Tensor, Projection], Tensor]
 
 
 def lerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
@@ -24,7 +24,7 @@ def lerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -
     """
     if not isinstance(steps, Tensor):
         check_at_least("steps", steps, 2)
-    return project(torch.lerp(start, end, _fractions(steps, start)))
+    return project(torch.lerp(start, end, fractions_of(steps, start)))
 
 
 def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
@@ -35,7 +35,7 @@ def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) 
     Raises:
         InputError: for fewer than two steps.
     """
-    line, fractions = lerp(start, end, steps, unconstrained), _fractions(steps, start)
+    line, fractions = lerp(start, end, steps, unconstrained), fractions_of(steps, start)
     lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
     tiny = torch.finfo(start.dtype).tiny
     first, last = start / lengths[0].clamp(min=tiny), end / lengths[1].clamp(min=tiny)
@@ -48,25 +48,65 @@ def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) 
 WAYS: dict[str, Way] = {"line": lerp, "arc": slerp}
 
 
+def between(start: Tensor, end: Tensor, fraction: Tensor | float) -> Tensor:
+    """The codes (..., D) in the directions of those on the line from ``start`` to ``end``, but no shorter than these.
+
+    The length goes evenly from one to the other. Of near codes it is what ``slerp`` gives, with a fraction (..., 1) for
+    each pair.
+    """
+    lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
+    fraction = torch.as_tensor(fraction).to(start)
+    line, length = torch.lerp(start, end, fraction), torch.lerp(lengths[0], lengths[1], fraction)
+    shorter = torch.linalg.vector_norm(line, dim=-1, keepdim=True).clamp(min=torch.finfo(line.dtype).tiny)
+    return line * (length / shorter)
+
+
+def along(path: Tensor, fractions: Tensor, evenness: float = 1.0) -> Tensor:
+    """The codes (steps, ..., D) at fractions (steps,) of the way through codes (P, ..., D).
+
+    With an evenness of 1 these are fractions of its length, with 0 as many of the P codes lie before each; and what
+    lies between, between.
+    """
+    tiny = torch.finfo(path.dtype).tiny
+    lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=-1).cumsum(0)
+    lengths = torch.cat([torch.zeros_like(lengths[:1]), lengths / lengths[-1].clamp(min=tiny)])
+    reached = torch.lerp(fractions_of(len(path), lengths[0]).expand_as(lengths), lengths, evenness)
+    wanted = fractions_of(fractions, lengths[0]).expand(-1, *lengths.shape[1:])
+    last = torch.searchsorted(*(some.movedim(0, -1).contiguous() for some in (reached, wanted))).movedim(-1, 0)
+    piece = last.clamp(1, len(path) - 1) - 1
+    part = (wanted - reached.gather(0, piece)) / reached.diff(dim=0).gather(0, piece).clamp(min=tiny)
+    first, second = (path.gather(0, (piece + n)[..., None].expand(*piece.shape, path.shape[-1])) for n in (0, 1))
+    return between(first, second, part.clamp(0, 1)[..., None])
+
+
 def mix(places: Tensor, weights: Sequence[float], straight: bool = True) -> Tensor:
     """One place (D,) among places (M, D), the nearer to each the greater its weight: on lines, their weighted mean.
 
     Each place in turn draws the mix of those before it towards itself, on the line or on the arc.
 
     Raises:
-        InputError: for another number of weights than places, a negative one, or none above zero.
+        InputError: see ``check_weights``.
     """
-    text = " ".join(map(str, weights))
-    if len(weights) != len(places):
-        raise InputError("weights", text, f"are {len(weights)} for {len(places)} images; give one for each")
-    if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
-        raise InputError("weights", text, "must be 0 or more, and one of them above 0")
+    check_weights(weights, len(places))
     mixed, total = places[0], weights[0]
     for place, weight in zip(places[1:], weights[1:], strict=True):
         total += weight
         if weight:
             (mixed,) = (lerp if straight else slerp)(mixed, place, torch.tensor([weight / total]), unconstrained)
     return mixed
+
+
+def check_weights(weights: Sequence[float], num: int) -> None:
+    """Refuses another number of weights than ``num``, a negative one, or none above zero.
+
+    Raises:
+        InputError: for these.
+    """
+    text = " ".join(map(str, weights))
+    if len(weights) != num:
+        raise InputError("weights", text, f"are {len(weights)} for {num} images; give one for each")
+    if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
+        raise InputError("weights", text, "must be 0 or more, and one of them above 0")
 
 
 def principal_axes(codes: Tensor, num: int) -> Tensor:
@@ -131,6 +171,7 @@ def gradient_magnitude(images: Tensor) -> Tensor:
     return (down**2 + right**2).sqrt().flatten(1).mean(1)
 
 
-def _fractions(steps: int | Tensor, like: Tensor) -> Tensor:
+def fractions_of(steps: int | Tensor, like: Tensor) -> Tensor:
+    """Of a way in so many steps, (steps, 1, ...), to go with ``like`` (...); or those given, (steps,)."""
     fractions = steps if isinstance(steps, Tensor) else torch.linspace(0, 1, steps)
     return fractions.to(like).view(-1, *[1] * like.dim())

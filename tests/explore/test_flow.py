@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.flow import Flow, path_through, through
 from glo_lightning.explore.paths import lerp
 from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.latents import to_ball, unconstrained
@@ -150,6 +150,20 @@ def test_the_way_through_the_noise_stays_among_the_codes(flow):
     assert (
         off_the_ring(way[:, across]).mean() < 0.5 * off_the_ring(lerp(start, end, 9, unconstrained)[:, across]).mean()
     )
+
+
+def test_the_way_through_the_noise_goes_evenly(flow):
+    codes = ring(2000)
+    start, end = codes[:200], codes[200:400]
+    path = path_through(flow, start, end, unconstrained)
+    largest = [
+        float((some.max(0).values / some.mean(0)).mean())
+        for some in (path.diff(dim=0).norm(dim=2), through(flow)(start, end, 17, unconstrained).diff(dim=0).norm(dim=2))
+    ]
+    assert largest[1] - 1 < 0.7 * (largest[0] - 1)
+    chosen = through(flow)(start, end, torch.tensor([0.0, 0.25, 1.0]), unconstrained)
+    torch.testing.assert_close(chosen, through(flow)(start, end, 5, unconstrained)[[0, 1, 4]])
+    assert torch.equal(chosen[2], end)
 
 
 def test_one_way_is_that_of_its_pair_among_many(flow):

@@ -10,7 +10,9 @@ from sklearn.decomposition import PCA
 from glo_lightning.errors import InputError
 from glo_lightning.explore.paths import (
     WAYS,
+    along,
     arithmetic,
+    between,
     gradient_magnitude,
     lerp,
     nearest,
@@ -26,9 +28,9 @@ def codes() -> torch.Tensor:
     return to_ball(0.4 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("between", [lerp, slerp])
-def test_interpolations_run_from_end_to_end_inside_the_set(between, codes):
-    path = between(codes[0], codes[1], 7, to_ball)
+@pytest.mark.parametrize("way", [lerp, slerp])
+def test_interpolations_run_from_end_to_end_inside_the_set(way, codes):
+    path = way(codes[0], codes[1], 7, to_ball)
     torch.testing.assert_close(path[0], codes[0])
     torch.testing.assert_close(path[-1], codes[1])
     assert path.norm(dim=1).max() <= 1 + 1e-6
@@ -65,6 +67,41 @@ def test_spherical_interpolation_between_parallel_codes_is_linear(codes):
     for end in (2 * codes[0], -codes[0], torch.zeros(6)):
         path = slerp(codes[0], end, 5, unconstrained)
         torch.testing.assert_close(path, lerp(codes[0], end, 5, unconstrained))
+
+
+def test_codes_between_two_are_half_way_on_their_arc_and_have_their_own_fractions(codes):
+    first, second = to_sphere(codes[:20]), to_sphere(codes[20:40])
+    torch.testing.assert_close(between(first, second, 0.5), slerp(first, second, 3, unconstrained)[1])
+    fractions = torch.linspace(0, 1, 20)[:, None]
+    lengths = torch.lerp(codes[:20].norm(dim=1), codes[20:40].norm(dim=1), fractions[:, 0])
+    torch.testing.assert_close(between(codes[:20], codes[20:40], fractions).norm(dim=1), lengths)
+    assert not between(codes[0], -codes[0], 0.5).any()
+
+
+def test_steps_along_a_path_are_as_long_as_each_other():
+    """On a ray the places are those that NumPy interpolates; of paths side by side each has its own pieces."""
+    lengths = torch.tensor([[0.1, 0.5], [0.15, 0.6], [0.9, 0.9], [1.0, 1.0]])
+    rays = to_sphere(torch.tensor([[1.0, 2.0, 2.0], [0.0, -3.0, 4.0]]))
+    places = along(lengths[..., None] * rays, torch.linspace(0, 1, 7))
+    assert places.shape == (7, 2, 3)
+    torch.testing.assert_close(places.diff(dim=0).norm(dim=2), torch.tensor([0.15, 0.5 / 6]).expand(6, 2))
+    some = along(lengths[..., None] * rays, torch.tensor([0.3, 0.8])).norm(dim=2)
+    reached = (lengths - lengths[0]) / (lengths[-1] - lengths[0])
+    for ray in (0, 1):
+        np.testing.assert_allclose(some[:, ray], np.interp([0.3, 0.8], reached[:, ray], lengths[:, ray]), rtol=1e-6)
+
+
+def test_a_path_is_as_even_as_is_asked():
+    path = torch.tensor([[0.1], [0.2], [0.3], [0.9]])  # a quarter of its length, and two thirds of its codes, up to 0.3
+    fractions = torch.tensor([2 / 3, 0.25, (2 / 3 + 0.25) / 2])
+    places = [float(along(path, fractions[n : n + 1], evenness)) for n, evenness in enumerate((0.0, 1.0, 0.5))]
+    assert places == pytest.approx([0.3] * 3)
+    torch.testing.assert_close(along(path, torch.linspace(0, 1, 4), 0.0), path)
+
+
+def test_a_path_that_stays_where_it_is_has_its_place_alone():
+    still = torch.tensor([0.3, 0.4]).expand(5, 2)
+    torch.testing.assert_close(along(still, torch.tensor([0.0, 0.5, 1.0])), still[:3])
 
 
 def test_principal_axes_are_sklearns(codes):
