@@ -179,7 +179,8 @@ class Flow:
             seed: the same seed draws the same codes.
             temperature: what the noise is multiplied with.
             given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
-                These are drawn.
+                Those are drawn, and these count twice: velocities go as far past those of the others alone (Ho and
+                Salimans, arXiv 2207.12598).
             guidance: 1 draws as learned; more is more typical of the codes and truer to what is given, and varies less.
                 1.5 if not given, or 2 without attributes.
         """
@@ -190,16 +191,32 @@ class Flow:
         drawn = torch.stack([_draw(counts, num, random) for counts in self.counts], dim=1)
         shown = drawn if given is None else torch.where(given < 0, drawn, given)
         guidance = SHOWN_GUIDANCE if guidance is None else guidance
-        parts = zip(noise.split(CHUNK), shown.split(CHUNK), strict=True)
-        return torch.cat([self.decode(some, those, guidance) for some, those in parts]).cpu()
+        others = None if given is None else torch.where(given < 0, drawn, -1)
+        parts = [slice(first, first + CHUNK) for first in range(0, num, CHUNK)]
+        return torch.cat(
+            [
+                self.decode(noise[part], shown[part], guidance, None if others is None else others[part])
+                for part in parts
+            ]
+        ).cpu()
 
     def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
         return self._to_noise(codes, partial(self._velocity, given=None, guidance=guidance))
 
-    def decode(self, noise: Tensor, given: Tensor | None = None, guidance: float = GUIDANCE) -> Tensor:
-        """The codes (B, D) that the flow carries noise (B, D) to; ``given`` (A,), or (B, A) of at most 2,000."""
-        return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance))
+    def decode(
+        self,
+        noise: Tensor,
+        given: Tensor | None = None,
+        guidance: float = GUIDANCE,
+        others: Tensor | None = None,
+    ) -> Tensor:
+        """The codes (B, D) that the flow carries noise (B, D) to.
+
+        ``given`` are attributes (A,), or (B, A) of at most 2,000. With ``others``, what they are without those that
+        were asked for, the latter count twice.
+        """
+        return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance, others=others))
 
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
@@ -256,10 +273,18 @@ class Flow:
     def _scaled(self, codes: Tensor) -> Tensor:
         return (codes.detach().float() - self.mean) / self.std
 
-    def _velocity(self, places: Tensor, time: float, given: Tensor | None, guidance: float) -> Tensor:
+    def _velocity(
+        self, places: Tensor, time: float, given: Tensor | None, guidance: float, others: Tensor | None = None
+    ) -> Tensor:
         times = places.new_full((len(places),), time)
-        learned = self.network(places, times, None if given is None else torch.atleast_2d(given).to(places.device))
-        return learned if guidance == 1 else torch.lerp(self.early(places, times), learned, guidance)
+
+        def learned(attributes: Tensor | None) -> Tensor:
+            shown = None if attributes is None else torch.atleast_2d(attributes).to(places.device)
+            return self.network(places, times, shown)
+
+        velocity = learned(given)
+        guided = velocity if guidance == 1 else torch.lerp(self.early(places, times), velocity, guidance)
+        return guided if others is None else guided + velocity - learned(others)
 
     def _to_noise(self, codes: Tensor, velocity: Field) -> Tensor:
         return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)

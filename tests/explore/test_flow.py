@@ -75,7 +75,7 @@ def test_attributes_are_drawn_each_by_itself_as_often_as_codes_have_them_and_wha
     flow = Flow(steps=6, width=8, blocks=1).fit(codes, table, [2, 2, 3])
     again = Flow(steps=6, width=8, blocks=1).restore(flow.state(), [2, 2, 3], codes.device)
     for some in (flow, again):
-        monkeypatch.setattr(some, "decode", lambda noise, given, guidance: given.float())
+        monkeypatch.setattr(some, "decode", lambda noise, given, guidance, others: given.float())
     drawn = flow.sample(8000)
     assert torch.equal(drawn, again.sample(8000))
     assert not torch.equal(drawn, flow.sample(8000, seed=1))
@@ -85,6 +85,10 @@ def test_attributes_are_drawn_each_by_itself_as_often_as_codes_have_them_and_wha
     asked = flow.sample(8000, given=torch.tensor([-1, 1, 2]))
     torch.testing.assert_close(asked[:, 0], drawn[:, 0])
     assert (asked[:, 1:] == torch.tensor([1.0, 2.0])).all()
+    monkeypatch.setattr(flow, "decode", lambda noise, given, guidance, others: others.float())
+    others = flow.sample(8000, given=torch.tensor([-1, 1, 2]))
+    torch.testing.assert_close(others[:, 0], drawn[:, 0])
+    assert (others[:, 1:] == -1).all()
 
 
 def test_samples_follow_the_attributes_drawn_for_them(flow):
@@ -94,6 +98,17 @@ def test_samples_follow_the_attributes_drawn_for_them(flow):
     torch.randn(4500, 3, generator=drawn)
     wanted = torch.multinomial(flow.counts[0].float(), 4500, replacement=True, generator=drawn)
     assert float((upper == (wanted == 1)).float().mean()) > 0.85
+
+
+def test_what_is_given_counts_twice(flow):
+    lower, noise = torch.tensor([0]), torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    drawn, asked = flow.decode(noise, lower, 1.0), flow.sample(4000, 0, given=lower, guidance=1.0)
+    torch.testing.assert_close(asked, flow.decode(noise, lower, 1.0, torch.tensor([-1])))
+    assert ((asked[:, 1] > 0).sum() + 20) < (drawn[:, 1] > 0).sum()
+    places, times = ring(5), torch.full((5,), 0.3)
+    given, without = flow.network(places, times, lower[None]), flow.network(places, times)
+    velocity = flow._velocity(places, 0.3, lower, 1.0, torch.tensor([-1]))
+    torch.testing.assert_close(velocity, 2 * given - without)
 
 
 def test_guidance_brings_samples_closer_to_the_codes_than_they_were_learned(flow):
@@ -108,7 +123,7 @@ def test_the_seed_and_the_temperature_tell_the_samples(flow):
     noise = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
     upper = torch.tensor([1])
     found = flow.sample(10, 1, temperature=0.5, given=upper, guidance=1.2)
-    torch.testing.assert_close(found, flow.decode(0.5 * noise, upper, 1.2))
+    torch.testing.assert_close(found, flow.decode(0.5 * noise, upper, 1.2, torch.tensor([-1])))
     plain = Flow(steps=20, width=16, blocks=1).fit(ring(600))  # without attributes
     torch.testing.assert_close(plain.sample(10, 1, temperature=0.5), plain.decode(0.5 * noise))
 
