@@ -18,7 +18,8 @@ from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid,
 from glo_lightning.cli import main
 from glo_lightning.explore.encoder import answer, fit_encoder
 from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
-from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
 from glo_lightning.explore.priors import IMLE, Diagonal, Gaussian, Mixture, sample_codes
 from glo_lightning.explore.space import way_metrics

@@ -14,7 +14,7 @@ from glo_lightning.encoding import encode as search
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.encoder import answer
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import EVENNESS, path_through
+from glo_lightning.explore.flow_way import EVENNESS, path_through
 from glo_lightning.explore.operators import least_squares, nearest_behind, observed, restored
 from glo_lightning.explore.paths import WAYS, along, check_weights, mix, nearest, principal_axes
 from glo_lightning.explore.pictures import picture

@@ -14,19 +14,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.paths import Way, along, between, fractions_of, slerp
-from glo_lightning.latents import Projection, unconstrained
 
 FEWEST = 500  # codes that a flow is fitted to
 SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 SHOWN_GUIDANCE = 1.5  # likewise, where attributes are shown
-WAY_SOLVER_STEPS = 8  # of ways, whose ends need not come back from noise
-WAY_GUIDANCE = 1.25  # of ways: more makes them longer
-PLACES = 17  # of a way that are carried from noise; others lie between two of these
-DRAWN = 0.2  # of the distance between a way and the arc of its ends; more makes it shorter and its images less real
-EVENNESS = 0.5  # of its steps; more puts more of them where one image turns into another
 CHUNK = 2000  # places that are carried at once
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
@@ -192,13 +185,11 @@ class Flow:
         shown = drawn if given is None else torch.where(given < 0, drawn, given)
         guidance = SHOWN_GUIDANCE if guidance is None else guidance
         others = None if given is None else torch.where(given < 0, drawn, -1)
-        parts = [slice(first, first + CHUNK) for first in range(0, num, CHUNK)]
-        return torch.cat(
-            [
-                self.decode(noise[part], shown[part], guidance, None if others is None else others[part])
-                for part in parts
-            ]
-        ).cpu()
+        codes = []
+        for part in (slice(first, first + CHUNK) for first in range(0, num, CHUNK)):
+            without = None if others is None else others[part]
+            codes.append(self.decode(noise[part], shown[part], guidance, without))
+        return torch.cat(codes).cpu()
 
     def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
         """The noise (B, D) that the flow carries to codes (B, D)."""
@@ -305,34 +296,6 @@ class Flow:
                 some = some + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
             carried.append(some)
         return torch.cat(carried)
-
-
-def path_through(flow: Flow, start: Tensor, end: Tensor, project: Projection) -> Tensor:
-    """The codes (PLACES, ..., D) of a way through a flow from ``start`` to ``end`` (..., D), which are its ends.
-
-    It goes from the noise of one end to that of the other on an arc, and back to codes, so that it stays where these
-    lie. Between groups of codes such a way leaps: so it is drawn a little towards the arc between the two codes.
-    """
-    flow = copy.copy(flow)
-    flow.solver_steps = WAY_SOLVER_STEPS
-    ends = torch.stack([start, end])
-    noise = flow.encode(ends.flatten(0, -2), WAY_GUIDANCE).view(ends.shape)
-    places = slerp(noise[0], noise[1], PLACES, unconstrained)
-    learned = flow.decode(places.flatten(0, -2), guidance=WAY_GUIDANCE).view(places.shape).to(ends)
-    path = project(between(learned, slerp(start, end, PLACES, unconstrained), DRAWN))
-    path[0], path[-1] = start, end
-    return path
-
-
-def through(flow: Flow) -> Way:
-    """The way along ``path_through``, in steps that are nearly as long as each other; its ends are the given codes."""
-
-    def way(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
-        fractions = fractions_of(steps, start)
-        codes = along(path_through(flow, start, end, project), fractions.flatten(), EVENNESS)
-        return torch.where(fractions == 0, start, torch.where(fractions == 1, end, codes))
-
-    return way
 
 
 def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, given: Tensor | None) -> Tensor:

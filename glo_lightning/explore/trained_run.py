@@ -22,7 +22,8 @@ from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
 from glo_lightning.explore.fitted import encoder_digest, fit_prior, keep_encoder, load_encoder
-from glo_lightning.explore.flow import FEWEST, Flow, through
+from glo_lightning.explore.flow import FEWEST, Flow
+from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import Way
 from glo_lightning.explore.priors import Prior, make_prior
 from glo_lightning.explore.saved_codes import load_codes

@@ -34,7 +34,8 @@ from torchvision.utils import save_image
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import extract, frechet, generate, load_features
-from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.priors import sample_codes
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, to_uint8, to_unit

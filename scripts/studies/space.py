@@ -34,7 +34,8 @@ from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import extract, feature_metrics, frechet, generate, load_features
 from glo_lightning.explore.fitted import fit_prior
-from glo_lightning.explore.flow import Flow, through
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import Way, lerp, slerp
 from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
 from glo_lightning.explore.space import nearest_distances, probe, way_metrics

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.flow import Flow, path_through, through
+from glo_lightning.explore.flow import Flow
+from glo_lightning.explore.flow_way import path_through, through
 from glo_lightning.explore.paths import lerp
 from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.latents import to_ball, unconstrained
