@@ -57,12 +57,12 @@ class Mixer:
         self._prepared.update(zip(weights, self._mixes(weights), strict=True))
 
     def _mixes(self, weights: Sequence[tuple[float, ...]]) -> Tensor:
-        for some in weights:
-            check_weights(some, len(self._codes))
         if self._path is None:
             places = torch.stack([mix(self._places, some, self._straight) for some in weights])
             mixed = self._project(self._leave(places))
         else:
+            for some in weights:
+                check_weights(some, len(self._codes))
             fractions = torch.tensor([second / (first + second) for first, second in weights])
             mixed = along(self._path, fractions, EVENNESS)
         for code, some in zip(mixed, weights, strict=True):
