@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import load_features
-from glo_lightning.explore.flow import Velocity
 from glo_lightning.explore.priors import sample_codes
+from glo_lightning.explore.velocity import Velocity
 from glo_lightning.files import write_text
 from glo_lightning.generator import FirstLayer, Generator
 from glo_lightning.module import GLO
