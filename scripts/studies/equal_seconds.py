@@ -79,6 +79,7 @@ CODES: dict[str, dict[str, Any]] = {
     "a mixture": {"class": MixturePrior, "generator": "learners.MixtureGenerator"},
 }
 SHOWN = 10
+PAIRS = 4096  # of training images, at most, between which images half-way are made
 BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3}
 
 
@@ -191,7 +192,7 @@ def measure(
         if not options.no_flow:
             flow = Flow().fit(table)
             found["samples"] = distance(sample_codes(flow, table, num, model.project))
-            starts, ends = table[order[:num]], table[order[-num:].flip(0)]
+            starts, ends = table[order[:PAIRS]], table[order[-PAIRS:].flip(0)]
             found["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
     found["parameters, M"] = sum(p.numel() for p in model.generator.parameters()) / 1e6
     return found | {"MB": kept_megabytes(model)}
