@@ -140,7 +140,7 @@ def test_a_command_of_the_readmes_starts(arguments, run, workplace, monkeypatch)
         monkeypatch.setattr(f"glo_lightning.explore.{limit}", 1)
     monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
-    if name in FACES or "judge_a.pt" in arguments:
+    if name in FACES or {"judge_a.pt", "judge_b.pt"} & set(arguments):
         parse = argparse.ArgumentParser.parse_args
 
         def understand(parser: argparse.ArgumentParser) -> None:
