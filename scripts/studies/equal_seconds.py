@@ -192,7 +192,8 @@ def measure(
         if not options.no_flow:
             flow = Flow().fit(table)
             found["samples"] = distance(sample_codes(flow, table, num, model.project))
-            starts, ends = table[order[:PAIRS]], table[order[-PAIRS:].flip(0)]
+            pairs = min(PAIRS, num)
+            starts, ends = table[order[:pairs]], table[order[-pairs:].flip(0)]
             found["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
     found["parameters, M"] = sum(p.numel() for p in model.generator.parameters()) / 1e6
     return found | {"MB": kept_megabytes(model)}
