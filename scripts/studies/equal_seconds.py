@@ -88,7 +88,7 @@ class RowsAndAdam(RowSGD):
 
     def __init__(self, params: Any, lr: float = 1e-3):
         super().__init__(params, lr)
-        self.adam = torch.optim.AdamW(self.param_groups[0]["params"], betas=(0.9, 0.99))
+        self.adam = torch.optim.AdamW(self.param_groups[0]["params"], betas=(0.9, 0.99), fused=True)  # 5 ms for 28
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> float | None:  # type: ignore[override]
