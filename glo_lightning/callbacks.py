@@ -52,8 +52,9 @@ class Curves(Callback):
         self.total = part if self.total is None else self.total.to(part.device) + part
         if _is_logged(trainer):  # a call takes half a millisecond
             pl_module.log("train/loss", loss, batch_size=images)
-            for group in trainer.optimizers[0].param_groups:
-                pl_module.log(f"lr-SGD/{group['name']}", group["lr"])
+            (optimizer,) = trainer.optimizers
+            for group in optimizer.param_groups:
+                pl_module.log(f"lr-{type(optimizer).__name__}/{group['name']}", group["lr"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         total, images = self._total_of_all(trainer)

@@ -30,7 +30,7 @@ from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import OPTIMIZERS
+from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
 from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
@@ -354,7 +354,9 @@ def _checkpoint_bytes(model: GLO) -> int:
     """How large a checkpoint gets, or a little less; a rule of one's own for the rows may keep as much as Adam's."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     table = model.latents.weight
-    state = 8 * table.shape[1] ** 2 if model.optimizer_class in OPTIMIZERS.values() else 2 * weights
+    state = 8 * table.shape[1] ** 2 if model.hparams["latent_optimizer"] in ROW_RULES else 2 * weights
+    if model.hparams["generator_optimizer"] == "adamw":
+        state += 2 * sum(weight.nbytes for weight in model.generator.parameters())
     return weights + table[:INITIAL_ROWS].nbytes + state
 
 

@@ -29,7 +29,7 @@ from glo_lightning.latents import (
     random_codes,
 )
 from glo_lightning.losses import make_loss
-from glo_lightning.optimizers import Schedule, find_optimizer, rate_factor
+from glo_lightning.optimizers import GENERATOR_RATES, GeneratorOptimizer, Schedule, find_optimizer, rate_factor
 from glo_lightning.processes import broadcast_from_first, several, weight_of
 from glo_lightning.retired import FORMAT_VERSION, check_same_shape, current_arguments, upgrade_checkpoint
 
@@ -45,7 +45,7 @@ class GLO(LightningModule):
 
     1. generate: generator(z_i), in [-1, 1] as the images are;
     2. compare: loss(generator(z_i), x_i), the L1 distance of Laplacian pyramids;
-    3. step: SGD on the generator's weights, and on the rows of this batch alone;
+    3. step: SGD, or AdamW, on the generator's weights, SGD on the rows of this batch alone;
     4. project these rows back into the unit ball.
 
     Args:
@@ -65,8 +65,11 @@ class GLO(LightningModule):
         levels: of the Laplacian pyramid, besides the residual (3 if not given).
         level_weights: one for each level, finest first, and one for the residual; equal if not given.
         l2_weight: of the mean squared error, which is added to ``lap_l1`` (0 if not given).
-        generator_lr: learning rate of the generator, for the loss's mean over a batch.
-        weight_decay: of the generator's weights, as SGD has it: this times a weight is added to its gradient.
+        generator_optimizer: ``sgd`` or ``adamw``.
+        generator_lr: learning rate of the generator, for the loss's mean over a batch (1 for sgd, 0.003 for adamw, if
+            not given).
+        weight_decay: of the generator's weights: this times a weight is added to its gradient, or, by adamw, this times
+            the rate is taken off the weight.
         latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
             loss, whatever the batch size. minimal_glo's 10 for a mean over 128 images is 10/128. 0 freezes them.
         latent_optimizer: ``sgd``; ``whitened``, see ``WhitenedRows``: then ``latent_lr`` is how far a row moves; or the
@@ -96,7 +99,8 @@ class GLO(LightningModule):
         level_weights: Sequence[float] | None = None,
         l2_weight: float | None = None,
         loss_args: dict[str, Any] | None = None,
-        generator_lr: float = 1.0,
+        generator_optimizer: GeneratorOptimizer = "sgd",
+        generator_lr: float | None = None,
         weight_decay: float = 0.0,
         latent_lr: float = 10 / 128,
         latent_optimizer: str = "sgd",
@@ -109,10 +113,12 @@ class GLO(LightningModule):
         check_choice("init", init, Init)
         check_choice("constraint", constraint, Constraint)
         check_choice("schedule", schedule, Schedule)
+        self.optimizer_class = find_optimizer(latent_optimizer, generator_optimizer)
+        if generator_lr is None:
+            generator_lr = GENERATOR_RATES[generator_optimizer]
         for key, value in (("generator_lr", generator_lr), ("weight_decay", weight_decay), ("latent_lr", latent_lr)):
             check_at_least(key, value, 0)
         generator_lr, weight_decay, latent_lr = float(generator_lr), float(weight_decay), float(latent_lr)
-        self.optimizer_class = find_optimizer(latent_optimizer)
         made = make_generator(generator, latent_dim, image_size, width, generator_args, channels)
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(loss, image_size, levels, level_weights, l2_weight, loss_args)

@@ -1,4 +1,4 @@
-"""The rates of a step, and what moves: SGD for the generator; for the rows of the table SGD too, or whitened steps."""
+"""The rates of a step, and what moves: SGD or AdamW for the generator, SGD or whitened steps for the table's rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor, distributed
 from torch.nn.functional import pad
 
 from glo_lightning.class_path import find_class
+from glo_lightning.errors import check_choice
 from glo_lightning.processes import several
 
 Schedule = Literal["constant", "cosine"]
+GeneratorOptimizer = Literal["sgd", "adamw"]
 
 
 def rate_factor(schedule: Schedule, step: float, steps: float) -> float:
@@ -51,10 +53,10 @@ def _gather(tensor: Tensor, parts: Sequence[int]) -> list[Tensor]:
     return [other[:part] for other, part in zip(gathered, parts, strict=True)]
 
 
-class RowSGD(torch.optim.SGD):
-    """SGD for dense gradients and for sparse ones, whose rows are those of all processes.
+class RowSGD(torch.optim.Optimizer):
+    """SGD for sparse gradients, whose rows are those of all processes, beside an optimizer for dense ones.
 
-    A subclass moves the rows by another rule: it overrides ``step_rows``.
+    ``find_optimizer`` joins the two. A subclass moves the rows by another rule: it overrides ``step_rows``.
 
     Attributes:
         parts: how many rows each process brings to the next step, by rank, where that is known; see ``gather_rows``.
@@ -95,15 +97,12 @@ class WhitenedRows(RowSGD):
     rows. So ``lr`` is the length of a row's step, root mean square. A row has one step in an epoch: with SGD
     the directions that change images most are learned in a few, the others take many more than there are.
 
-    Args:
-        params, lr: as for SGD.
+    Attributes:
         decay: of the average, for each step.
         floor: of C's eigenvalues, as a fraction of the largest.
     """
 
-    def __init__(self, params: Any, lr: float = 1e-3, decay: float = 0.98, floor: float = 1e-4):
-        super().__init__(params, lr)
-        self.decay, self.floor = decay, floor
+    decay, floor = 0.98, 1e-4
 
     def step_rows(self, table: Tensor, gradient: Tensor, rate: float) -> None:
         rows, values = gradient._indices()[0], gradient._values()
@@ -123,14 +122,32 @@ class WhitenedRows(RowSGD):
         table[rows] -= rate / dim**0.5 * (values @ state["whitening"])
 
 
-OPTIMIZERS: dict[str, type[RowSGD]] = {"sgd": RowSGD, "whitened": WhitenedRows}
+class AdamW(torch.optim.AdamW):
+    """torch's, with an average of the squares over some hundred steps, and one pass over the weights."""
+
+    def __init__(self, params: Any, lr: float = 1e-3):
+        super().__init__(params, lr, betas=(0.9, 0.99))
+        for group in self.param_groups:  # not as an argument, by which AMP leaves it the scaling, of the rows too
+            group["fused"] = all(parameter.device.type in ("cpu", "cuda") for parameter in group["params"])
 
 
-def find_optimizer(name: str) -> type[RowSGD]:
-    """The optimizer whose rule moves the rows: ``sgd``, ``whitened`` or the path of a subclass of RowSGD.
+ROW_RULES: dict[str, type[RowSGD]] = {"sgd": RowSGD, "whitened": WhitenedRows}
+GENERATOR_RULES: dict[GeneratorOptimizer, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": AdamW}
+GENERATOR_RATES: dict[GeneratorOptimizer, float] = {"sgd": 1.0, "adamw": 0.003}
+
+
+def find_optimizer(rows: str, generator: GeneratorOptimizer = "sgd") -> type[Any]:
+    """The class of an optimizer, made with (params, lr), that moves rows and generator by these rules.
+
+    Args:
+        rows: ``sgd``, ``whitened`` or the path of a subclass of RowSGD.
+        generator: ``sgd`` or ``adamw``.
 
     Raises:
         InputError: for a name that is none of these.
     """
-    remedy = f"give {', '.join(OPTIMIZERS)} or the path of a subclass of glo_lightning.optimizers.RowSGD"
-    return OPTIMIZERS.get(name) or find_class(name, RowSGD, "latent_optimizer", remedy)
+    check_choice("generator_optimizer", generator, GeneratorOptimizer)
+    remedy = f"give {', '.join(ROW_RULES)} or the path of a subclass of glo_lightning.optimizers.RowSGD"
+    rule = ROW_RULES.get(rows) or find_class(rows, RowSGD, "latent_optimizer", remedy)
+    kind = GENERATOR_RULES[generator]
+    return type(kind.__name__, (rule, kind), {})

@@ -65,8 +65,9 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_shape(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises InputError, naming the argument, unless a model as given can hold a checkpoint as saved."""
-    for key in ("num_images", "latent_dim", "image_size", "width", "generator", "channels"):
-        was = saved.get(key, 3 if key == "channels" else "dcgan")
+    later = {"channels": 3, "generator": "dcgan", "generator_optimizer": "sgd"}  # arguments that were not always there
+    for key in ("num_images", "latent_dim", "image_size", "width", *later):
+        was = saved.get(key, later.get(key))
         if was != given[key]:
             remedy = f"the checkpoint was made with {was}; give that, or begin a new run"
             if key == "num_images":  # of a smaller num_samples, or of data that grew or shrank

@@ -153,7 +153,13 @@ def test_ckpt_path_goes_on_in_a_folder_of_its_own(run, trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--data.root", "other"), ("--data.num_samples", 23), ("--model.latent_dim", 5), ("--model.width", 8)],
+    [
+        ("--data.root", "other"),
+        ("--data.num_samples", 23),
+        ("--model.latent_dim", 5),
+        ("--model.width", 8),
+        ("--model.generator_optimizer", "adamw"),
+    ],
 )
 def test_resuming_with_other_data_or_another_shape_is_refused(run, trained, tmp_path, flag, value):
     if value == "other":

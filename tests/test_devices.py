@@ -74,8 +74,9 @@ def small(num_images, **arguments):
         ("raise", {"whiten": True, "l2_weight": 1.0, "schedule": "cosine", "weight_decay": 0.01}),
         ("skip", {"init": "random", "constraint": "sphere", "latent_optimizer": "whitened", "latent_lr": 1.0}),
         ("raise", {"loss": "l2", "constraint": "none", "latent_lr": 0.0}),
+        ("raise", {"generator_optimizer": "adamw"}),
     ],
-    ids=["whitened PCA", "random, whitened steps", "l2, frozen"],
+    ids=["whitened PCA", "random, whitened steps", "l2, frozen", "AdamW"],
 )
 def test_a_run(elsewhere, flat_lmdb, tmp_path, bad_loss, arguments):
     data = LSUNDataModule(str(flat_lmdb), num_samples=40, holdout=8, image_size=32, batch_size=8)

@@ -11,7 +11,7 @@ from glo_lightning.callbacks import Curves
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import RowSGD
+from glo_lightning.optimizers import find_optimizer
 
 SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
 
@@ -93,6 +93,14 @@ class TestTraining:
         for trained, weight in zip(model.generator.parameters(), start.generator.parameters(), strict=True):
             torch.testing.assert_close(trained, weight - 0.5 * (weight.grad + 0.1 * weight))
 
+    def test_the_first_step_of_adamw_is_its_rate_along_the_gradients_signs(self, data, tmp_path):
+        model = GLO(24, **SMALL, generator_optimizer="adamw")
+        before = copy.deepcopy(model.generator)
+        fit(model, data, tmp_path, max_steps=1)
+        for trained, weight in zip(model.generator.parameters(), before.parameters(), strict=True):
+            assert float((trained - weight).detach().abs().median()) == pytest.approx(0.003, rel=0.01)
+        assert GLO(24, **SMALL).generator_lr == 1.0
+
     def test_a_rows_step_does_not_depend_on_accumulation(self, data, tmp_path):
         # a generator that stands still and no BatchNorm: then a row's step is its own image's alone
         def codes_after(batch_size, accumulate):
@@ -145,7 +153,7 @@ class TestTraining:
     def test_both_rates_follow_the_cosine_of_the_step(self, data, tmp_path):
         seen = []
 
-        class Look(RowSGD):
+        class Look(find_optimizer("sgd")):
             def step(self, closure=None):
                 seen.append([group["lr"] for group in self.param_groups])
                 return super().step(closure)
@@ -216,7 +224,8 @@ def test_forward_generates():
     ("key", "value"),
     [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
      ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("weight_decay", -1), ("l2_weight", -1),
-     ("latent_optimizer", "adamw"), ("generator", "vae"), ("loss", "l3"), ("levels", 6)],
+     ("latent_optimizer", "adamw"), ("generator_optimizer", "adam"), ("generator", "vae"), ("loss", "l3"),
+     ("levels", 6)],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:

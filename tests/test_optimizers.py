@@ -8,7 +8,9 @@ import torch
 from torch import distributed
 
 from glo_lightning.errors import InputError
-from glo_lightning.optimizers import RowSGD, WhitenedRows, find_optimizer, gather_rows, rate_factor
+from glo_lightning.optimizers import AdamW, RowSGD, WhitenedRows, find_optimizer, gather_rows, rate_factor
+
+SGD, WHITENED = find_optimizer("sgd"), find_optimizer("whitened")
 
 
 def test_a_constant_schedule_leaves_the_rates():
@@ -44,7 +46,7 @@ def move(optimizer, table, rows, gradient):
 def test_sgd_moves_each_row_by_its_own_gradient_and_the_weights_as_torchs(table):
     weights = [torch.nn.Parameter(torch.arange(6.0)) for _ in range(2)]
     groups = [{"params": [weights[0]], "lr": 0.5, "weight_decay": 0.1}, {"params": [table.weight], "lr": 0.25}]
-    ours, torchs = RowSGD(groups), torch.optim.SGD([weights[1]], lr=0.5, weight_decay=0.1)
+    ours, torchs = SGD(groups), torch.optim.SGD([weights[1]], lr=0.5, weight_decay=0.1)
     for weight in weights:
         weight.grad = torch.linspace(-1, 1, 6)
     rows, gradient = torch.tensor([70, 3, 41]), torch.randn(3, 5)
@@ -60,8 +62,31 @@ def test_sgd_moves_each_row_by_its_own_gradient_and_the_weights_as_torchs(table)
     assert sorted(table.weight.grad._indices()[0].tolist()) == [3, 41, 70]  # whose rows are to be projected
 
 
+@pytest.mark.parametrize("rule", ["sgd", "whitened"])
+def test_adamw_moves_the_weights_as_torchs_and_leaves_the_rows_to_their_rule(rule):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(3, 2) for _ in range(2)]
+    tables = [torch.nn.Embedding(9, 3, sparse=True) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    tables[1].load_state_dict(tables[0].state_dict())
+    groups = [{"params": list(layers[0].parameters()), "lr": 0.01, "weight_decay": 0.1}]
+    ours = find_optimizer(rule, "adamw")([*groups, {"params": [tables[0].weight], "lr": 0.5}])
+    torchs = torch.optim.AdamW(layers[1].parameters(), 0.01, (0.9, 0.99), weight_decay=0.1)
+    rows_alone = find_optimizer(rule)([tables[1].weight], lr=0.5)
+    for step in range(4):
+        for layer, table in zip(layers, tables, strict=True):
+            layer.zero_grad()
+            table.zero_grad()
+            layer(table(torch.tensor([step, 7]))).square().sum().backward()
+        for optimizer in (ours, torchs, rows_alone):
+            optimizer.step()
+    torch.testing.assert_close(layers[0].state_dict(), layers[1].state_dict())
+    torch.testing.assert_close(tables[0].weight, tables[1].weight)
+    assert (tables[0].weight.grad._values() != 0).all()  # whose rows are to be projected
+
+
 def test_the_loss_of_a_closure_is_handed_on(table):
-    optimizer = RowSGD(table.parameters(), lr=1.0)
+    optimizer = SGD(table.parameters(), lr=1.0)
 
     def closure():
         optimizer.zero_grad()
@@ -77,7 +102,7 @@ def test_the_loss_of_a_closure_is_handed_on(table):
 def test_whitened_steps_are_equally_long_in_every_direction(table):
     rows = torch.randperm(80)[:64]
     gradient = torch.randn(64, 5) * torch.logspace(-1, 0, 5) @ torch.linalg.qr(torch.randn(5, 5)).Q
-    moved = move(WhitenedRows(table.parameters(), lr=0.3), table, rows, gradient)
+    moved = move(WHITENED(table.parameters(), lr=0.3), table, rows, gradient)
     torch.testing.assert_close(moved[rows].T @ moved[rows] / 64, 0.3**2 / 5 * torch.eye(5), atol=1e-5, rtol=0)
     left = torch.ones(80, dtype=torch.bool)
     left[rows] = False
@@ -87,14 +112,15 @@ def test_whitened_steps_are_equally_long_in_every_direction(table):
 def test_a_whitened_step_is_the_inverse_root_of_the_gradients_covariance(table):
     rows = torch.randperm(80)[:64]
     gradient = torch.randn(64, 5) * torch.logspace(-1, 0, 5) @ torch.linalg.qr(torch.randn(5, 5)).Q
-    moved = move(WhitenedRows(table.parameters(), lr=0.3), table, rows, gradient)
+    moved = move(WHITENED(table.parameters(), lr=0.3), table, rows, gradient)
     exact = gradient.double().numpy()
     left, _, right = np.linalg.svd(exact, full_matrices=False)  # g (g^T g)^(-1/2) is what is left without the scales
     np.testing.assert_allclose(moved[rows], -0.3 * (left @ right) * (64 / 5) ** 0.5, atol=1e-4)
 
 
 def test_whitening_follows_the_gradients(table):
-    optimizer = WhitenedRows(table.parameters(), lr=1.0, decay=0.9)
+    quick = type("Quick", (WHITENED,), {"decay": 0.9})
+    optimizer = quick(table.parameters(), lr=1.0)
     for scales in (torch.logspace(0, -2, 5), torch.logspace(-2, 0, 5)):
         for _ in range(100):
             moved = move(optimizer, table, torch.randperm(80)[:64], torch.randn(64, 5) * scales)
@@ -103,7 +129,7 @@ def test_whitening_follows_the_gradients(table):
 
 
 def test_a_batch_that_is_not_finite_or_all_zeros_spoils_no_other_row(table):
-    optimizer = WhitenedRows(table.parameters(), lr=1.0)
+    optimizer = WHITENED(table.parameters(), lr=1.0)
     for value in (0.0, math.nan, 1.0):
         move(optimizer, table, torch.arange(8), torch.full((8, 5), value))
     moved = move(optimizer, table, torch.arange(8, 72), torch.randn(64, 5))
@@ -115,8 +141,8 @@ def test_whitened_steps_of_a_bfloat16_table_are_those_of_a_float32_one(table):
     half = torch.nn.Embedding(80, 5, sparse=True, dtype=torch.bfloat16, _weight=torch.zeros(80, 5).bfloat16())
     table.weight.data.zero_()
     gradient = torch.randn(80, 5).bfloat16()
-    expected = move(WhitenedRows(table.parameters(), lr=1.0), table, torch.arange(80), gradient.float())
-    moved = move(WhitenedRows(half.parameters(), lr=1.0), half, torch.arange(80), gradient)
+    expected = move(WHITENED(table.parameters(), lr=1.0), table, torch.arange(80), gradient.float())
+    moved = move(WHITENED(half.parameters(), lr=1.0), half, torch.arange(80), gradient)
     torch.testing.assert_close(moved.float(), expected, rtol=0.05, atol=0.02)
 
 
@@ -187,15 +213,25 @@ class Signs(RowSGD):
 
 
 def test_optimizers_by_name():
-    assert [find_optimizer(name) for name in ("sgd", "whitened")] == [RowSGD, WhitenedRows]
-    assert find_optimizer("test_optimizers.Signs") is Signs
+    for name, rule in (("sgd", RowSGD), ("whitened", WhitenedRows), ("test_optimizers.Signs", Signs)):
+        for generator, kind in (("sgd", torch.optim.SGD), ("adamw", AdamW)):
+            found = find_optimizer(name, generator)
+            assert issubclass(found, rule)
+            assert issubclass(found, kind)
     for unknown in ("adam", "adamw", "torch.optim.Adam", "os.abort", ""):
         with pytest.raises(InputError, match=f"latent_optimizer {unknown}: give sgd, whitened or the path of a sub"):
             find_optimizer(unknown)
+    with pytest.raises(InputError, match="generator_optimizer adam: give one of sgd, adamw"):
+        find_optimizer("sgd", "adam")
 
 
 def test_a_rule_of_ones_own_moves_the_rows(table):
-    moved = move(Signs(table.parameters(), lr=0.5), table, torch.tensor([4, 9]), torch.tensor([[-3.0] * 5, [0.1] * 5]))
+    moved = move(
+        find_optimizer("test_optimizers.Signs")(table.parameters(), lr=0.5),
+        table,
+        torch.tensor([4, 9]),
+        torch.tensor([[-3.0] * 5, [0.1] * 5]),
+    )
     expected = torch.zeros(80, 5)
     expected[4], expected[9] = 0.5, -0.5
     torch.testing.assert_close(moved, expected)

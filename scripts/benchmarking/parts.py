@@ -19,7 +19,7 @@ from glo_lightning.generator import FirstLayer, Generator
 from glo_lightning.images import from_uint8
 from glo_lightning.latents import fit_pca, init_from_pca, per_image, to_ball
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import RowSGD
+from glo_lightning.optimizers import find_optimizer
 
 
 def best_in_turn(
@@ -115,7 +115,7 @@ def measure_update(options: argparse.Namespace, device: torch.device) -> dict[st
 
     def update_of(num_rows: int) -> Callable[[], None]:
         table = nn.Embedding(num_rows, options.latent_dim, sparse=True, device=device)
-        optimizer = RowSGD(table.parameters(), lr=0.1)
+        optimizer = find_optimizer("sgd")(table.parameters(), lr=0.1)
         gradient = torch.full((128, options.latent_dim), 1e-3, device=device)
 
         def update() -> None:

@@ -28,7 +28,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.store import StoredImages
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import RowSGD, rate_factor
+from glo_lightning.optimizers import AdamW, rate_factor
 
 EAGER = 3  # steps before the capture, in which libraries make what they keep
 
@@ -49,7 +49,7 @@ class Member:
     """A model with all that its steps need on the device.
 
     Args:
-        model: of an optimizer that is ``sgd``, or has an ``adam`` for the generator as ``equal_seconds.RowsAndAdam``.
+        model: whose rows move by ``sgd``.
         data: its images.
         steps: of the training.
         pixels: of the training images (N, C, H, W), uint8, on the device.
@@ -70,10 +70,10 @@ class Member:
         self.order, self.factors = rows.to(pixels.device), factors.to(pixels.device)
         self.parameters: list[Tensor] = [*model.generator.parameters()]
         self.adam: torch.optim.Optimizer | None = None
-        if model.optimizer_class is not RowSGD:
+        if issubclass(model.optimizer_class, AdamW):
             rate, capturable = torch.zeros((), device=pixels.device), pixels.is_cuda
             self.adam = torch.optim.AdamW(
-                self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, capturable=capturable
+                self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=model.weight_decay, capturable=capturable
             )
 
     def step(self) -> None:
@@ -93,7 +93,7 @@ class Member:
                 torch._foreach_mul_(gradients, -rate)
                 torch._foreach_add_(self.parameters, gradients)
             else:
-                self.adam.param_groups[0]["lr"].copy_(rate / 1000)
+                self.adam.param_groups[0]["lr"].copy_(rate)
                 for parameter, its in zip(self.parameters, gradients, strict=True):
                     parameter.grad = its
                 self.adam.step()

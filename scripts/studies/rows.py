@@ -17,15 +17,11 @@ class RowAdam(RowSGD):
     ``torch.optim.SparseAdam`` corrects its averages for the number of steps of the whole table, which is wrong for rows
     that are in one batch of an epoch: their first steps would be too small and later ones too large.
 
-    Args:
-        params, lr: as for SGD.
-        betas: of Adam (Kingma and Ba, 2015).
-        eps: of Adam.
+    Attributes:
+        betas, eps: of Adam (Kingma and Ba, 2015).
     """
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, lr)
-        self.betas, self.eps = betas, eps
+    betas, eps = (0.9, 0.999), 1e-8
 
     def step_rows(self, table: Tensor, gradient: Tensor, rate: float) -> None:
         rows, values = gradient._indices()[0], gradient._values()

@@ -72,10 +72,11 @@ def whole(run, tmp_path_factory, whole_runs):
         ((), ("--model.schedule=constant", "--max_epochs=-1", "--max_steps=20")),
         ((), ("--data.holdout=8", "--max_epochs=-1", "--max_steps=18", "--model.schedule=constant")),
         ((), ("--model.latent_optimizer=whitened",)),
+        ((), ("--model.generator_optimizer=adamw",)),
         ((), ("--accumulate_grad_batches=3",)),
         ((), ("--limit_train_batches=7",)),
     ],
-    ids=["store", "streaming", "workers", "max_steps", "holdout", "whitened", "accumulate", "limit"],
+    ids=["store", "streaming", "workers", "max_steps", "holdout", "whitened", "adamw", "accumulate", "limit"],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tmp_path, at_step, data, flags):

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import RowSGD
+from glo_lightning.optimizers import find_optimizer
 
 SMALL = ("--rows=64", "--batch_size=8", "--batches=10", "--rounds=1", "--workers=1", "--width=4", "--latent_dim=6")
 SMALL += ("--n_pca=64", "--table_rows=3000", "--encoded=0")
@@ -161,7 +161,7 @@ def test_the_timed_update_moves_the_batchs_rows_alone_by_a_sparse_gradient():
     torch.manual_seed(0)
     table = nn.Embedding(50, 4, sparse=True)
     before, rows, gradient = table.weight.detach().clone(), torch.tensor([3, 40, 11]), torch.randn(3, 4)
-    update_codes(table, RowSGD(table.parameters(), lr=0.1), rows, gradient)
+    update_codes(table, find_optimizer("sgd")(table.parameters(), lr=0.1), rows, gradient)
     assert table.weight.grad.is_sparse
     moved = before[rows] - 0.1 * 3 * gradient  # the rate is per image
     expected = before.clone()

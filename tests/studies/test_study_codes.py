@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from pytorch_lightning import Callback, Trainer
-from rows import LateGLO, RowAdam
+from rows import LateGLO
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.optimizers import find_optimizer
 
 
 def test_row_adam_is_adam_on_each_row_by_itself():
@@ -20,7 +21,9 @@ def test_row_adam_is_adam_on_each_row_by_itself():
     alone = [row.clone().requires_grad_() for row in table.weight.detach()]
     adams = [torch.optim.Adam([row], lr=0.1) for row in alone]
     weight = dense.weight.detach().clone()
-    optimizer = RowAdam([{"params": dense.parameters(), "lr": 0.5}, {"params": table.parameters(), "lr": 0.1}])
+    optimizer = find_optimizer("rows.RowAdam")(
+        [{"params": dense.parameters(), "lr": 0.5}, {"params": table.parameters(), "lr": 0.1}]
+    )
     for rows in ([0, 1], [3], [1, 0], [1, 3], [0]):
         optimizer.zero_grad()
         table(torch.tensor(rows)).pow(3).sum().backward()

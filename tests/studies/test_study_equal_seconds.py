@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from equal_seconds import GENERATORS, RowsAndAdam, kept_megabytes, rows_of
+from equal_seconds import GENERATORS, kept_megabytes, rows_of
 from image_losses import FocalFrequency, Perceptual, ShiftTolerant, WatsonDFT
 from safetensors.torch import save_file
 from torch import nn
@@ -60,27 +60,6 @@ def test_rms_leaves_each_pixel_a_mean_square_of_one():
     torch.testing.assert_close(
         decoders.Rms()(torch.randn(2, 7, 3, 3)).square().mean(1), torch.ones(2, 3, 3), rtol=1e-4, atol=0
     )
-
-
-def test_the_generator_steps_as_torchs_adamw_and_the_rows_as_sgd():
-    torch.manual_seed(0)
-    layer, other, table = nn.Linear(3, 2), nn.Linear(3, 2), nn.Embedding(4, 3, sparse=True)
-    other.load_state_dict(layer.state_dict())
-    before = table.weight.detach().clone()
-    groups = [{"params": list(layer.parameters()), "lr": 2.0}, {"params": [table.weight], "lr": 0.5}]
-    optimizer = RowsAndAdam(groups)
-    expected = torch.optim.AdamW(other.parameters(), 0.002, (0.9, 0.99))
-    for _ in range(3):
-        for module, steps in ((layer, optimizer), (other, expected)):
-            steps.zero_grad()
-            module(table(torch.tensor([1])).detach()).sum().backward()
-        table(torch.tensor([1])).sum().backward()
-        optimizer.step()
-        expected.step()
-        table.weight.grad = None
-    torch.testing.assert_close(layer.weight, other.weight)
-    before[1] -= 3 * 0.5
-    torch.testing.assert_close(table.weight.detach(), before)
 
 
 def test_what_a_step_keeps_is_the_activations_that_its_gradients_need():
