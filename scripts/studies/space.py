@@ -171,7 +171,7 @@ class Space:
         """Giving held-out codes another attribute: how often it appears, how often the others stay.
 
         By ``with_less_without``, if no other change is given. One strength for all is chosen on ``picked`` training
-        codes.
+        codes. Beside it, how often the judge sees the attribute in reconstructions of training faces that have it.
         """
         change = change or with_less_without(self.codes, self.attributes.table[: len(self.codes)])
         goals: dict[str, tuple[int, list[int]]] = {}  # title -> attribute, the values that are wanted
@@ -184,7 +184,16 @@ class Space:
         chosen = self.codes[torch.randperm(len(self.codes), generator=torch.Generator().manual_seed(1))[:picked]]
         tried = {s: self._changed(chosen, goals, change, s) for s in strengths}
         best = max(tried, key=lambda s: sum(min(r["appears"], r["stays"]) for r in tried[s].values()))
-        return {"strength": {"strength": best}, **self._changed(codes, goals, change, best)}
+        found = self._changed(codes, goals, change, best)
+        for title, goal in goals.items():
+            found[title]["reconstructions"] = self.seen(*goal)
+        return {"strength": {"strength": best}, **found}
+
+    def seen(self, column: int, wanted: list[int]) -> float:
+        """In how many reconstructions of training faces that have a wanted value, 1,000 at most, the judge sees one."""
+        has = torch.isin(self.attributes.table[: len(self.codes), column], torch.tensor(wanted)).nonzero()[:1000, 0]
+        values, _ = judged(self.judge, extract(self.generate(self.codes[has]), self.judge))
+        return float(torch.isin(values[:, column], torch.tensor(wanted)).float().mean())
 
     def _changed(self, codes: Tensor, goals: dict, change: Change, strength: float) -> dict[str, dict[str, float]]:
         before, _ = judged(self.judge, extract(self.generate(codes), self.judge))

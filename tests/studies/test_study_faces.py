@@ -117,6 +117,16 @@ def test_real_faces_are_near_themselves_and_combine_nothing_new(data, judge):
     assert space.describe(space.unseen)["unseen_pairs"] > 2
 
 
+def test_an_attribute_is_seen_in_reconstructions_as_often_as_these_show_it(data, judge):
+    space = Space(GLO(80, latent_dim=4, width=2).eval().requires_grad_(False), data, judge, num=30)
+    glasses = space.names.index("glasses")
+    has = space.attributes.table[:80, glasses] == 1
+    space.generate = lambda codes: space.training[has]
+    assert space.seen(glasses, [1]) > 0.9
+    space.generate = lambda codes: space.training[~has]
+    assert space.seen(glasses, [1]) < 0.1
+
+
 def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_path):
     torch.jit.script(judge).save(tmp_path / "judge.pt")
     small = ("--num", 30, "--judge", tmp_path / "judge.pt", "--json", tmp_path / "made.json")
@@ -147,4 +157,5 @@ def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_p
     assert set(found["probes"]) == {"codes", "PCA codes", "pixels, 16x16"}
     for kind in ("with less without", "wanted less present", "through the flow's noise"):
         assert {"glasses", "beard", "skin=red", "background=blue"} <= found[f"arithmetic, {kind}"].keys()
+        assert {"appears", "stays", "worst", "reconstructions"} == found[f"arithmetic, {kind}"]["beard"].keys()
     assert found["given"]["glasses=round, guidance 1"]["training"] > 20
