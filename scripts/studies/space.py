@@ -250,7 +250,12 @@ def main() -> None:
     parser.add_argument("--judge", required=True, help="a file of judge.py")
     parser.add_argument("--held_out", type=int, default=0, choices=[0, 1], help="which 10,000 held-out faces")
     parser.add_argument("--num", type=int, default=10_000, help="images in each row")
-    parser.add_argument("--num_encoded", type=int, default=500, help="held-out faces that are encoded")
+    parser.add_argument(
+        "--num_encoded",
+        type=int,
+        default=500,
+        help="random held-out faces that are encoded, and of others, 500 at most",
+    )
     parser.add_argument("--steps", type=int, default=100, help="of encoding")
     parser.add_argument("--priors", nargs="+", default=list(PRIORS))
     parser.add_argument("--given", nargs="+", action="append", default=[], metavar="NAME=VALUE")
@@ -278,8 +283,9 @@ def main() -> None:
     show("ways", space.ways(flow))
     if arguments.num_encoded:
         codes, psnr = space.held_out_codes(space.real[: arguments.num_encoded], arguments.steps)
-        _, unseen = space.held_out_codes(space.unseen[: arguments.num_encoded], arguments.steps)
-        anew, _ = space.held_out_codes(space.training[: arguments.num_encoded], arguments.steps)
+        few = min(arguments.num_encoded, 500)
+        _, unseen = space.held_out_codes(space.unseen[:few], arguments.steps)
+        anew, _ = space.held_out_codes(space.training[:few], arguments.steps)
         density = {"training": float(train_density), "training, encoded anew": float(flow.log_density(anew).mean())}
         density["held-out"] = float(flow.log_density(codes).mean())
         show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
