@@ -154,14 +154,13 @@ class Space:
         error = (to_unit(generate(self.model, codes)) - to_unit(wanted)).square().mean()
         return codes, float(-10 * torch.log10(error))
 
-    def probes(self, codes: Tensor) -> dict[str, dict[str, float]]:
-        """Accuracies of linear probes on codes (M, D) of held-out faces, beside PCA codes and small pixels."""
-        rows = torch.tensor(self.rows[: len(codes)])
+    def probes(self, codes: Tensor, held_out: Sequence[int]) -> dict[str, dict[str, float]]:
+        """Accuracies of linear probes on codes (M, D) of held-out faces' rows, beside PCA codes and small pixels."""
+        rows = torch.tensor(held_out[: len(codes)])
+        images = self.all_images[rows]
         mean, axes = fit_pca(as_rows(self.training), codes.shape[1])
-        small = [
-            nn.functional.avg_pool2d(some.float(), 4).flatten(1) for some in (self.training, self.real[: len(codes)])
-        ]
-        pca = [(as_rows(some) - mean) @ axes for some in (self.training, self.real[: len(codes)])]
+        small = [nn.functional.avg_pool2d(some.float(), 4).flatten(1) for some in (self.training, images)]
+        pca = [(as_rows(some) - mean) @ axes for some in (self.training, images)]
         kinds = {"codes": (self.codes.cpu(), codes.cpu()), "PCA codes": pca, "pixels, 16x16": small}
         return {name: probe(known, asked, self.attributes, rows) for name, (known, asked) in kinds.items()}
 
@@ -250,12 +249,7 @@ def main() -> None:
     parser.add_argument("--judge", required=True, help="a file of judge.py")
     parser.add_argument("--held_out", type=int, default=0, choices=[0, 1], help="which 10,000 held-out faces")
     parser.add_argument("--num", type=int, default=10_000, help="images in each row")
-    parser.add_argument(
-        "--num_encoded",
-        type=int,
-        default=500,
-        help="random held-out faces that are encoded, and of others, 500 at most",
-    )
+    parser.add_argument("--num_encoded", type=int, default=500, help="faces to encode; of other kinds 500 at most")
     parser.add_argument("--steps", type=int, default=100, help="of encoding")
     parser.add_argument("--priors", nargs="+", default=list(PRIORS))
     parser.add_argument("--given", nargs="+", action="append", default=[], metavar="NAME=VALUE")
@@ -284,15 +278,20 @@ def main() -> None:
     if arguments.num_encoded:
         codes, psnr = space.held_out_codes(space.real[: arguments.num_encoded], arguments.steps)
         few = min(arguments.num_encoded, 500)
-        _, unseen = space.held_out_codes(space.unseen[:few], arguments.steps)
+        unseen_codes, unseen = space.held_out_codes(space.unseen[:few], arguments.steps)
         anew, _ = space.held_out_codes(space.training[:few], arguments.steps)
         density = {"training": float(train_density), "training, encoded anew": float(flow.log_density(anew).mean())}
         density["held-out"] = float(flow.log_density(codes).mean())
+        density["unseen combinations"] = float(flow.log_density(unseen_codes).mean())
         show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
-        show("probes", space.probes(codes))
+        show("probes", space.probes(codes, space.rows))
+        show("probes, unseen combinations", space.probes(unseen_codes, space.unseen_rows))
         show("arithmetic, with less without", space.arithmetic(codes))
         pairs = wanted_less_present(space.codes, space.attributes.table[: len(space.codes)])
-        show("arithmetic, wanted less present", space.arithmetic(codes, pairs, strengths=PAIRED))
+        changed = space.arithmetic(codes, pairs, strengths=PAIRED)
+        show("arithmetic, wanted less present", changed)
+        strengths = (changed["strength"]["strength"],)
+        show("arithmetic, unseen combinations", space.arithmetic(unseen_codes, pairs, strengths=strengths))
         if arguments.change_by_flow:
             by_flow = space.arithmetic(codes, through_noise(flow), 100, (1.0, 1.5, 2.0, 3.0))
             show("arithmetic, through the flow's noise", by_flow)

@@ -154,8 +154,9 @@ def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_p
     }  # fmt: skip
     assert f"| gaussian | {found['priors']['gaussian']['frechet']:.3f} |" in said
     assert set(found["ways"]) == {"arc", "line", "flow", "fade", "snap", "held-out faces"}
-    assert set(found["probes"]) == {"codes", "PCA codes", "pixels, 16x16"}
-    for kind in ("with less without", "wanted less present", "through the flow's noise"):
+    for kind in ("probes", "probes, unseen combinations"):
+        assert set(found[kind]) == {"codes", "PCA codes", "pixels, 16x16"}
+    for kind in ("with less without", "wanted less present", "unseen combinations", "through the flow's noise"):
         assert {"glasses", "beard", "skin=red", "background=blue"} <= found[f"arithmetic, {kind}"].keys()
         assert {"appears", "stays", "worst", "reconstructions"} == found[f"arithmetic, {kind}"]["beard"].keys()
     assert found["given"]["glasses=round, guidance 1"]["training"] > 20
