@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from glo_lightning.errors import InputError
+
+# What a class of someone else's raises for arguments or images that it does not take.
+FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def reason(error: BaseException) -> str:
+    """What a class raised, in one line, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:100]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {said}"
 
 
 def find_class(path: str, kind: type, key: str, remedy: str) -> type:
@@ -26,7 +38,7 @@ def find_class(path: str, kind: type, key: str, remedy: str) -> type:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(key, path, remedy) from error
+        raise InputError(key, path, f"{remedy} ({error})" if module else remedy) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(key, path, remedy)
     return found
@@ -38,14 +50,19 @@ def make_instance(
     """An instance of the class at ``path``, made with ``given`` and ``arguments``.
 
     Raises:
-        InputError: as ``find_class``, and when the class does not take these arguments.
+        InputError: as ``find_class``, when the class does not take these arguments, and its own.
     """
     found, arguments = find_class(path, kind, key, remedy), arguments or {}
     try:
         inspect.signature(found).bind(*given, **arguments)
     except TypeError as error:
         raise InputError(key, path, f"cannot be made with the arguments given ({error}); {remedy}") from error
-    return found(*given, **arguments)
+    try:
+        return found(*given, **arguments)
+    except InputError:
+        raise
+    except FOREIGN as error:
+        raise InputError(key, path, f"cannot be made with the arguments given ({reason(error)}); {remedy}") from error
 
 
 def plain(value: Any) -> Any:

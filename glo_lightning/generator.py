@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glo_lightning.class_path import find_class, make_instance
+from glo_lightning.class_path import FOREIGN, find_class, make_instance, reason
 from glo_lightning.errors import InputError, check_at_least
 
 
@@ -160,11 +160,9 @@ def _check_images(generator: nn.Module, name: str, sizes: tuple[int, int, int]) 
     with torch.random.fork_rng(devices=[]):  # one that draws noise draws none of the run's
         try:
             images = generator.eval()(torch.zeros(2, latent_dim))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            message = " ".join(str(error).split())[:100]
-            raise InputError(
-                "generator", name, f"does not take codes of latent_dim {latent_dim} ({message})"
-            ) from error
+        except FOREIGN as error:
+            message = f"does not take codes of latent_dim {latent_dim} ({reason(error)})"
+            raise InputError("generator", name, message) from error
         finally:
             generator.train(training)
     shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__

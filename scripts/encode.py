@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from glo_lightning.data.image_files import read_images
@@ -33,10 +33,11 @@ from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator, restored
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.images import from_uint8, to_uint8, to_unit
 from glo_lightning.losses import make_loss
 
 SHOWN = 16  # images in the comparison
+NOISE_SIGMA = 0.05
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
     parser.add_argument("--prior_weight", type=float, default=0.0, help="of the flow's log-density of a code")
     help_ = "of the noise in IMAGES and what the generator lacks, white being 1: the larger, the more the prior counts"
-    parser.add_argument("--noise_sigma", type=float, default=0.05, help=help_)
+    parser.add_argument("--noise_sigma", type=float, help=f"{help_} (default: {NOISE_SIGMA})")
     parser.call(lambda: run(parser.parse_args()))
 
 
@@ -67,19 +68,19 @@ def arguments(text: str) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     check(options)
     trained = load_run(options.run, options.accelerator, options.root)
+    operator = find_operator(options, trained) if options.operator or options.mask else None
+    images, names = read(options, trained, operator)
     if options.fit_encoder:
         trained.fit_encoder()
-    if not options.images:
+    if not names:
         return
-    if options.operator or options.mask:
-        restore(options, trained)
+    loss = make_loss(options.loss, images.shape[-1]).to(trained.model.device) if options.loss else None
+    if operator is not None:
+        restore(options, trained, operator, images, names, loss)
         return
-    pixels, names = trained.read(options.images)
-    size = trained.model.hparams["image_size"]
-    loss = make_loss(options.loss, size).to(trained.model.device) if options.loss else None
     how = {"steps": options.steps, "encoder": options.encoder, "progress": True}
-    codes = trained.encode(pixels, options.starts, loss=loss, **how)
-    images, generated = from_uint8(pixels), generate(trained.model, codes).cpu()
+    codes = trained.encode(to_uint8(images), options.starts, loss=loss, **how)
+    generated = generate(trained.model, codes).cpu()
     write(options, {"targets": images, "reconstructions": generated}, codes, names, errors(generated, images))
 
 
@@ -89,32 +90,49 @@ def check(options: argparse.Namespace) -> None:
         raise InputError("images", "", "none are given; name files or folders, or --fit_encoder")
     check_at_least("steps", options.steps, 0)
     check_at_least("prior_weight", options.prior_weight, 0)
-    if not 0 < options.noise_sigma < float("inf"):
+    if options.noise_sigma is not None and not 0 < options.noise_sigma < float("inf"):
         raise InputError("noise_sigma", options.noise_sigma, "must be more than 0; 0.05 is a twentieth of white")
     if options.mask and (options.operator not in (None, "mask") or options.operator_args):
         raise InputError("mask", options.mask, "is an operator itself; give one of the two")
     if options.operator_args and not options.operator:
         raise InputError("operator_args", options.operator_args, "are of an operator; give --operator")
-    if options.prior_weight and not (options.operator or options.mask):
-        raise InputError("prior_weight", options.prior_weight, "weighs what an operator leaves open; give --operator")
+    for key in ("prior_weight", "noise_sigma"):
+        if getattr(options, key) and not (options.operator or options.mask):
+            raise InputError(key, getattr(options, key), "weighs what an operator leaves open; give --operator")
+    options.noise_sigma = options.noise_sigma or NOISE_SIGMA
     if options.loss:
         make_loss(options.loss)
 
 
-def restore(options: argparse.Namespace, trained: TrainedRun) -> None:
-    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
+def find_operator(options: argparse.Namespace, trained: TrainedRun) -> nn.Module:
     given = {"file": str(options.mask)} if options.mask else options.operator_args
-    name = options.operator or "mask"
-    operator = make_operator(name, size, channels, given)
-    made = operator(torch.zeros(1, channels, size, size))
-    if isinstance(operator, Mask):
+    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
+    return make_operator(options.operator or "mask", size, channels, given)
+
+
+def read(options: argparse.Namespace, trained: TrainedRun, operator: nn.Module | None) -> tuple[Tensor, list[str]]:
+    """IMAGES (M, C, H, W) in [-1, 1], or, as an operator made them, (M, c, h, h), and their names."""
+    if not options.images:
+        return torch.empty(0), []
+    if operator is None or isinstance(operator, Mask):
         pixels, names = trained.read(options.images)
-        pictures = operator(from_uint8(pixels))
-    else:
-        check_sizes(options.images, made.shape[-1], name)
-        pixels, names = read_images(options.images, made.shape[-1], made.shape[1], trained.data.crop)
-        pictures = from_uint8(pixels)
-    loss = make_loss(options.loss, made.shape[-1]).to(trained.model.device) if options.loss else None
+        return from_uint8(pixels) if operator is None else operator(from_uint8(pixels)), names
+    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
+    _, channels, _, size = operator(torch.zeros(1, channels, size, size)).shape
+    check_sizes(options.images, size, options.operator)
+    pixels, names = read_images(options.images, size, channels, trained.data.crop)
+    return from_uint8(pixels), names
+
+
+def restore(
+    options: argparse.Namespace,
+    trained: TrainedRun,
+    operator: nn.Module,
+    pictures: Tensor,
+    names: list[str],
+    loss: nn.Module | None,
+) -> None:
+    """Writes the images that the operator made these pictures (M, c, h, h) of."""
     how = {"prior_weight": options.prior_weight, "noise_sigma": options.noise_sigma, "progress": True}
     codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, options.encoder, loss, **how)
     generated, operator = generate(trained.model, codes).cpu(), operator.cpu()

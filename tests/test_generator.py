@@ -108,6 +108,20 @@ def test_generators_by_name():
     assert make_generator("test_generator.Grey", 5, 48, 4, {"depth": 2}).made_with == (5, 48, 4, 3, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("torch.nn.GroupNorm", {"num_channels": 5}, "multiple values"),
+        ("torch.nn.Transformer", None, r"\(AssertionError at activation.py:"),
+        ("skip_z", {"gain": "x"}, r"\(TypeError at generator.py:"),
+        ("skip_z", {"told": 3}, r"\(TypeError at generator.py:"),
+    ],
+)
+def test_what_a_class_raises_is_one_line_and_says_where(name, arguments, said):
+    with pytest.raises(InputError, match=f"cannot be made with the arguments given .*{said}"):
+        make_generator(name, 7, 32, 4, arguments)
+
+
 @pytest.mark.parametrize("name", ["dcgun", "torch.nn.Nothing", "nothing.Generator", ""])
 def test_an_unknown_generator_is_named(name):
     with pytest.raises(InputError, match=f"generator {name}: give dcgan, skip_z or the path of a module's class"):
@@ -134,7 +148,10 @@ def test_arguments_that_a_generator_does_not_take_are_named(name, arguments):
     [
         ("Smaller", r"makes \(2, 3, 16, 16\) of two codes; give one that makes \(2, 3, 32, 32\) of them"),
         ("Pair", "makes tuple of two codes; give one"),
-        ("Deeper", r"does not take codes of latent_dim 5 \(mat1 and mat2 shapes"),
+        (
+            "Deeper",
+            r"does not take codes of latent_dim 5 \(RuntimeError at test_generator.py:\d+: mat1",
+        ),
     ],
 )
 def test_a_generator_of_other_images_is_named_at_the_start(name, said):

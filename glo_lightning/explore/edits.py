@@ -14,6 +14,7 @@ from glo_lightning.encoding import encode as search
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.encoder import answer
 from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.flow import FEWEST
 from glo_lightning.explore.flow_way import EVENNESS, path_through
 from glo_lightning.explore.operators import least_squares, nearest_behind, observed, restored
 from glo_lightning.explore.paths import WAYS, along, check_weights, mix, nearest, principal_axes
@@ -181,10 +182,18 @@ def restoring_codes(
         progress: shows a progress bar.
 
     Raises:
-        InputError: for too few codes for a flow, no steps without an encoder, and as ``TrainedRun.encoder`` does.
+        InputError: for a prior without steps or with too few codes for a flow, no steps without an encoder, and as
+            ``TrainedRun.encoder`` does.
     """
     model, table, found = trained.model, trained.model.latents.weight, trained.encoder(encoder)
     check_steps(steps, found)
+    if prior_weight and steps < 1:
+        raise InputError("prior_weight", prior_weight, "weighs steps of a descent; give --steps 10 or more")
+    try:
+        density = partial(trained.flow().log_density, probes=2, steps=8) if prior_weight else None
+    except InputError as error:
+        remedy = f"weighs the density of a flow, which needs {FEWEST} codes, not {len(table)}; give 0"
+        raise InputError("prior_weight", prior_weight, remedy) from error
     operator, pictures, loss = operator.to(table.device), pictures.to(table.device), loss or nn.MSELoss()
     training = trained.training()
     by_pca, whole = least_squares(training, pictures, operator, table.shape[1], model.whiten, 2 * noise_sigma)
@@ -204,7 +213,6 @@ def restoring_codes(
     codes = model.project(torch.stack(first, dim=1))
     if steps < 1:
         return codes[:, 0]
-    density = partial(trained.flow().log_density, probes=2, steps=8) if prior_weight else None
     weight = prior_weight * 2 * (2 * noise_sigma) ** 2 / pictures[0].numel()  # pixels go from -1 to 1
     generate, weighed, seen = observed(model.generator, operator, loss, pictures, density, weight)
     return search(generate, seen, codes, weighed, model.project, steps=steps, progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import pickle
 import time
 from pathlib import Path
@@ -70,6 +71,13 @@ def encoder_digest(generator: str, codes: Tensor) -> str:
     return _digest(f"{VERSION} {generator} {_codes_digest(codes, None)}".encode())
 
 
+def check_encoder(file: Path) -> None:
+    """Raises InputError where ``keep_encoder`` could not write the file, which a fit would be lost for."""
+    safetensors()
+    if not os.access(file.parent, os.W_OK):
+        raise InputError("encoder", file, "cannot be written, its folder allows none; copy the run, or give none")
+
+
 def keep_encoder(encoder: Encoder, file: Path, digest: str) -> None:
     """Writes an encoder as safetensors, whole or not at all; ``digest`` stands in the metadata.
 
@@ -81,7 +89,7 @@ def keep_encoder(encoder: Encoder, file: Path, digest: str) -> None:
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
-        raise InputError("encoder", file, f"cannot be written ({error.strerror}); give none") from error
+        raise InputError("encoder", file, f"cannot be written ({error.strerror})") from error
 
 
 def load_encoder(encoder: Encoder, file: Path, digest: str) -> Encoder | None:
@@ -91,7 +99,7 @@ def load_encoder(encoder: Encoder, file: Path, digest: str) -> Encoder | None:
         InputError: for a file that cannot be read, or without safetensors.
     """
     library = safetensors()
-    remedy = "cannot be read ({}); fit another by encode.py RUN --fit_encoder, or give none"
+    remedy = "cannot be read ({}); fit another by encode.py RUN --fit_encoder, or remove it"
     try:
         with library.safe_open(file, "pt") as opened:
             if (opened.metadata() or {}).get("digest") != digest:

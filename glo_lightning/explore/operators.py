@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.class_path import make_instance
+from glo_lightning.class_path import FOREIGN, make_instance, reason
 from glo_lightning.data.image_files import find_images
 from glo_lightning.encoding import Generate, Loss
 from glo_lightning.errors import InputError
@@ -53,11 +54,21 @@ class Down(nn.Module):
 
 
 class Blur(nn.Module):
-    """Blurs by a Gaussian of ``sigma`` pixels, its border pixels replicated, (B, C, H, W) to the same."""
+    """Blurs by a Gaussian of ``sigma`` pixels, its border pixels replicated, (B, C, H, W) to the same.
 
-    def __init__(self, sigma: float = 2.0):
+    Args:
+        sigma: of the Gaussian.
+        size: pixels of the kernel's side, odd; three sigmas to each side if not given.
+    """
+
+    def __init__(self, sigma: float = 2.0, size: int | None = None):
         super().__init__()
-        self.kernel = gaussian_kernel(2 * round(3 * sigma) + 1, sigma)
+        if not 0 < sigma < math.inf:
+            raise InputError("sigma", sigma, "must be more than 0, in pixels")
+        size = 2 * round(3 * sigma) + 1 if size is None else size
+        if size < 1 or size % 2 != 1:
+            raise InputError("size", size, "of a blur's kernel must be odd, in pixels")
+        self.kernel = gaussian_kernel(size, sigma)
 
     def forward(self, images: Tensor) -> Tensor:
         blur = blur_matrix(images.shape[-1], self.kernel).to(images)
@@ -91,7 +102,7 @@ def make_operator(
     remedy = "give mask, down4, blur, grey or the path of a module's class, a linear map of images (B, C, H, W)"
     arguments = dict(operator_args or {})
     if name == "mask":
-        if set(arguments) != {"file"}:
+        if set(arguments) != {"file"} or not isinstance(arguments["file"], str):
             raise InputError("operator", name, "takes a file, whose black pixels are missing; give --mask FILE")
         file = Path(arguments["file"])
         try:
@@ -100,16 +111,15 @@ def make_operator(
             raise InputError("mask", file, f"cannot be read ({error.strerror}); give an image file") from error
     path = f"{__name__}.{OPERATORS[name]}" if name in OPERATORS else name
     operator = make_instance(path, nn.Module, "operator", remedy, arguments=arguments)
-    one, two = torch.rand(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    one, two = torch.randn(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
-        made, parts = operator(one + two), (operator(one), operator(two))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        message = " ".join(str(error).split())[:100]
-        raise InputError("operator", name, f"does not take images of this run ({message}); {remedy}") from error
+        made, parts = operator(one - 2 * two), operator(one) - 2 * operator(two)
+    except FOREIGN as error:
+        raise InputError("operator", name, f"does not take images of this run ({reason(error)}); {remedy}") from error
     shape = tuple(made.shape) if isinstance(made, Tensor) else ()
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or shape[2] != shape[3]:
         raise InputError("operator", name, f"makes {shape or type(made).__name__} of an image; {remedy}")
-    if not torch.allclose(made, sum(parts), atol=1e-4):
+    if not torch.allclose(made, parts, atol=1e-4 * max(1.0, float(made.abs().max()))):
         raise InputError("operator", name, f"is not linear; {remedy}")
     return operator
 
@@ -155,18 +165,36 @@ def check_sizes(paths: Sequence[Path], size: int, name: str) -> None:
             raise InputError("images", file, remedy)
 
 
-def restored(generated: Tensor, given: Tensor, operator: nn.Module) -> Tensor:
-    """Images (B, C, H, W) that agree with what was given: ``generated`` and, enlarged, what its picture lacks.
+def restored(generated: Tensor, given: Tensor, operator: nn.Module, steps: int = 10) -> Tensor:
+    """Images (B, C, H, W) that agree with what was given: of all that do, those nearest to ``generated``.
 
-    Of a mask the known pixels are then the given ones, of ``down4`` and ``grey`` all means and lumas; a blurred
-    picture is met more closely.
+    They are found by steps of conjugate gradients (CGLS), of which a mask, ``down4`` and ``grey`` take one. A blurred
+    picture is met more closely by each.
 
     Args:
         generated: (B, C, H, W) in [-1, 1].
         given: (B, c, h, h), what the operator made of the images.
+        operator: linear.
+        steps: at most.
     """
-    lacking = given - operator(generated)
-    return generated + F.interpolate(lacking, generated.shape[-2:]).expand_as(generated)
+
+    def squares(tensor: Tensor) -> Tensor:
+        return tensor.square().sum((1, 2, 3), keepdim=True)
+
+    seen, back, *_ = torch.func.vjp(operator, generated)
+    whole, lacking = generated, given - seen
+    (slope,) = back(lacking)
+    direction, length = slope, squares(slope)
+    least = torch.finfo(length.dtype).eps * length
+    for _ in range(steps):
+        seen = operator(direction)
+        step = length / squares(seen).clamp(min=torch.finfo(length.dtype).tiny)
+        step = step * (length > least)  # an image that agrees stays as it is
+        whole, lacking = whole + step * direction, lacking - step * seen
+        (slope,) = back(lacking)
+        before, length = length, squares(slope)
+        direction = slope + length / before.clamp(min=torch.finfo(length.dtype).tiny) * direction
+    return whole
 
 
 def observed(

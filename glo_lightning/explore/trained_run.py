@@ -21,7 +21,7 @@ from glo_lightning.data.store import StoredImages
 from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
-from glo_lightning.explore.fitted import encoder_digest, fit_prior, keep_encoder, load_encoder
+from glo_lightning.explore.fitted import check_encoder, encoder_digest, fit_prior, keep_encoder, load_encoder
 from glo_lightning.explore.flow import FEWEST, Flow
 from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import Way
@@ -238,6 +238,7 @@ class TrainedRun:
             raise InputError(
                 "run", self.checkpoint, "has no run folder to keep an encoder in; give the folder of its run"
             )
+        check_encoder(self.encoder_file)
         encoder = fit_encoder(self.model, self.images)
         keep_encoder(encoder, self.encoder_file, encoder_digest(self.digest, self.model.latents.weight))
         log.info("fitted the encoder to %d codes, kept in %s", len(self.model.latents.weight), self.encoder_file)
@@ -248,8 +249,8 @@ class TrainedRun:
         """The encoder that is kept with the run, see ``fit_encoder``.
 
         Args:
-            use: ``auto``: None where none is kept; one of another checkpoint is fitted anew. ``require``: refuses both.
-                ``none``: None.
+            use: ``auto``: None where none is kept; one of another checkpoint is fitted anew, or, where that could not
+                be kept, left alone, with a warning. ``require``: refuses all this. ``none``: None.
 
         Raises:
             InputError: for a choice that is none of these, a file that cannot be read, and as ``use`` says.
@@ -273,6 +274,11 @@ class TrainedRun:
                     "was fitted to another checkpoint; fit one to this by encode.py RUN --fit_encoder, or give auto"
                 )
                 raise InputError("encoder", file, remedy)
+            try:
+                check_encoder(file)
+            except InputError as error:
+                log.warning("%s was fitted to another checkpoint, and is not used (%s)", file, error)
+                return None
             log.info("%s was fitted to another checkpoint; it is fitted anew", file)
             return self.fit_encoder()
         return self._encoder

@@ -1,4 +1,4 @@
-"""Generators to compare with DCGAN's, each given by class path: --model.generator decoders.Residual
+"""Generators to compare with DCGAN's, each given by class path: --model.generator studies.decoders.Residual
 
 Each maps codes (B, D) to images (B, C, H, W) in [-1, 1], and is made with (latent_dim, image_size, width, channels).
 Hidden layers have DCGAN's sizes and channels, and its last layer follows them: what differs is what lies between. Only

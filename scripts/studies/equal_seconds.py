@@ -69,6 +69,7 @@ CODES: dict[str, dict[str, Any]] = {
     "frozen": {"latent_lr": 0.0},
     "SGD": {},
     "whitened": {"latent_optimizer": "whitened", "latent_lr": 0.05},
+    "1 fresh step": {"class": FreshSteps, "attributes": {"fresh": 1}},
     "4 fresh steps": {"class": FreshSteps, "attributes": {"fresh": 4}},
     "16 fresh steps": {"class": FreshSteps, "attributes": {"fresh": 16}},
     "Gauss-Newton, shared, rate 0.01": {"class": GaussNewton, "latent_lr": 0.01},

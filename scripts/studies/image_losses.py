@@ -1,4 +1,4 @@
-"""Losses to compare with the Laplacian pyramid, each given by class path: --model.loss image_losses.FocalFrequency
+"""Losses to compare with the pyramid, each given by class path: --model.loss studies.image_losses.FocalFrequency
 
 Each maps (generated, images), both (B, C, H, W) in [-1, 1], to a scalar, a mean over the batch.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
-from glo_lightning.class_path import make_instance
+from glo_lightning.class_path import make_instance, reason
 from glo_lightning.errors import InputError
 from glo_lightning.images import to_unit
 
@@ -184,7 +184,7 @@ class ShiftTolerant(nn.Module):
         try:
             self.found = torch.load(weights, "cpu", weights_only=True)
         except Exception as error:  # as in read_weights
-            raise InputError("weights", weights, f"cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
+            raise InputError("weights", weights, f"cannot be read ({reason(error)}); {remedy}") from error
         kinds = [layers for key, layers in LAYERS.items() if isinstance(self.found, dict) and key in self.found]
         if not kinds:
             raise InputError("weights", weights, f"has no key {' or '.join(LAYERS)}; {remedy}")
@@ -242,11 +242,13 @@ def read_weights(file: Path, features: nn.Module) -> dict[str, Tensor]:
     try:
         found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises differs from version to version
-        raise InputError("weights", file, f"cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
+        raise InputError("weights", file, f"cannot be read ({reason(error)}); {remedy}") from error
     wanted = features.state_dict()
     for key, value in wanted.items():
         had = found.get(f"features.{key}") if isinstance(found, dict) else None
-        if had is None or had.shape != value.shape:
-            shape = "no such key" if had is None else f"of shape {tuple(had.shape)}, not {tuple(value.shape)}"
-            raise InputError("weights", file, f"features.{key}: {shape}; {remedy}")
+        if not isinstance(had, Tensor):
+            raise InputError("weights", file, f"features.{key}: no such key; {remedy}")
+        if had.shape != value.shape:
+            shapes = f"of shape {tuple(had.shape)}, not {tuple(value.shape)}"
+            raise InputError("weights", file, f"features.{key}: {shapes}; {remedy}")
     return {key: found[f"features.{key}"] for key in wanted}

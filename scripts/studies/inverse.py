@@ -1,11 +1,11 @@
 """How well are degraded faces restored? python scripts/studies/inverse.py RUN [--num 200] [--prior_weight 1]
 
 Held-out images of RUN are degraded here: half, 90 and 99 % of their pixels taken away, other ones for every 100 images,
-and a quarter of their side. Beside what the generator makes of the codes found for them, with and without the flow's
-log-density, stand linear interpolation, biharmonic inpainting, the median of the nearest known pixels, bicubic
-enlargement, and least squares among the principal components, as many as a code has dimensions and four times as many.
-Biharmonic inpainting is done here with SciPy: the image whose squared Laplacian has the smallest sum, the known pixels
-given.
+and a quarter of their side; or, as ``--only`` says, blurred or without colours. Beside what the generator makes of the
+codes found for them, with and without the flow's log-density, stand linear interpolation, biharmonic inpainting, the
+median of the nearest known pixels, bicubic enlargement, and least squares among the principal components, as many as a
+code has dimensions and four times as many. Biharmonic
+inpainting is done here with SciPy: the image whose squared Laplacian has the smallest sum, the known pixels given.
 
 PSNR in dB of the squared error over all pixels of all images; all rows but the plain answers keep what the pictures
 say, see ``operators.restored``.
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.operators import Down, Mask, least_squares, restored
+from glo_lightning.explore.operators import OPERATORS, Mask, least_squares, make_operator, restored
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, to_unit
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=["pca"])
     parser.add_argument("--prior_weight", type=float, nargs="*", default=[1.0])
     parser.add_argument("--noise_sigma", type=float, default=0.05)
-    parser.add_argument("--only", nargs="+", default=["0.5", "0.9", "0.99", "down4"], help="degradations")
+    parser.add_argument("--only", nargs="+", default=["0.5", "0.9", "0.99", "down4"], help="also blur, grey")
     options = parser.parse_args()
     trained = load_run(options.run, "cpu")
     model, data = trained.model, trained.data
@@ -115,14 +115,14 @@ def main() -> None:
         "biharmonic": biharmonic,
         "median": median,
     }
-    columns = [name for name in (*map(str, MISSING), "down4") if name in options.only]
+    columns = [name for name in (*map(str, MISSING), *OPERATORS) if name in options.only]
     for column in columns:
         for group, some in enumerate(images.split(GROUP)):
-            if column == "down4":
-                operator: nn.Module = Down(4)
+            if column in OPERATORS:
+                operator = make_operator(column, size, some.shape[1])
                 pictures = operator(some)
-                made = F.interpolate(pictures, (size, size), mode="bicubic")
-                add(column, "bicubic", restored(made, pictures, operator))
+                made = F.interpolate(pictures, (size, size), mode="bicubic").expand_as(some)
+                add(column, "bicubic" if column == "down4" else "the picture", restored(made, pictures, operator))
             else:
                 random = torch.Generator().manual_seed(group)
                 known = (torch.rand(size, size, generator=random) >= float(column)).numpy()

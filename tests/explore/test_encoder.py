@@ -20,8 +20,10 @@ from glo_lightning import GLO, load_run
 from glo_lightning.encoding import TRIAL_STEPS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
+from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.encoder import RIDGE, Encoder, answer, fit_encoder
 from glo_lightning.explore.explorer import Explorer
+from glo_lightning.explore.operators import Down
 from glo_lightning.explore.trained_run import NEAR
 from glo_lightning.images import to_uint8
 
@@ -161,12 +163,13 @@ def test_an_image_has_one_code_in_any_company(run):
     assert torch.equal(loaded.encode(pixels, steps=0)[2:3], loaded.encode(pixels[2:3], steps=0))
 
 
-def test_an_encoder_of_another_checkpoint_is_refused_or_fitted_anew(run, encode_py, photo):
+@pytest.mark.parametrize("part", ["latents.weight", "generator.layers.0.weight"])
+def test_an_encoder_of_another_checkpoint_is_refused_or_fitted_anew(run, encode_py, photo, part):
     loaded = load_run(run, "cpu")
     loaded.fit_encoder()
     content = loaded.encoder_file.read_bytes()
     state = load(run)
-    state["state_dict"]["latents.weight"][3] *= 0.5
+    state["state_dict"][part][3] *= 0.5
     torch.save(state, run / "checkpoints" / "best.ckpt")
     other = run / "checkpoints" / "best.ckpt"
     codes, line = encode_py(other, photo, "--steps", 0, "--encoder", "require")
@@ -196,6 +199,38 @@ def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypa
     with pytest.raises(InputError, match=r"encoder\.safetensors: cannot be written \(No space left"):
         loaded.fit_encoder()
     assert not list(run.glob("*encoder*"))
+
+
+def test_nothing_is_fitted_for_a_folder_that_takes_no_file_or_before_what_else_is_wrong(run, encode_py, monkeypatch):
+    fits = []
+    monkeypatch.setattr("glo_lightning.explore.trained_run.fit_encoder", lambda *_: fits.append(1))
+    assert "--operator none.Such" in encode_py(run, run, "--fit_encoder", "--operator", "none.Such")[1]
+    assert "nowhere.png" in encode_py(run, "nowhere.png", "--fit_encoder")[1]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "cannot be written, its folder allows none" in encode_py(run, "--fit_encoder")[1]
+    assert not fits
+
+
+def test_one_of_another_checkpoint_in_a_folder_that_takes_no_file_is_left_alone(run, monkeypatch, caplog):
+    """A command without --encoder still finds codes, by descent."""
+    loaded = load_run(run, "cpu")
+    loaded.fit_encoder()
+    state = load(run)
+    state["state_dict"]["latents.weight"][3] *= 0.5
+    torch.save(state, run / "checkpoints" / "best.ckpt")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    other = load_run(run / "checkpoints" / "best.ckpt", "cpu")
+    content = other.encoder_file.read_bytes()
+    assert other.encoder() is None
+    assert "was fitted to another checkpoint, and is not used" in caplog.text
+    assert other.encoder_file.read_bytes() == content
+
+
+def test_a_prior_weighs_steps_alone(run, photo):
+    loaded = load_run(run, "cpu")
+    loaded.fit_encoder()
+    with pytest.raises(InputError, match=r"prior_weight 1.0: weighs steps of a descent"):
+        restoring_codes(loaded, torch.zeros(1, 3, 8, 8), Down(4), steps=0, prior_weight=1.0)
 
 
 def test_uploads_and_filled_masks_of_the_page_start_from_it(run, photo, monkeypatch):
