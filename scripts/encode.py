@@ -37,7 +37,6 @@ from glo_lightning.images import from_uint8, to_uint8, to_unit
 from glo_lightning.losses import make_loss
 
 SHOWN = 16  # images in the comparison
-NOISE_SIGMA = 0.05
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
     parser.add_argument("--prior_weight", type=float, default=0.0, help="of the flow's log-density of a code")
     help_ = "of the noise in IMAGES and what the generator lacks, white being 1: the larger, the more the prior counts"
-    parser.add_argument("--noise_sigma", type=float, help=f"{help_} (default: {NOISE_SIGMA})")
+    parser.add_argument("--noise_sigma", type=float, help=f"{help_} (default: 0.05)")
     parser.call(lambda: run(parser.parse_args()))
 
 
@@ -99,7 +98,6 @@ def check(options: argparse.Namespace) -> None:
     for key in ("prior_weight", "noise_sigma"):
         if getattr(options, key) and not (options.operator or options.mask):
             raise InputError(key, getattr(options, key), "weighs what an operator leaves open; give --operator")
-    options.noise_sigma = options.noise_sigma or NOISE_SIGMA
     if options.loss:
         make_loss(options.loss)
 
@@ -133,7 +131,9 @@ def restore(
     loss: nn.Module | None,
 ) -> None:
     """Writes the images that the operator made these pictures (M, c, h, h) of."""
-    how = {"prior_weight": options.prior_weight, "noise_sigma": options.noise_sigma, "progress": True}
+    how = {"prior_weight": options.prior_weight, "progress": True}
+    if options.noise_sigma is not None:
+        how["noise_sigma"] = options.noise_sigma
     codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, options.encoder, loss, **how)
     generated, operator = generate(trained.model, codes).cpu(), operator.cpu()
     whole = restored(generated, pictures, operator)

@@ -89,7 +89,7 @@ def keep_encoder(encoder: Encoder, file: Path, digest: str) -> None:
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
-        raise InputError("encoder", file, f"cannot be written ({error.strerror})") from error
+        raise InputError("encoder", file, f"cannot be written ({error.strerror}); make room there") from error
 
 
 def load_encoder(encoder: Encoder, file: Path, digest: str) -> Encoder | None:

@@ -185,15 +185,15 @@ def restored(generated: Tensor, given: Tensor, operator: nn.Module, steps: int =
     whole, lacking = generated, given - seen
     (slope,) = back(lacking)
     direction, length = slope, squares(slope)
-    least = torch.finfo(length.dtype).eps * length
+    tiny, least = torch.finfo(length.dtype).tiny, torch.finfo(length.dtype).eps * length
     for _ in range(steps):
         seen = operator(direction)
-        step = length / squares(seen).clamp(min=torch.finfo(length.dtype).tiny)
+        step = length / squares(seen).clamp(min=tiny)
         step = step * (length > least)  # an image that agrees stays as it is
         whole, lacking = whole + step * direction, lacking - step * seen
         (slope,) = back(lacking)
         before, length = length, squares(slope)
-        direction = slope + length / before.clamp(min=torch.finfo(length.dtype).tiny) * direction
+        direction = slope + length / before.clamp(min=tiny) * direction
     return whole
 
 

@@ -4,8 +4,8 @@ Held-out images of RUN are degraded here: half, 90 and 99 % of their pixels take
 and a quarter of their side; or, as ``--only`` says, blurred or without colours. Beside what the generator makes of the
 codes found for them, with and without the flow's log-density, stand linear interpolation, biharmonic inpainting, the
 median of the nearest known pixels, bicubic enlargement, and least squares among the principal components, as many as a
-code has dimensions and four times as many. Biharmonic
-inpainting is done here with SciPy: the image whose squared Laplacian has the smallest sum, the known pixels given.
+code has dimensions and four times as many. Biharmonic inpainting is done here with SciPy: the image whose squared
+Laplacian has the smallest sum, the known pixels given.
 
 PSNR in dB of the squared error over all pixels of all images; all rows but the plain answers keep what the pictures
 say, see ``operators.restored``.
