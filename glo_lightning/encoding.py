@@ -18,6 +18,8 @@ ACCELERATOR_CHUNK = 256  # likewise, where sixteen would leave the device idle
 CHECK = 10  # steps between two looks at the losses
 TRIAL_STEPS = 30  # in which the starts of an image are told apart
 RATE = 0.1  # Adam's, in units of a code's spread in the unit ball, D ** -0.5
+BETAS = (0.9, 0.999)  # likewise
+NEAR = (0.5, 0.9)  # likewise, from an encoder's answer: what came before is soon forgotten
 PATIENCE = 3  # looks without gain after which an image's descent ends
 
 Generate = Callable[[Tensor], Tensor]  # codes (B, D) to images (B, C, H, W)
@@ -32,7 +34,7 @@ def encode(
     project: Projection,
     steps: int = 150,
     progress: bool = False,
-    rate: float = RATE,
+    betas: tuple[float, float] = BETAS,
 ) -> Tensor:
     """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
 
@@ -47,11 +49,11 @@ def encode(
         loss: maps (generated, images) to a mean over the batch; ``torch.vmap`` makes each image's own of it.
         project: brings codes (B, D) back into their set.
         progress: shows a progress bar.
-        rate: of the first step, in units of a code's spread in the unit ball.
+        betas: Adam's; ``NEAR`` for a few steps from codes that are nearly right.
     """
     number, per_image, latent_dim = starts.shape
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, project, rate * latent_dim**-0.5, chunk)
+    descent = _Descent(generator, loss, project, RATE * latent_dim**-0.5, betas, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -74,6 +76,7 @@ class _Descent(NamedTuple):
     loss: Loss
     project: Projection
     rate: float
+    betas: tuple[float, float]
     chunk: int
 
     def __call__(self, images: Tensor, codes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +88,7 @@ class _Descent(NamedTuple):
             codes = self.project(codes).requires_grad_()
             best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
             patience = torch.full((self.chunk,), PATIENCE, device=images.device)
-            optimizer = torch.optim.Adam([codes], lr=self.rate)
+            optimizer = torch.optim.Adam([codes], lr=self.rate, betas=self.betas)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
                 generated = self.generator(codes)

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from glo_lightning import GLO, LSUNDataModule, encoding
 from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.cli import main
-from glo_lightning.explore.encoder import answer, fit_encoder
+from glo_lightning.explore.encoder import fit_encoder
 from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.flow_way import through
@@ -168,8 +168,8 @@ def test_encoding(trained, loss):
 
 def test_an_encoder(trained):
     model, training = trained
-    encoder = fit_encoder(model, lambda rows: training[rows], steps=3)
-    assert answer(encoder, model, torch.rand(2, 3, 32, 32).to(DEVICE)).device == DEVICE
+    encoder = fit_encoder(model, lambda rows: training[rows])
+    assert encoder(torch.rand(2, 3, 32, 32).to(DEVICE), model).device == DEVICE
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ SHORTER = {
         *("--seconds=0.01", "--holdout=8", "--encoded=4", "--latent_dim=4", "--image_size=32"),
         *("--rates", "SGD 1", "--only", "DCGAN"),
     ),
-    "encoder.py": ("--num=4", "--steps=3"),
+    "encoder.py": ("--num=4", "--seconds=3"),
     "inverse.py": ("--num=2", "--steps=2"),
     "evaluate.py": ("--steps=2", "--starts", "mean", "--num=8"),
     "priors.py": ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=1", "--temperatures=1"),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, starting_codes
 from glo_lightning.encoding import encode as search
 from glo_lightning.errors import InputError, check_choice
-from glo_lightning.explore.encoder import answer
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import FEWEST
 from glo_lightning.explore.flow_way import EVENNESS, path_through
@@ -200,7 +199,7 @@ def restoring_codes(
     first = []
     if found is not None:
         seen = restored(whole, pictures, operator).clamp(-1, 1)
-        first.append(torch.cat([answer(found, model, image[None]) for image in seen]))
+        first.append(torch.cat([found(image[None], model) for image in seen]))
     if found is None or steps > TRIAL_STEPS:
         for name in starts:
             check_choice("starts", name, STARTS)

@@ -24,7 +24,7 @@ from glo_lightning.files import write_whole
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the files of encoders
+VERSION = 2  # of the files of encoders
 FLOW_VERSION = 2  # of those of flows
 
 

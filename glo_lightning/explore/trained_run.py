@@ -18,9 +18,9 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
 from glo_lightning.data.store import StoredImages
-from glo_lightning.encoding import RATE, STARTS, TRIAL_STEPS, starting_codes
+from glo_lightning.encoding import NEAR, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
-from glo_lightning.explore.encoder import Encoder, answer, fit_encoder
+from glo_lightning.explore.encoder import Encoder, fit_encoder
 from glo_lightning.explore.fitted import check_encoder, encoder_digest, fit_prior, keep_encoder, load_encoder
 from glo_lightning.explore.flow import FEWEST, Flow
 from glo_lightning.explore.flow_way import through
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 Accelerator = Literal["auto", "cpu", "gpu"]
 UseEncoder = Literal["auto", "require", "none"]
 Chart = Callable[[Tensor], Tensor]
-NEAR = RATE / 2  # of a descent from an encoder's answer alone, which has a short way to go
 FEWEST_GIVEN = 20  # training images that have an attribute's value, for samples to be given it
 
 
@@ -310,12 +309,12 @@ class TrainedRun:
         wanted = from_uint8(images.to(model.device))
         if found is None:
             return model.encode(wanted, self.training(), starts, steps=steps, **options)
-        codes = torch.cat([answer(found, model, image[None]) for image in wanted])  # one code in any company
+        codes = torch.cat([found(image[None], model) for image in wanted])  # one code in any company
         if steps < 1:
             return codes
         first = codes[:, None]
         if steps <= TRIAL_STEPS:
-            return model.encode(wanted, starts=first, steps=steps, rate=NEAR, **options)
+            return model.encode(wanted, starts=first, steps=steps, betas=NEAR, **options)
         training = self.training()
         others = starting_codes(model.latents.weight, training, wanted, starts, model.n_pca, model.whiten)
         return model.encode(wanted, starts=torch.cat([first, others], dim=1), steps=steps, **options)
