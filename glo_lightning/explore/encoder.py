@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from glo_lightning.explore.priors import Gaussian, sample_codes
+from glo_lightning.explore.priors import Diagonal, sample_codes
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
 
@@ -68,7 +68,7 @@ def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
     """Fits an encoder to the model's codes on its device, with a bar, in at most so many seconds.
 
     Both maps are ridge regressions, of the training images' codes and of what the first one's answers lack; for the
-    second one, samples of a Gaussian fitted to the codes, and their images, are an eighth more pairs.
+    second one, samples of a diagonal Gaussian and their images, are an eighth more pairs.
 
     Args:
         model: in eval mode, its weights without gradients.
@@ -78,7 +78,7 @@ def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
     codes, began = model.latents.weight.detach(), time.monotonic()
     encoder = Encoder(model.hparams["channels"], model.hparams["image_size"], codes.shape[1]).to(codes.device).eval()
     rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:FIRST_PAIRS]
-    sampled = sample_codes(Gaussian().fit(codes), codes, STEP_PAIRS // 8, model.project).split(BATCH // 8)
+    sampled = sample_codes(Diagonal().fit(codes), codes, STEP_PAIRS // 8, model.project).split(BATCH // 8)
     total = len(rows) + len(rows[:STEP_PAIRS])
     with tqdm(total=total, desc="fitting the encoder", unit=" images", file=sys.stdout) as bar:
 
@@ -104,7 +104,7 @@ def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
 def _regress(layer: nn.Linear, pairs: list[tuple[Tensor, Tensor]]) -> None:
     """Sets a layer to the ridge regression of pairs (inputs, outputs)."""
     inputs, outputs = (torch.cat(part).cpu().numpy() for part in zip(*pairs, strict=True))
-    penalty = RIDGE * len(inputs) * float(inputs.var(axis=0).mean()) + 1e-6
-    found = Ridge(penalty, solver="cholesky").fit(inputs, outputs)
-    layer.weight.copy_(torch.from_numpy(found.coef_))
-    layer.bias.copy_(torch.from_numpy(found.intercept_))
+    penalty = RIDGE * len(inputs) * float(inputs.var(axis=0).mean()) + 1e-6  # images may be all alike
+    found = Ridge(penalty, solver="cholesky", copy_X=False).fit(inputs, outputs)
+    layer.weight.copy_(torch.as_tensor(found.coef_))
+    layer.bias.copy_(torch.as_tensor(found.intercept_))

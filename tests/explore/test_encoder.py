@@ -91,6 +91,14 @@ def test_one_step_finds_the_codes_that_a_linear_generator_made_images_of():
     torch.testing.assert_close(encoder(model(codes), model), codes, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize(("num", "latent_dim"), [(1, 3), (5, 6), (40, 1)])
+def test_few_images_or_dimensions_will_do(num, latent_dim):
+    model = GLO(num, latent_dim, image_size=32, width=4, init="random").eval().requires_grad_(False)
+    images = torch.randint(0, 256, (num, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    encoder = fit_encoder(model, lambda rows: images[rows])
+    assert encoder(torch.rand(2, 3, 32, 32), model).isfinite().all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_fit_repeats_and_leaves_all_else_as_it_is(channels):
     model, read = small_model(channels)
