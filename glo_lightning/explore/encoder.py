@@ -68,7 +68,7 @@ def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
     """Fits an encoder to the model's codes on its device, with a bar, in at most so many seconds.
 
     Both maps are ridge regressions, of the training images' codes and of what the first one's answers lack; for the
-    second one, samples of a diagonal Gaussian and their images, are an eighth more pairs.
+    second one, samples of a diagonal Gaussian, and their images, are an eighth more pairs.
 
     Args:
         model: in eval mode, its weights without gradients.
