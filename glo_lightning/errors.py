@@ -26,6 +26,10 @@ class InputError(ValueError):
         return f"{self.key} {self.value}: {self.remedy}"
 
 
+class ReadError(InputError):
+    """A file or record that the disk did not give now; it says nothing about the image in it."""
+
+
 def check_choice(key: str, value: object, choices: Any) -> None:
     """Raises InputError unless ``value`` is one of ``choices``, a tuple or a ``Literal``."""
     choices = choices if isinstance(choices, tuple) else get_args(choices)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from glo_lightning.locks import Lock
+
+log = logging.getLogger(__name__)
+
+MARK = "glo_lightning"  # by which the package knows what it wrote
+LIST = ".written-by-glo.json"  # in a folder that a command wrote: the names of its files
 
 
 class _Sink:
@@ -60,25 +70,105 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes a dictionary as ``write_whole`` does, marked as written by this package."""
+    write_text(path, json.dumps({"written_by": MARK, **results}, indent=1) + "\n")
+
+
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of ``path`` once it is filled, or is removed when that fails.
+def whole_folder(path: Path, replace: bool = False, listed: bool = False) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``path`` once it is filled, or is removed when that fails.
+
+    A folder that is replaced is moved aside, the new one is moved to its place, and only then is the old one deleted. A
+    process that is killed in between leaves both; the next call puts the old one back.
+
+    Args:
+        path: the folder to make; a link to a folder means that folder.
+        replace: whether ``path`` may be there already, with nothing in it but ``listed`` files.
+        listed: leaves a list of its files in the new folder, which may be replaced then.
 
     Raises:
-        OSError: when the disk does not take it; what was there before is as it was.
+        OSError: when the disk does not take it, when another process is writing ``path``, and for what may not be
+            replaced; what was there before is as it was.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    new, old = (path.with_name(f".{path.name}.{state}-by-glo") for state in ("new", "replaced"))
+    lock = Lock(path.with_name(f".{path.name}.lock"))
+    if not lock.acquire():
+        raise OSError(errno.EBUSY, f"{lock.holder()} is writing it", os.fspath(path))
     try:
-        temporary.mkdir()
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        if old.exists():  # a process was killed in the midst of this
+            _discard(old) if path.exists() else old.rename(path)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if listed:
+            names = sorted(file.relative_to(new).as_posix() for file in new.rglob("*") if not file.is_dir())
+            write_text(new / LIST, json.dumps(names, indent=1))
+        foreign = unlisted(path) if replace else path if os.path.lexists(path) else None
+        if foreign is not None:
+            raise FileExistsError(errno.EEXIST, "is there already", os.fspath(foreign))
+        _swap(new, path, old)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        lock.release()
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    """Moves ``new`` to ``path``; what is there moves to ``old`` first, and is deleted at the end."""
+    is_replaced = path.exists()
+    if is_replaced:
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if is_replaced:
+            old.rename(path)
+        raise
+    sync_folder(path.parent)
+    if is_replaced:
+        _discard(old)
+
+
+def unlisted(path: Path) -> Path | None:
+    """The first thing at ``path`` that is not in the list that ``whole_folder`` left there; None where all is."""
+    if not os.path.lexists(path):
+        return None
+    if not path.is_dir():
+        return path
+    listed = _listed(path)
+    parents = {parent for file in listed for parent in file.parents}
+    return next((p for p in sorted(path.rglob("*")) if p not in (parents if _is_folder(p) else listed)), None)
+
+
+def _listed(folder: Path) -> set[Path]:
+    try:
+        names = json.loads((folder / LIST).read_bytes())
+    except (OSError, ValueError):
+        return set()
+    return {folder / LIST, *(folder / str(name) for name in (names if isinstance(names, list) else []))}
+
+
+def _discard(folder: Path) -> None:
+    """Deletes the listed files in a folder, then the folder; what else has come into it is kept, with a warning."""
+    listed = _listed(folder)
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is in a folder before the folder
+        if not _is_folder(path):
+            if path in listed and path != folder / LIST:
+                path.unlink()
+        elif path != folder:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+    if {path.name for path in folder.iterdir()} <= {LIST}:
+        (folder / LIST).unlink(missing_ok=True)
+        folder.rmdir()
+    else:
+        log.warning("%s holds what came into it while it was replaced; it is kept there", folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def link(source: Path, target: Path) -> None:
@@ -101,3 +191,8 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def holds_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a run, by the files that every run has."""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("config.yaml", "environment.json"))

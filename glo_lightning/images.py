@@ -14,9 +14,10 @@ from torch import Tensor
 
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
+STARTS_PROGRAMS = ("EPS", "IPTC")  # formats for which Pillow starts Ghostscript; IPTC may hold an EPS
 DECODING = 2  # what ``decode_image`` makes of bytes: another number where pixels change; 2 uses JPEG's draft mode
 # what Pillow's readers raise of damaged files; libavif a RuntimeError
-DAMAGED = (OSError, ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
+DAMAGED = (ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -40,11 +41,20 @@ class NotAnImageError(ValueError):
 
 @contextlib.contextmanager
 def reading_image() -> Iterator[None]:
-    """Turns whatever Pillow raises about bytes that are no image into NotAnImageError."""
+    """Turns whatever Pillow raises about bytes that are no image into NotAnImageError.
+
+    Raises:
+        NotAnImageError: for what is no image.
+        OSError: when the disk fails.
+    """
     try:
         yield
     except UnidentifiedImageError as error:
         raise NotAnImageError("of no known format") from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's: no verdict on the image
+            raise
+        raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -120,9 +130,12 @@ def opened(image: Encoded) -> Image.Image:
     """An image of Pillow's, not decoded yet if it is of bytes.
 
     Raises:
-        NotAnImageError: for more pixels than Pillow takes for a decompression bomb: it would warn, and fill the memory.
+        NotAnImageError: for more pixels than Pillow takes for a decompression bomb: it would warn, and fill the memory;
+            and for a format that another program would have to read.
     """
     image = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+    if image.format in STARTS_PROGRAMS:
+        raise NotAnImageError(f"{image.format}, for which Ghostscript would be started")
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:
         raise NotAnImageError(f"of {image.width}x{image.height} pixels, more than {most}")

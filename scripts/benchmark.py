@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import logging
 import os
 import resource
@@ -40,8 +39,9 @@ from benchmarking.data import Images, Records, SyntheticSource, make_source
 from benchmarking.parts import measure_encoding, measure_floor, measure_pca, measure_step, measure_update
 from benchmarking.training import PRECISIONS, measure_training, measure_waits
 
-from glo_lightning.data.source import Source
 from glo_lightning.errors import InputError, OneLineParser, check_at_least
+from glo_lightning.explore.outputs import check_outputs
+from glo_lightning.files import write_json
 from glo_lightning.runs.environment import describe_environment
 
 # What is measured where it is not said: about five minutes on a GPU.
@@ -88,6 +88,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
             setattr(options, key, value)
     both = options.synthetic and options.accelerator == "gpu"
     options.compile = [options.compile] if options.compile is not None else [False, True] if both else [False]
+    check_outputs({"json": options.json}, overwrite=True)
     options.warm = WARM[options.accelerator]
     for key in ("rows", "batches", "rounds", "latent_dim", "width", "n_pca", "table_rows", "epochs"):
         if getattr(options, key) is not None:
@@ -132,9 +133,9 @@ def tell(what: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
 
 
-def describe(options: argparse.Namespace, source: Source) -> dict[str, Any]:
+def describe(options: argparse.Namespace) -> dict[str, Any]:
     """GPU, versions and commit; no name or path of the machine."""
-    environment = describe_environment(None, source)
+    environment = describe_environment(None)
     environment["machine"].pop("name")
     kept = {key: environment[key] for key in ("time", "python", "packages", "machine")}
     git = environment["git"] or {"commit": None, "dirty": None}
@@ -205,9 +206,9 @@ def run() -> None:
         source = make_source(options.root, rows, options.batch_size, options.synthetic)
         result = measure(options, source, device)
         show(result)
-    result["environment"] = describe(options, source)
+    result["environment"] = describe(options)
     result["seconds"] = time.monotonic() - began
-    options.json.write_text(json.dumps(result, indent=1))
+    write_json(options.json.absolute(), result)
     print(f"{result['seconds']:.0f} s; wrote {options.json}")
 
 

@@ -22,9 +22,10 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from glo_lightning.explore.browse import address_of, is_loopback, listen, require_server, serve  # noqa: E402
-from glo_lightning.explore.commands import CommandParser, refuse_to_overwrite  # noqa: E402
+from glo_lightning.explore.commands import CommandParser  # noqa: E402
 from glo_lightning.explore.explorer import Explorer  # noqa: E402
 from glo_lightning.explore.offline import export_page, require_offline  # noqa: E402
+from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
 from glo_lightning.explore.trained_run import load_run  # noqa: E402
 
 
@@ -43,7 +44,7 @@ def start(options: argparse.Namespace) -> None:
         browse(options)
     else:
         require_offline()
-        refuse_to_overwrite(options.export, "export", options.overwrite)
+        check_outputs({"export": options.export}, options.overwrite, inputs_of(options, ["export"]))
         export_page(explore(options), options.export)
 
 

@@ -17,15 +17,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from glo_lightning.data.image_files import find_images
-from glo_lightning.errors import OneLineParser
+from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
-from glo_lightning.images import NotAnImageError, reading_image, to_rgb
+from glo_lightning.images import NotAnImageError, opened, reading_image, to_rgb
 
 
 def encode(content: bytes, size: int, quality: int | None) -> bytes:
     """A file's content as WebP, its shorter side at most ``size`` pixels; without a quality it is lossless."""
-    with reading_image(), Image.open(io.BytesIO(content)) as opened:
-        image = to_rgb(opened)
+    with reading_image(), opened(content) as source:
+        image = to_rgb(source)
     if min(image.size) > size:
         scale = size / min(image.size)
         width, height = (round(side * scale) for side in image.size)
@@ -72,7 +72,10 @@ def main() -> None:
     missing = [path for path in arguments.images if not path.exists()]
     if missing:
         sys.exit(f"{missing[0]}: does not exist; give image files or folders of them")
-    files = list(find_images(arguments.images))
+    try:
+        files = list(find_images(arguments.images))
+    except InputError as error:
+        sys.exit(str(error))
     try:
         with whole_folder(arguments.output) as folder:
             # a sparse file is as large as what is written; synced once, at the end

@@ -27,10 +27,11 @@ from torchvision.utils import make_grid, save_image
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.commands import CommandParser, output_folder
+from glo_lightning.explore.commands import CommandParser
 from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator, restored
+from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
 from glo_lightning.images import from_uint8, to_uint8, to_unit
@@ -163,7 +164,7 @@ def write(
         print(f"{name}: PSNR {value:.2f} dB")
     print(f"all {len(names)} images: PSNR {mean:.2f} dB")
     metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
-    with output_folder(options.output) as folder:
+    with output_folder(options.output, options.overwrite) as folder:
         for name, shown in pictures.items():
             save_image(make_grid(to_unit(shown)), folder / f"{name}.png")
         if beside:

@@ -11,7 +11,6 @@ beside the run.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.commands import CommandParser, named_writing, refuse_to_overwrite
+from glo_lightning.explore.commands import CommandParser
 from glo_lightning.explore.evaluation import (
     extract,
     feature_metrics,
@@ -31,12 +30,13 @@ from glo_lightning.explore.evaluation import (
     pca_reconstructions,
     quality,
 )
+from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
 from glo_lightning.explore.paths import WAYS, Way
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior, sample_codes
 from glo_lightning.explore.space import nearest_distance, probe, way_metrics
 from glo_lightning.explore.trained_run import TrainedRun, load_run
-from glo_lightning.files import write_text, write_whole
+from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.losses import make_loss
@@ -207,7 +207,7 @@ def run(options: argparse.Namespace) -> None:
     if options.loss:
         make_loss(options.loss)
     pictured = options.output.with_suffix(".png")
-    refuse_to_overwrite(pictured, "json", options.overwrite)
+    check_outputs({"json": pictured}, options.overwrite)
     trained = load_run(options.run, options.accelerator, options.root)
     results, shown = measure(trained, options)
     if features is not None:
@@ -215,8 +215,8 @@ def run(options: argparse.Namespace) -> None:
         results["ways"] = compare_ways(trained, features)
     report(results, options)
     with named_writing("json", options.output):
-        write_text(options.output.absolute(), json.dumps(results, indent=1))
-        write_whole(pictured.absolute(), lambda file: shown.save(file, "PNG"))
+        write_json(options.output.absolute(), results)
+        write_png(pictured, shown)
     print(f"wrote {options.output} and {pictured}")
 
 

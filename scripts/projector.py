@@ -14,7 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
-from glo_lightning.explore.commands import CommandParser, output_folder
+from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, to_unit
 
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
     names, table = described(index.tolist(), trained.attributes)
     shown = to_unit(from_uint8(images))
-    with output_folder(options.output) as folder, SummaryWriter(folder) as writer:
+    with output_folder(options.output, options.overwrite) as folder, SummaryWriter(folder) as writer:
         writer.add_embedding(codes, table, shown, trained.global_step, "codes", metadata_header=names)
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
 

@@ -112,3 +112,16 @@ def test_draft_mode_is_used_where_twice_the_side_that_is_asked_for_is_left(monke
     for (width, height), decoded in (expected | {(100, 90): (100, 90)}).items():
         decode_image(encode(np.zeros((height, width, 3), np.uint8), "JPEG"), 64)
         assert sizes.pop() == decoded
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.eps"])
+def test_no_image_starts_another_program(tmp_path, monkeypatch, name):
+    """Pillow has Ghostscript read an EPS, whatever its file is called."""
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "picture.eps")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / name).write_bytes((tmp_path / "picture.eps").read_bytes())
+    with pytest.raises(NotAnImageError, match="Ghostscript"):
+        decode_image((tmp_path / name).read_bytes(), 32)
+    assert not (tmp_path / "ran").exists()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from glo_lightning.errors import InputError, OneLineParser
-from glo_lightning.explore.pictures import enlarged
+from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
 from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import Accelerator, TrainedRun
-from glo_lightning.files import whole_folder, write_whole
+from glo_lightning.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class CommandParser(OneLineParser):
         """As argparse does it.
 
         Raises:
-            InputError: for an output that is there and is not to be overwritten.
+            InputError: for an output that is there and may not be overwritten.
         """
         options = super().parse_args(*args, **kwargs)
         if self.default_output is None or getattr(options, "images", True) == []:  # then nothing is written there
@@ -65,10 +65,10 @@ class CommandParser(OneLineParser):
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
-        refuse_to_overwrite(options.output, self.flag.lstrip("-"), options.overwrite)
-        for key in ("codes", "animation"):
-            if getattr(options, key, None) is not None:
-                refuse_to_overwrite(getattr(options, key), key, options.overwrite)
+        given = {key: getattr(options, key, None) for key in ("output", "codes", "animation")}
+        outputs = {key: path for key, path in given.items() if path is not None}
+        named = {self.flag.lstrip("-") if key == "output" else key: path for key, path in outputs.items()}
+        check_outputs(named, options.overwrite, inputs_of(options, outputs))
         return options
 
     def call(self, command: Callable[[], None]) -> None:
@@ -120,14 +120,14 @@ def write_picture(
         remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
         raise InputError("run", trained.checkpoint, remedy)
 
-    def writes(fill: Callable[[Any], Any]) -> Callable[[Path], None]:
-        return lambda path: write_whole(path.absolute(), fill)
-
-    writers = {"output": (options.output, writes(lambda file: shown.save(file, "PNG", optimize=True)))}
+    writers: dict[str, tuple[Path, Callable[[Path], None]]] = {
+        "output": (options.output, lambda path: write_png(path, shown))
+    }
     if options.codes is not None:
         writers["codes"] = (options.codes, lambda path: save_codes(path, codes, trained.digest))
     if frames is not None and options.animation is not None:
-        writers["animation"] = (options.animation, writes(lambda file: write_animation(file, frames)))
+        fill = functools.partial(write_animation, frames=frames)
+        writers["animation"] = (options.animation, lambda path: write_whole(path.absolute(), fill))
     for key, (path, write) in writers.items():
         with named_writing(key, path):
             write(path)
@@ -138,33 +138,3 @@ def write_picture(
         with SummaryWriter(trained.folder) as writer:
             writer.add_image(tag, np.asarray(shown), trained.global_step, dataformats="HWC")
         log.info("added %s to the TensorBoard of %s", tag, trained.folder)
-
-
-def write_animation(file: Any, frames: Tensor) -> None:
-    """Writes frames (M, 3, H, W) as an endless animated WebP of twelve a second, each at least 128 pixels wide."""
-    first, *others = (enlarged(frame, 128) for frame in frames)
-    first.save(file, "WEBP", save_all=True, append_images=others, duration=83, loop=0, quality=80, method=6)
-
-
-def refuse_to_overwrite(path: Path, key: str, overwrite: bool) -> None:
-    """Raises InputError when ``path`` is a file or a folder that is there already, unless it is to be replaced."""
-    if path.exists() and not overwrite:
-        raise InputError(key, path, "is there already; give --overwrite to replace it, or another name")
-    if not path.absolute().parent.is_dir():
-        raise InputError(key, path, "its folder does not exist; make it, or give another name")
-
-
-@contextlib.contextmanager
-def named_writing(key: str, path: Path) -> Iterator[None]:
-    """Turns a disk's refusal of ``path`` into an InputError of the flag that gave it."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(key, path, f"cannot be written ({error.strerror}); give another place") from error
-
-
-@contextlib.contextmanager
-def output_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of ``--output`` once it is filled, or is removed when that fails."""
-    with named_writing("output", path), whole_folder(path) as folder:
-        yield folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,7 +129,7 @@ def read_mask(record: bytes, name: object, image_size: int) -> Tensor:
         InputError: for what is no image, is of another size, or leaves no pixel.
     """
     try:
-        with reading_image(), Image.open(io.BytesIO(record)) as mask:
+        with reading_image(), opened(record) as mask:
             width, height = mask.size
             pixels = np.asarray(mask.convert("L")) if width == height == image_size else None
     except NotAnImageError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError
-from glo_lightning.files import write_text, write_whole
+from glo_lightning.files import write_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def save_codes(path: Path, codes: Tensor, digest: str) -> None:
     """
     path = path.absolute()
     write_whole(path, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
-    write_text(_about(path), json.dumps({"run": digest}) + "\n")
+    write_json(about_file(path), {"run": digest})
 
 
 def load_codes(path: Path, latent_dim: int, digest: str) -> Tensor:
@@ -35,7 +35,7 @@ def load_codes(path: Path, latent_dim: int, digest: str) -> Tensor:
     """
     try:
         codes = np.load(path, allow_pickle=False)
-        about = json.loads(_about(path).read_text()) if _about(path).is_file() else None
+        about = json.loads(about_file(path).read_text()) if about_file(path).is_file() else None
     except (OSError, ValueError, EOFError) as error:
         raise InputError("codes", path, f"cannot be read as codes ({error}); give a .npy of them") from error
     if not isinstance(codes, np.ndarray) or codes.dtype.kind != "f" or not np.isfinite(codes).all():
@@ -50,5 +50,6 @@ def load_codes(path: Path, latent_dim: int, digest: str) -> Tensor:
     return torch.from_numpy(codes.reshape(-1, latent_dim).astype(np.float32))
 
 
-def _about(path: Path) -> Path:
+def about_file(path: Path) -> Path:
+    """The file that says whose codes ``path`` holds."""
     return path.with_name(f"{path.name}.json")

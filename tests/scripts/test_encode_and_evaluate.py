@@ -12,6 +12,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.files import whole_folder
 from glo_lightning.images import from_uint8 as to_unit_range
 
 
@@ -172,11 +173,54 @@ def test_images_that_are_none_are_named(trained, command, pictures, tmp_path):
 
 
 def test_nothing_is_overwritten_unasked(trained, command, pictures, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
-    status, _, line = command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5)
+    encode = ("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5)
+    assert command(*encode)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    status, _, line = command(*encode)
     assert status == 2
     assert "--overwrite" in line
-    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    assert command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5, "--overwrite")[0] == 0
-    assert (tmp_path / "out" / "codes.npy").exists()
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "out" / "codes.npy").write_bytes(b"")
+    assert command(*encode, "--overwrite")[0] == 0
+    assert (tmp_path / "out" / "codes.npy").read_bytes() == before[tmp_path / "out" / "codes.npy"]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "make_output",
+    [
+        lambda folder: folder / "photos",
+        lambda folder: folder / "photos" / "a.png",
+        lambda folder: folder / "run",
+        lambda folder: folder / "run" / "config.yaml",
+        lambda folder: folder / "run" / "checkpoints" / "last.ckpt",
+        lambda folder: folder,
+        lambda folder: folder / "others",
+        lambda folder: folder / "others" / "holiday.png",
+        lambda folder: folder / "link",
+        lambda folder: folder / "written",
+    ],
+    ids=["inputs", "an input", "run", "config", "checkpoint", "parent", "folder", "file", "link", "own and another"],
+)
+@pytest.mark.parametrize("name", ["encode", "projector", "interpolate", "evaluate"])
+def test_overwrite_replaces_nothing_that_no_command_wrote(trained, command, pictures, tmp_path, name, make_output):
+    place = tmp_path / "place"
+    shutil.copytree(trained, place / "run")
+    shutil.copytree(pictures, place / "photos")
+    shutil.copy(next(pictures.iterdir()), place / "photos" / "a.png")
+    shutil.copytree(pictures, place / "others")
+    shutil.copy(next(pictures.iterdir()), place / "others" / "holiday.png")
+    (place / "link").symlink_to(place / "others", target_is_directory=True)
+    with whole_folder(place / "written", listed=True) as folder:
+        (folder / "codes.npy").touch()
+    (place / "written" / "mine.txt").write_text("mine")
+    before = contents(place)
+    arguments = {"encode": [place / "photos", "--steps", 1], "interpolate": [place / "photos" / "a.png", "0"]}
+    flag = "--json" if name == "evaluate" else "--output"
+    given = (*arguments.get(name, []), flag, make_output(place), "--overwrite")
+    status, _, line = command(name, place / "run", *given)
+    assert (status, line.split(" ")[0]) == (2, flag)
+    assert contents(place) == before

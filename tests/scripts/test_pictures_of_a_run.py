@@ -102,6 +102,11 @@ def test_a_command_writes_a_picture_and_codes_and_shows_them_in_tensorboard(name
     assert not (tmp_path / "other.png").exists()
     assert (tmp_path / "made.png").read_bytes() == before
     assert script(name, *arguments, "--output", "made.png", "--overwrite", run=run)[0] == 0
+    (tmp_path / "fresh.npy.json").write_text('{"a": "table of mine"}')  # which the codes' own file would replace
+    for path, why in (("fresh.npy", "fresh.npy.json: is there already"), ("made.png", "is given for two outputs")):
+        status, _, errors = script(name, *arguments, "--output=made.png", "--codes", path, "--overwrite", run=run)
+        assert (status, why in errors[0]) == (2, True)
+    assert (tmp_path / "fresh.npy.json").read_text() == '{"a": "table of mine"}'
 
 
 def test_interpolations_start_at_the_rows_given(script, trained):
