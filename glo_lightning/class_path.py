@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {said}"
 
 
-def find_class(path: str, kind: type, key: str, remedy: str) -> type:
+def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, has: Sequence[str] = ()) -> type:
     """The class at ``path``; nothing is called, for the path may come out of a stranger's checkpoint.
 
     Args:
         path: ``package.module.Class``.
-        kind: what it must be a subclass of.
+        kind: what it must be a subclass of, or several of which one.
         key: the argument that named it.
         remedy: what may be given.
+        has: methods that it must have.
 
     Raises:
         InputError: when there is none, or it is of another kind.
@@ -41,18 +42,27 @@ def find_class(path: str, kind: type, key: str, remedy: str) -> type:
         raise InputError(key, path, f"{remedy} ({error})" if module else remedy) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(key, path, remedy)
+    for method in has:
+        if not callable(getattr(found, method, None)):
+            raise InputError(key, path, f"has no {method}; {remedy}")
     return found
 
 
 def make_instance(
-    path: str, kind: type, key: str, remedy: str, *given: Any, arguments: Mapping[str, Any] | None = None
+    path: str,
+    kind: type,
+    key: str,
+    remedy: str,
+    *given: Any,
+    arguments: Mapping[str, Any] | None = None,
+    has: Sequence[str] = (),
 ) -> Any:
     """An instance of the class at ``path``, made with ``given`` and ``arguments``.
 
     Raises:
         InputError: as ``find_class``, when the class does not take these arguments, and its own.
     """
-    found, arguments = find_class(path, kind, key, remedy), arguments or {}
+    found, arguments = find_class(path, kind, key, remedy, has), arguments or {}
     try:
         inspect.signature(found).bind(*given, **arguments)
     except TypeError as error:

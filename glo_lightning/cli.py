@@ -28,7 +28,7 @@ from glo_lightning.explore.priors import make_prior
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
-from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options
+from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options, refuse_untrusted
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
@@ -51,26 +51,34 @@ from glo_lightning.runs.launch import (
 
 log = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
 
 class TrainCLI(LightningCLI):
     """Parses the command line and makes data, model and trainer: ``trainer``, ``model``, ``datamodule``, ``folder``."""
 
     folder: RunFolder
+    refused: InputError | None = None  # why the first of several processes cannot have the folder
     ckpt_path: Path | None = None
     finished: str | None = None
 
     def __init__(self, recipe: str) -> None:
         self.recipe = recipe
-        super().__init__(
-            GLO,
-            LSUNDataModule,
-            run=False,
-            seed_everything_default=0,
-            save_config_callback=None,
-            # 25 epochs are minimal_glo's; the validation needs no try-out before the first
-            trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-        )
+        try:
+            super().__init__(
+                GLO,
+                LSUNDataModule,
+                run=False,
+                seed_everything_default=0,
+                save_config_callback=None,
+                # 25 epochs are minimal_glo's; the validation needs no try-out before the first
+                trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            )
+        except BaseException:
+            if "folder" in vars(self):
+                self.folder.abandon()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str, help="the run folder (default: runs/<recipe>/version_<k>)")
@@ -95,19 +103,10 @@ class TrainCLI(LightningCLI):
         on_the_hub = str(config.data.source).lower() == "huggingface" and not os.path.exists(config.data.root or "")
         if config.data.root is not None and not on_the_hub:
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
+        refuse_untrusted(config, sys.argv[1:])
+        self._find_folder()
         if config.resume is not None:
-            self.folder = RunFolder(config.resume)
-            if not self.folder.config.is_file():
-                raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
             self.ckpt_path = newest_checkpoint(self.folder)
-        elif config.output is not None:
-            self.folder = RunFolder(config.output)
-            if self.folder.config.exists():
-                remedy = f"holds a run; go on with it by --resume {config.output}, or give another folder"
-                raise InputError("output", config.output, remedy)
-        else:
-            runs = Path(config.trainer.default_root_dir or ".") / "runs" / self.recipe
-            self.folder = RunFolder.next_version(runs) if self.launch.is_first else RunFolder(runs)  # never made
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
         if config.prior is not None:
@@ -120,6 +119,31 @@ class TrainCLI(LightningCLI):
             refuse_emoji(checkpoint.get("format_version", 0), config.data.root, key, getattr(config, key))
             self.global_step = checkpoint["global_step"]
             self.finished = self._is_finished(checkpoint)
+            if self.finished and self.refused is not None:
+                raise self.refused
+
+    def _find_folder(self) -> None:
+        """Makes and locks the run folder before anything that takes long; of several processes the first does."""
+        config = self.config
+        if config.resume is not None:
+            self.folder = RunFolder(config.resume)
+            if not self.folder.config.is_file():
+                raise InputError("resume", config.resume, "holds no run (no config.yaml); give the folder of a run")
+        elif config.output is not None:
+            self.folder = RunFolder(config.output)
+        else:
+            self.folder = RunFolder(Path(config.trainer.default_root_dir or ".") / "runs" / self.recipe)
+        if not self.launch.is_first or config.trainer.fast_dev_run or config.trainer.barebones:
+            return  # it is another process that writes, or nobody
+        try:
+            if config.resume is None and config.output is None:
+                self.folder = RunFolder.next_version(self.folder.path)
+            else:
+                self.folder.claim("output" if config.resume is None else "resume")
+        except InputError as error:
+            if self.launch.by is None:
+                raise
+            self.refused = error  # to be raised where all processes hear of it
 
     def _is_finished(self, checkpoint: dict[str, Any]) -> str | None:
         """What to tell of a run that has nothing left to do."""
@@ -150,10 +174,11 @@ class TrainCLI(LightningCLI):
                 Throughput(),
                 FiniteLoss(self.config.on_bad_loss),
             ]
+            # before the pictures: config.yaml tells that a folder with pictures holds a run
+            callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
             callbacks += [ReconstructionGrid(), SampleGrid()]
             if given.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(Bar())
-            callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
             if given.enable_checkpointing is not False:
                 callbacks.append(checkpoints)
             kwargs["callbacks"] = callbacks
@@ -195,14 +220,16 @@ class TrainCLI(LightningCLI):
             end_with_parent()
         elif self.launch.by is None:
             os.environ[PARENT_VARIABLE] = str(os.getpid())
-        # Until all processes have met there is nothing to clean up, and Python would not hear a signal while it waits.
-        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        launcher.launch(self._meet_and_fit, handler)
+        # Python would not hear a signal while it waits for the others, and there is but an empty folder to clean up,
+        # which the next run takes.
+        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+        launcher.launch(self._meet_and_fit, handlers)
 
-    def _meet_and_fit(self, handler: Any) -> None:
+    def _meet_and_fit(self, handlers: dict[int, Any]) -> None:
         self.trainer.strategy.setup_environment()
         meet()
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if several():
             leave_signals_to_us(self.trainer)
             message = "%d processes: each has its part of every batch"
@@ -217,16 +244,18 @@ class TrainCLI(LightningCLI):
             if several():
                 if not is_agreed(error):
                     end_alone(self.trainer, self._tell(error))
-                for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                for number in SIGNALS:
                     signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to those that leave a little later
             raise
         finally:
             wait_for_children(self.trainer)
 
-    def _claim(self) -> None:
-        """Makes the run folder, in the first process."""
+    def _prepare_folder(self) -> None:
+        """Checks the run folder, in the first process."""
+        if self.refused is not None:
+            raise self.refused
         if is_first() and not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
-            self.folder.claim(room=4 * _checkpoint_bytes(self.model))
+            self.folder.check_room(4 * _checkpoint_bytes(self.model))
             if self.config.ckpt_path is None and self.ckpt_path == self.folder.previous:
                 link(self.folder.previous, self.folder.last)  # which is damaged or missing
 
@@ -235,7 +264,7 @@ class TrainCLI(LightningCLI):
         handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
         try:
             with together():
-                self._claim()
+                self._prepare_folder()
             log.info("run folder: %s", self.folder.path)
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except (InputError, OSError) as error:
@@ -287,8 +316,7 @@ class TrainCLI(LightningCLI):
         if self.config.prior is None or not self.launch.is_first or not self.folder.last.exists():
             return
         accelerator: Accelerator = "cpu" if self.config.trainer.accelerator == "cpu" else "auto"
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        handlers = {number: signal.signal(number, _leave) for number in numbers}
+        handlers = {number: signal.signal(number, _leave) for number in SIGNALS}
         try:
             if self.config_init.checkpoint.signal is not None:  # in the last step
                 raise SystemExit(128 + self.config_init.checkpoint.signal)
@@ -305,6 +333,9 @@ def main(default_config: Path) -> None:
     """Runs the command line ``sys.argv``; without ``--config`` and ``--resume`` it takes ``default_config``."""
     _set_up_logging()
     cli = None
+    handlers = {}
+    if not is_child():
+        handlers = {number: signal.signal(number, _end_early) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         sys.argv[1:], recipe = expand_arguments(sys.argv[1:], default_config)
         cli = TrainCLI(recipe)
@@ -313,11 +344,26 @@ def main(default_config: Path) -> None:
         else:
             cli.fit()
         cli.add_samples()
+    except _EndedEarly as stop:
+        _stop("stopped before the first step; nothing was written", int(stop.code or 0))
     except (KeyboardInterrupt, ArgumentError, InputError, FloatingPointError, RuntimeError, OSError) as error:
         told = _explain(error, cli)
         if told is None:
             raise
         _stop(*told)
+    finally:
+        if cli is not None:
+            cli.folder.release() if cli.folder.config.exists() else cli.folder.abandon()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _EndedEarly(SystemExit):
+    """A signal that came before the training."""
+
+
+def _end_early(number: int, frame: object) -> NoReturn:
+    raise _EndedEarly(128 + number)
 
 
 def _explain(error: BaseException, cli: TrainCLI | None) -> tuple[str, int] | None:

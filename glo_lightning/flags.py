@@ -6,18 +6,40 @@ import difflib
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from pytorch_lightning import Trainer
+from jsonargparse import Namespace
+from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import LayerSync, Precision
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import Strategy
 
+from glo_lightning.class_path import find_class
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
 from glo_lightning.retired import GONE, LAST_WITH_THEM, current_config, lost_option
 from glo_lightning.runs.checkpoints import Checkpoints
 from glo_lightning.runs.folder import RunFolder
+
+# The kinds of classes that a run is put together of.
+PARTS: tuple[type, ...] = (
+    torch.nn.Module,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+    Callback,
+    Logger,
+    Profiler,
+)
+PARTS += (Strategy, Accelerator, Precision, CheckpointIO, ClusterEnvironment, LayerSync)
+PARTS_NAMED = "a module, an optimizer, or a callback, logger, profiler, strategy or plugin of Lightning's"
 
 # Whose arguments are flags, and under which name.
 OWNERS = (("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints))
@@ -136,3 +158,47 @@ def one_line(message: str) -> str:
         return f"--{key}: {' '.join(details.split())}"
     kinds = " or ".join((kind or choices).replace("NoneType", "null") for kind, choices in expected)
     return f"--{key} {value[1]}: give {kinds}"
+
+
+def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
+    """Refuses code that a configuration names and the user does not, for a run folder may be a stranger's.
+
+    jsonargparse makes an object of every ``class_path`` that stands where any value may, and hands on every function
+    that is named where one may stand. Nothing is called here.
+
+    Args:
+        config: parsed, nothing in it made yet.
+        arguments: of the command line.
+
+    Raises:
+        InputError: for a class that is of none of the kinds that a run is put together of, and for a function, unless
+            its name stands in the arguments.
+    """
+    typed = " ".join(argument for argument in arguments if not argument.startswith("--config="))
+    for key, code in _named_code(config, ""):
+        path = code if isinstance(code, str) else f"{code.__module__}.{code.__name__}"
+        name = path.rpartition(".")[2]
+        if name in typed:
+            continue
+        if isinstance(code, str):
+            remedy = f"is named by a configuration, and is no class of a kind that belongs there ({PARTS_NAMED})"
+            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it all the same, name it on the command line")
+        else:
+            remedy = "is a function that a configuration names. To have it called, name it on the command line"
+            raise InputError(f"--{key}", path, remedy)
+
+
+def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The class paths and the functions in a parsed configuration, each with the key of the argument it stands in."""
+    if isinstance(value, Namespace | dict):
+        items = vars(value) if isinstance(value, Namespace) else value
+        if isinstance(items.get("class_path"), str):
+            yield key, items["class_path"]
+        for name, part in items.items():
+            inside = key.count(".") > 0 or name in ("class_path", "init_args")
+            yield from _named_code(part, key if inside else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _named_code(part, key)
+    elif inspect.isroutine(value) or isinstance(value, type):
+        yield key, value

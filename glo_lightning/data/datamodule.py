@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import logging
 import signal
@@ -25,7 +26,10 @@ from glo_lightning.data.source import (
     StreamedImages,
     TwinSource,
     channels_of,
+    key_text,
     keys_digest,
+    record_digests,
+    sampled_rows,
 )
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
@@ -34,6 +38,8 @@ from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 
+# settings that a resumed run may change, by their flags
+TOLD = {"crop": "--data.crop", "batch_size": "--data.batch_size", "seed": "--seed_everything"}
 # What a step needs on the device beyond images and model: kernels and their workspace; for each byte of RGB images the
 # default generator's activations, of which 99 bytes are kept for the way back, their gradients and the pyramids.
 STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
@@ -332,20 +338,50 @@ class LSUNDataModule(LightningDataModule):
     def _keys_digest(self) -> str:
         return keys_digest(self.source, self.num_images)
 
+    @functools.cached_property
+    def record_digests(self) -> list[int]:
+        """Of the training images; see ``source.record_digests``."""
+        return record_digests(self.source, self.num_images)
+
+    def _fingerprint_digest(self) -> str:
+        return hashlib.sha256(repr(self.source.fingerprint).encode()).hexdigest()
+
     def state_dict(self) -> dict[str, Any]:
         """What ties a checkpoint to its images, and what is known of them, the held-out ones among them."""
         labels = None if self.attributes is None else self.attributes.state()
-        return {"keys_digest": self._keys_digest, "labels": labels, "decoding": DECODING}
+        return {
+            "keys_digest": self._keys_digest,
+            "record_digests": torch.tensor(self.record_digests),
+            "fingerprint": self._fingerprint_digest(),
+            "labels": labels,
+            "decoding": DECODING,
+            "settings": {key: getattr(self, key) for key in TOLD},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose rows belong to other images.
+        """Refuses a checkpoint whose rows belong to other images, and tells what else is not as it was.
+
+        The contents are compared unless the source is, by its fingerprint, in the place and the state that it was in.
 
         Raises:
-            InputError: when the digests of the keys differ.
+            InputError: when the digests of the keys, or of the contents, differ.
         """
+        place = self.source.fingerprint[0]
         if state_dict["keys_digest"] != self._keys_digest:
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
-            raise InputError("root", self.source.fingerprint[0], remedy)
+            raise InputError("root", place, remedy)
+        if "fingerprint" in state_dict and state_dict["fingerprint"] != self._fingerprint_digest():
+            rows, before = sampled_rows(self.num_images), state_dict["record_digests"].tolist()
+            compared = zip(rows, before, self.record_digests, strict=True)
+            changed = [row for row, was, now in compared if was and now and was != now]
+            if changed:
+                what = f"{len(changed)} of the {len(rows)} images that were compared are not those of the checkpoint, "
+                what += f"{key_text(self.source, changed[0])} among them"
+                raise InputError("root", place, f"{what}. Give the images of the run, or begin a new one")
+        for key, was in state_dict.get("settings", {}).items():
+            if getattr(self, key) != was:
+                message = "%s is %s, and was %s until now: this is not the run any more that was never stopped"
+                log.warning(message, TOLD[key], getattr(self, key), was)
         if state_dict.get("decoding", 1) != DECODING:
             message = "images are decoded a little differently since this checkpoint: of large JPEG files the pixels "
             log.info("%sdiffer by less than 0.5 of 255 on average", message)

@@ -18,6 +18,7 @@ from glo_lightning.data.torchvision_source import SETS, TorchvisionSource, find_
 from glo_lightning.errors import InputError
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
+METHODS = ("__len__", "read", "key")  # of a source; the path of its class may come out of a stranger's file
 
 
 def open_source(
@@ -34,6 +35,9 @@ def open_source(
         InputError: for a root that is none, a name that is none, an argument that this source does not have.
     """
     if source is not None and not isinstance(source, str):
+        for method in METHODS:
+            if not callable(getattr(source, method, None)):
+                raise InputError("source", source, f"has no {method}; give a name, a class path or a Source")
         if split != "train":
             raise InputError("split", split, "a source that is given as an object is one split; leave it out")
         return source
@@ -50,7 +54,8 @@ def open_source(
     if name not in KINDS:
         remedy = "give the path of a class made with the root, --data.source_args, and split for another than train"
         other = {} if split == "train" else {"split": split}
-        return make_instance(name, object, "source", remedy, root, arguments={**(source_args or {}), **other})
+        arguments = {**(source_args or {}), **other}
+        return make_instance(name, object, "source", remedy, root, arguments=arguments, has=METHODS)
     if name == "lmdb":
         if categories:
             return open_categories(root, categories, split)

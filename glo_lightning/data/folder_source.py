@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,25 @@ from typing import Any
 
 from glo_lightning.data.attributes import read_labels
 from glo_lightning.data.source import digest_order
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, ReadError
+from glo_lightning.files import holds_run
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-def image_paths(folder: str | os.PathLike[str], above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
+def image_paths(
+    folder: str | os.PathLike[str], runs: list[str] | None = None, above: tuple[str, ...] = ()
+) -> Iterator[os.DirEntry[str]]:
     """The files below a folder that have an image's suffix; hidden ones are left out, and links to folders above.
+
+    Folders of runs are left out too: the pictures in them are made by a training, not for it.
+
+    Args:
+        folder: to search.
+        runs: gets the paths of the run folders that were left out.
+        above: the folders around this one.
 
     Raises:
         OSError: for a folder that may not be read.
@@ -28,8 +41,11 @@ def image_paths(folder: str | os.PathLike[str], above: tuple[str, ...] = ()) -> 
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if os.path.realpath(entry.path) not in above:
-                    yield from image_paths(entry.path, above)
+                if holds_run(entry.path):
+                    if runs is not None:
+                        runs.append(entry.path)
+                elif os.path.realpath(entry.path) not in above:
+                    yield from image_paths(entry.path, runs, above)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield entry
 
@@ -52,12 +68,15 @@ class FolderSource:
         if not self.folder.is_dir():
             raise InputError("root", self.folder, "is no folder; give a folder of images")
         found: dict[bytes, tuple[int, int]] = {}
+        runs: list[str] = []
         try:
-            for entry in image_paths(self.folder):
+            for entry in image_paths(self.folder, runs):
                 state = entry.stat()
                 found[_key(entry.path, self.folder)] = (state.st_size, state.st_mtime_ns)
         except OSError as error:
             raise InputError("root", error.filename or self.folder, f"cannot be read ({error.strerror})") from error
+        for run in sorted(runs):
+            log.info("left out %s: it is a run folder, and its pictures are no training images", run)
         if not found:
             kinds = ", ".join(sorted(SUFFIXES))
             raise InputError("root", self.folder, f"holds no images, which are files that end in {kinds}")
@@ -76,13 +95,14 @@ class FolderSource:
         """The content of the file of row ``index``.
 
         Raises:
-            InputError: for a file that is gone, or cannot be read.
+            ReadError: for a file that is gone, or cannot be read.
         """
         path = self.folder / os.fsdecode(self.names[index])
         try:
             return path.read_bytes()
         except OSError as error:
-            raise InputError("key", path, f"cannot be read ({error.strerror}); begin anew") from error
+            remedy = f"cannot be read ({error.strerror}). Check the disk and the file, and start again"
+            raise ReadError("key", path, remedy) from error
 
     @functools.cached_property
     def _labels(self) -> dict[bytes, dict[str, str]]:

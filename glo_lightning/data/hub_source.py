@@ -10,7 +10,7 @@ from typing import Any
 
 from glo_lightning.data.array_source import file_state, numbered_key, numbered_order, place_of
 from glo_lightning.data.lmdb_source import cache_folder
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, ReadError
 
 SUFFIXES = {".parquet", ".arrow"}
 # what pyarrow raises of damaged tables
@@ -112,14 +112,14 @@ class HubSource:
         """The encoded image of row ``index``.
 
         Raises:
-            InputError: for an image that is damaged, or whose file is gone.
+            ReadError: for a table that cannot be read there, or a file that is gone.
         """
         try:
             image = self.table[self.order[index]][self.column] or {}
             return Path(image["path"] or "").read_bytes() if image["bytes"] is None else image["bytes"]
         except DAMAGED as error:
             remedy = f"cannot be read ({' '.join(str(error).split())}); leave it out by --data.on_bad_record skip"
-            raise InputError(f"key {self.key(index).decode()} of", self.place, remedy) from error
+            raise ReadError(f"key {self.key(index).decode()} of", self.place, remedy) from error
 
     def labels(self, index: int) -> dict[str, str]:
         values = {name: column[self.order[index]] for name, column in self._known.items()}

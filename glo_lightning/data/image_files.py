@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glo_lightning.data.folder_source import SUFFIXES
+from glo_lightning.data.folder_source import image_paths
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import StreamedImages
 from glo_lightning.errors import InputError
@@ -19,9 +19,22 @@ log = logging.getLogger(__name__)
 
 
 def find_images(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files among ``paths``, and those in its folders that have an image's suffix, sorted."""
+    """The files among ``paths``, and those in its folders that have an image's suffix, sorted; see ``image_paths``.
+
+    Raises:
+        InputError: for a folder that may not be read.
+    """
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not path.is_dir():
+            yield path
+            continue
+        runs: list[str] = []
+        try:
+            inside = sorted(Path(entry.path) for entry in image_paths(path, runs))
+        except OSError as error:
+            raise InputError("images", error.filename or path, f"cannot be read ({error.strerror})") from error
+        for run in sorted(runs):
+            log.info("left out %s: it is a run folder", run)
         yield from inside
 
 

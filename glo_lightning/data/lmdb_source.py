@@ -16,7 +16,7 @@ import numpy as np
 from glo_lightning.data.attributes import nearest, read_labels
 from glo_lightning.data.children import in_processes
 from glo_lightning.data.source import JoinedSource, Labels, Source
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import write_whole
 
 if TYPE_CHECKING:
@@ -225,12 +225,12 @@ class LMDBSource:
         """The encoded image of row ``index``.
 
         Raises:
-            InputError: for a record that is gone.
+            ReadError: for a record that is gone.
         """
         record = self.record(index)
         if record is None:
             key = f"key {self.key(index).decode(errors='backslashreplace')} of"
-            raise InputError(key, self.path, "is gone: the LMDB has been written to meanwhile; begin anew")
+            raise ReadError(key, self.path, "is gone: the LMDB has been written to meanwhile; begin anew")
         return record
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glo_lightning.errors import InputError, OnError
-from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image
+from glo_lightning.errors import InputError, OnError, ReadError
+from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image, reading_image
 
 log = logging.getLogger(__name__)
 
 Labels = Callable[[int], dict[str, str]]
+SAMPLED_RECORDS = 1024  # by which images are told from others; all of LSUN would take minutes
 
 
 class Source(Protocol):
@@ -171,7 +172,8 @@ def read_image(source: Source, index: int, image_size: int, channels: int = 3, c
     """The image of row ``index``, uint8 (channels, image_size, image_size); see ``decode_image``.
 
     Raises:
-        InputError: for a record that is no image, or is gone.
+        InputError: for a record that is no image.
+        ReadError: for one that is gone, or that the disk does not give.
     """
     if not 0 <= index < len(source):
         raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
@@ -181,9 +183,16 @@ def read_image(source: Source, index: int, image_size: int, channels: int = 3, c
     try:
         return decode_image(source.read(index), image_size, channels, crop)
     except NotAnImageError as error:
-        key = source.key(index).decode(errors="backslashreplace")
         remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
-        raise InputError(f"key {key} of", source.fingerprint[0], remedy) from error
+        raise InputError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
+    except OSError as error:
+        remedy = f"cannot be read ({error.strerror or error}). Check the disk, and start again"
+        raise ReadError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
+
+
+def key_text(source: Source, index: int) -> str:
+    """The key of row ``index``, for a message."""
+    return source.key(index).decode(errors="backslashreplace")
 
 
 def key_table(source: Source, num_rows: int | None = None) -> np.ndarray:
@@ -201,6 +210,29 @@ def keys_digest(source: Source, num_rows: int | None = None) -> str:
     table = key_table(source, num_rows)
     width = int(table["length"].max())  # of these rows alone: a prefix has one digest, whatever follows it
     return hashlib.sha256(table["length"].tobytes() + table["key"].astype(f"V{width}").tobytes()).hexdigest()
+
+
+def sampled_rows(num_rows: int) -> list[int]:
+    """All rows, or 1,024 of them, evenly spaced."""
+    return np.linspace(0, num_rows - 1, min(num_rows, SAMPLED_RECORDS)).astype(int).tolist()
+
+
+def record_digests(source: Source, num_rows: int) -> list[int]:
+    """A digest, 63 bits of SHA-256, of each of the sampled rows' records, as they are read; 0 for one that is not.
+
+    They tie a latent table to what its images show, as ``keys_digest`` does to their names.
+    """
+    return [_record_digest(source, row) for row in sampled_rows(num_rows)]
+
+
+def _record_digest(source: Source, row: int) -> int:
+    try:
+        with reading_image():
+            record = source.read(row)
+            content = record if isinstance(record, bytes) else np.asarray(record).tobytes()
+    except (InputError, NotAnImageError, OSError):
+        return 0
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 1 or 1
 
 
 class StreamedImages(Dataset[tuple[Tensor, Any]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -25,8 +24,9 @@ from tqdm import tqdm
 from glo_lightning.data.children import in_processes
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.data.source import Source, TwinSource, read_image
-from glo_lightning.errors import InputError, OnError
+from glo_lightning.errors import InputError, OnError, ReadError
 from glo_lightning.images import DECODING, Crop, mirrored
+from glo_lightning.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
     Attributes:
         images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
         rows_per_image: 2 of a ``TwinSource``, else 1.
-        skipped: the rows, in order, whose records are no images; their pixels are black.
+        skipped: the rows, in order, whose records are no images, or could not be read; their pixels are black.
 
     Args:
         source: where the images come from.
@@ -54,7 +54,7 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         channels, crop: see ``decode_image``.
 
     Raises:
-        InputError: for a record that is no image, or a cache folder without room.
+        InputError: for a record that is no image, when none is left, and for a cache folder without room.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         source = source.source if isinstance(source, TwinSource) else source
         shape = (len(source), channels, image_size, image_size)
         folder = _folder(source, image_size, channels, crop)
+        self.file, self.shape = folder / "pixels", shape
         with _locked(folder.with_suffix(".lock")):
             status = _fill(folder, source, shape, on_bad_record, crop)
-        self.file, self.shape = folder / "pixels", shape
-        self.skipped = np.flatnonzero(np.repeat(status == NO_IMAGE, self.rows_per_image))
-        self.images = self._map()
+            self.images = self._map()
+        self.skipped = np.flatnonzero(np.repeat(status != DECODED, self.rows_per_image))
 
     def __len__(self) -> int:
         return self.rows_per_image * self.shape[0]
@@ -123,29 +123,35 @@ def _folder(source: Source, image_size: int, channels: int, crop: Crop) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases when the process ends, however it ends."""
+    """Waits until no other process fills the store, and keeps others from it."""
+    lock, waits = Lock(path), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115
+        while not lock.acquire():
+            if not waits:
+                log.info("another run is decoding these images; waiting for %s", lock.holder())
+            waits = True
+            time.sleep(0.2)
     except OSError as error:
         remedy = (
             f"cannot be written ({error.strerror}); set XDG_CACHE_HOME to another place, or give --data.cache false"
         )
         raise InputError("cache", path.parent, remedy) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another run is decoding these images; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError, crop: Crop) -> np.ndarray:
-    """Decodes the rows that are still to do; returns the status of every row."""
+    """Decodes the rows that are still to do; returns the status of every row.
+
+    To ``raise``, these are also the rows that an earlier run skipped. A row that cannot be read stays TODO: the disk
+    may give it the next time.
+    """
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
-    todo = np.flatnonzero(status == TODO)
+    todo = np.flatnonzero(status == TODO if on_bad_record == "skip" else status != DECODED)
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
@@ -162,16 +168,18 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
                         if on_bad_record == "raise":
                             raise
                         log.warning("%s", error)
+                        if isinstance(error, ReadError):
+                            done[position] = TODO
                 pixels.flush()  # the pixels first: a row marked as decoded is on the disk
                 status[rows] = done
                 status.flush()
                 bar.update(len(rows))
                 first += len(rows)
                 most = max(CHUNK, int(len(rows) / (time.monotonic() - began)))  # in a second: forks cost little then
-    missing = np.flatnonzero(status == NO_IMAGE)
-    if len(missing) and on_bad_record == "raise":
-        read_image(source, int(missing[0]), shape[-1], shape[1], crop)  # an earlier run skipped it: raises with its key
-    log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {len(missing)}" if len(missing) else "")
+    missing = int((status != DECODED).sum())
+    log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {missing}" if missing else "")
+    if missing == len(status):
+        raise InputError("root", source.fingerprint[0], f"none of its {missing} images can be used. Give other images")
     return np.array(status)
 
 
@@ -220,7 +228,7 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
     place, state, _ = folder.name.split("-")
     for other in folder.parent.glob(f"{place}-*"):
         if other.is_dir() and not other.name.startswith(f"{place}-{state}-"):
-            shutil.rmtree(other)
+            _delete_unless_in_use(other)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     try:
@@ -236,3 +244,15 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
         remedy = f"decoded images need {num_bytes / 1e6:.0f} MB there, {free / 1e6:.0f} are free; make room, set "
         remedy += "XDG_CACHE_HOME to another place, or stream from the LMDB with --data.cache false"
         raise InputError("cache", folder.parent, remedy) from error
+
+
+def _delete_unless_in_use(folder: Path) -> None:
+    """Deletes a store that can never be used again, unless another run is filling it at this moment."""
+    lock = Lock(folder.with_suffix(".lock"))
+    if lock.acquire():
+        try:
+            shutil.rmtree(folder)
+        finally:
+            lock.release()
+    else:
+        log.info("%s is left alone: %s is filling it", folder, lock.holder())

@@ -125,6 +125,7 @@ class TorchvisionSource:
 
         Raises:
             NotAnImageError: where its file is damaged.
+            OSError: where the disk does not give it.
         """
         with reading_image():
             return self.images[self.order[index]][0]

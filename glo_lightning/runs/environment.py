@@ -14,24 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.source import Source, keys_digest
-from glo_lightning.errors import InputError
-from glo_lightning.images import NotAnImageError, reading_image
-
-SAMPLED_RECORDS = 1024
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.source import keys_digest
 
 
-def describe_environment(seed: int | None, source: Source, attributes: Attributes | None = None) -> dict[str, Any]:
-    """Returns what another run has to share to repeat this one, as plain values.
+def describe_environment(seed: int | None) -> dict[str, Any]:
+    """Returns what another run has to share to repeat this one, besides the images, as plain values.
 
     Args:
         seed: of the run.
-        source: of the images.
-        attributes: of these images.
     """
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -49,33 +42,19 @@ def describe_environment(seed: int | None, source: Source, attributes: Attribute
             "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
-        "data": {
-            "path": str(source.fingerprint[0]),
-            "num_images": len(source),
-            "keys_sha256": keys_digest(source),
-            **({"attributes_sha256": attributes.digest()} if attributes else {}),
-            **_records_digest(source),
-        },
     }
 
 
-def _records_digest(source: Source) -> dict[str, str]:
-    """SHA-256 of up to 1,024 records, as they are read, evenly spaced: all of LSUN would take minutes."""
-    digest, number = hashlib.sha256(), min(len(source), SAMPLED_RECORDS)
-    for row in np.linspace(0, len(source) - 1, number).astype(int).tolist():
-        record = _content(source, row)
-        digest.update(len(record).to_bytes(8, "little") + record)
-    return {f"sha256_of_{number}_records": digest.hexdigest()}
-
-
-def _content(source: Source, row: int) -> bytes:
-    """Encoded bytes or pixels; nothing where the record is gone, or is no image."""
-    try:
-        with reading_image():
-            record = source.read(row)
-            return record if isinstance(record, bytes) else np.asarray(record).tobytes()
-    except (InputError, NotAnImageError):
-        return b""
+def describe_data(data: LSUNDataModule) -> dict[str, Any]:
+    """Returns the place of the images, and digests of their keys, their attributes and a sample of their contents."""
+    digests = data.record_digests
+    return {
+        "path": str(data.source.fingerprint[0]),
+        "num_images": len(data.source),
+        "keys_sha256": keys_digest(data.source),
+        **({"attributes_sha256": data.attributes.digest()} if data.attributes else {}),
+        f"sha256_of_{len(digests)}_records": hashlib.sha256(repr(digests).encode()).hexdigest(),
+    }
 
 
 def _packages() -> dict[str, str]:

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import os
 import re
 import shutil
@@ -10,10 +12,12 @@ import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.folder_source import FolderSource
 from glo_lightning.data.lmdb_source import LMDBSource, cache_folder
 from glo_lightning.data.source import FirstImages, StreamedImages
 from glo_lightning.data.store import StoredImages
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, ReadError
+from glo_lightning.locks import Lock
 
 
 @pytest.fixture
@@ -131,3 +135,76 @@ def test_a_run_that_was_begun_with_other_pixels_says_so(flat_lmdb, caplog):
         assert "differently" not in caplog.text
         data.load_state_dict({"keys_digest": data.state_dict()["keys_digest"]})
     assert "decoded a little differently" in caplog.text
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 30 images, of which 03.png is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for row in range(30):
+        (folder / f"{row:02d}.png").write_bytes(b"hello" if row == 3 else encode(flat_image(row)))
+    return folder
+
+
+class Away(FolderSource):
+    """The folder while its disk does not give some of the files."""
+
+    def read(self, index):
+        if self.names[index] in (b"05.png", b"11.png"):
+            raise ReadError("key", self.names[index], "cannot be read")
+        return super().read(index)
+
+
+def test_what_the_disk_did_not_give_is_read_the_next_time(photos):
+    away = StoredImages(Away(photos), 32, "skip")
+    assert [away.images.shape[0], len(away.skipped)] == [30, 3]
+    again = StoredImages(FolderSource(photos), 32, "skip")
+    assert [FolderSource(photos).names[row] for row in again.skipped] == [b"03.png"]
+
+
+def test_to_raise_looks_at_every_missing_row_again(photos):
+    StoredImages(Away(photos), 32, "skip")
+    with pytest.raises(InputError, match=r"03\.png"):
+        StoredImages(FolderSource(photos), 32)
+    (photos / "03.png").write_bytes(encode(flat_image(3)))
+    repaired = FolderSource(photos)
+    away = Away(photos)
+    assert away.fingerprint == repaired.fingerprint
+    StoredImages(away, 32, "skip")
+    whole = StoredImages(repaired, 32)
+    assert not len(whole.skipped)
+    assert sorted(rows_of(whole.images).tolist()) == list(range(30))
+
+
+def test_an_error_of_the_system_is_no_verdict_on_an_image_whatever_source_meets_it(photos):
+    class Failing(FolderSource):
+        def read(self, index):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(ReadError, match="Input/output error"):
+        StoredImages(Failing(photos), 32)
+    with pytest.raises(InputError, match="none of its 30 images can be used"):
+        StoredImages(Failing(photos), 32, "skip")
+    assert len(StoredImages(FolderSource(photos), 32, "skip").skipped) == 1
+
+
+def test_a_store_that_another_run_is_filling_is_left_alone(photos):
+    old = FolderSource(photos)
+    StoredImages(old, 32, "skip")
+    (store,) = [path for path in (cache_folder() / "images").glob("*-30x32") if _of(path, old)]
+    (photos / "30.png").write_bytes(encode(flat_image(30)))
+    lock = Lock(store.with_suffix(".lock"))
+    assert lock.acquire()
+    try:
+        StoredImages(FolderSource(photos), 32, "skip")
+        assert store.is_dir()
+    finally:
+        lock.release()
+    (photos / "31.png").write_bytes(encode(flat_image(31)))
+    StoredImages(FolderSource(photos), 32, "skip")
+    assert not store.exists()
+
+
+def _of(path, source):
+    return path.name.startswith(hashlib.sha256(repr(source.fingerprint[0]).encode()).hexdigest()[:16])

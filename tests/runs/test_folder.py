@@ -1,10 +1,17 @@
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import REPOSITORY, TINY, encode, flat_image
+
+from glo_lightning.data.folder_source import FolderSource
+from glo_lightning.errors import InputError
+from glo_lightning.runs.folder import RunFolder
 
 CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
@@ -65,3 +72,87 @@ def test_a_full_disk_is_found_out_before_the_work(run, tmp_path, monkeypatch):
     status, line = run(*TINY, "--output", tmp_path / "new" / "run")
     assert (status, line.split()[0]) == (2, "--output")
     assert not (tmp_path / "new").exists()
+
+
+def start(*arguments, cwd):
+    """scripts/train.py as a program."""
+    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *TINY, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(program):
+    _, errors = program.communicate(timeout=120)
+    return program.returncode, errors.strip().splitlines()[-1:]
+
+
+def is_whole(run, seed):
+    """Whether a folder holds the run of that seed, all of it."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    starts = json.loads((run / "environment.json").read_text())
+    return config["seed_everything"] == seed == starts[0]["seed"] and (run / "checkpoints" / "last.ckpt").exists()
+
+
+def test_two_starts_at_once_are_two_runs(tmp_path):
+    programs = [start(f"--seed_everything={seed}", "--max_epochs=1", cwd=tmp_path) for seed in (1, 2)]
+    assert [end(program)[0] for program in programs] == [0, 0]
+    runs = sorted((tmp_path / "runs" / "quickstart").iterdir())
+    assert [run.name for run in runs] == ["version_0", "version_1"]
+    assert any(all(is_whole(run, seed) for run, seed in zip(runs, seeds, strict=True)) for seeds in ((1, 2), (2, 1)))
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["output", "resume"])
+def test_of_two_that_want_one_folder_at_once_one_has_it(run, tmp_path, resumed):
+    folder, flags = tmp_path / "run", ["--output", tmp_path / "run", "--max_epochs=1"]
+    if resumed:
+        run(*TINY, *flags)
+        flags = ["--resume", folder, "--max_epochs=3"]
+    ends = sorted(end(program) for program in [start(*flags, cwd=tmp_path) for _ in range(2)])
+    assert [status for status, _ in ends] == [0, 2]
+    ((_, _), (_, (line,))) = ends
+    assert line.startswith(f"--{'resume' if resumed else 'output'} {folder}: ")
+    assert "is in use by process" in line or "holds a run" in line
+    assert is_whole(folder, 0)
+    assert not (folder / ".lock").exists()
+
+
+def test_a_folder_is_held_from_the_start_and_by_one(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.claim("output")
+    with pytest.raises(InputError, match="is in use by process"):
+        second.claim("output")
+    second.abandon()
+    assert (tmp_path / "run" / ".lock").exists()  # it is not the second's to remove
+    assert [RunFolder.next_version(tmp_path / "runs").path.name for _ in range(3)] == [f"version_{k}" for k in range(3)]
+    first.abandon()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_start_left_empty_is_taken_by_the_next(tmp_path):
+    (tmp_path / "runs" / "version_0").mkdir(parents=True)
+    (tmp_path / "runs" / "version_0" / ".lock").write_text("process 1 on elsewhere, since long ago")
+    (tmp_path / "runs" / "version_1").mkdir()
+    (tmp_path / "runs" / "version_1" / "mine.txt").touch()
+    taken = [RunFolder.next_version(tmp_path / "runs") for _ in range(2)]
+    assert [folder.path.name for folder in taken] == ["version_0", "version_2"]
+    for folder in taken:
+        folder.abandon()
+    # one it has made, the other it has not
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["version_0", "version_1"]
+
+
+def test_a_run_that_fails_leaves_a_folder_that_it_did_not_make(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "bad.png").write_text("no image")
+    assert run(*TINY, "--data.root", tmp_path / "nothing_here", "--output", tmp_path / "mine")[0] == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_in_the_folder_of_its_own_images_goes_on(run, tmp_path, capsys):
+    for row in range(24):
+        (tmp_path / f"{row}.png").write_bytes(encode(flat_image(row)))
+    assert run(*TINY, "--data.root", ".", "--max_epochs=1") == (0, "")
+    folder = next((tmp_path / "runs").glob("*/version_0"))
+    assert (folder / "images" / "targets.png").exists()
+    assert run("--resume", folder, "--max_epochs=2") == (0, "")
+    assert len(FolderSource(tmp_path)) == 24
