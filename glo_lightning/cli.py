@@ -28,11 +28,10 @@ from glo_lightning.explore.priors import make_prior
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
-from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_lost_options, refuse_untrusted
+from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_untrusted
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
-from glo_lightning.retired import refuse_emoji
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
 from glo_lightning.runs.folder import RunFolder, RunLogger, WriteConfig
@@ -115,8 +114,6 @@ class TrainCLI(LightningCLI):
         if self.ckpt_path is not None:
             key = "resume" if config.ckpt_path is None else "ckpt_path"
             checkpoint = read_checkpoint(self.ckpt_path, key)
-            refuse_lost_options(checkpoint["hyper_parameters"], key, self.ckpt_path)
-            refuse_emoji(checkpoint.get("format_version", 0), config.data.root, key, getattr(config, key))
             self.global_step = checkpoint["global_step"]
             self.finished = self._is_finished(checkpoint)
             if self.finished and self.refused is not None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
 from pytorch_lightning import Callback, Trainer
@@ -25,8 +23,7 @@ from glo_lightning.class_path import find_class
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.retired import GONE, LAST_WITH_THEM, current_config, lost_option
-from glo_lightning.runs.checkpoints import Checkpoints
+from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
 # The kinds of classes that a run is put together of.
@@ -49,11 +46,10 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first.
 
     Returns:
-        The arguments, with the content of configurations that an older version wrote for their names, and the name of
-        the last configuration: the recipe.
+        The arguments, and the name of the last configuration: the recipe.
 
     Raises:
-        InputError: for a configuration of a run with an option that GLO no longer has.
+        InputError: for a run whose checkpoint is of another format.
     """
     trainer_arguments = set(inspect.signature(Trainer).parameters)
     expanded: list[str] = []
@@ -70,44 +66,21 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
             expanded.append("--config" + argument[2:] if name == "-c" else argument)
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
-        config = RunFolder(resumed[-1]).config
-        first = [str(config)] if config.is_file() else []
+        folder = RunFolder(resumed[-1])
+        first = [str(folder.config)] if folder.config.is_file() else []
+        try:  # before the configuration is read: that of another version may have other arguments
+            read_checkpoint(folder.last, "resume")
+        except InputError as error:
+            if error.key == "format_version":
+                raise
     else:
         first = [] if configs else [str(default_config)]
     recipe = Path(["run", *first, *configs][-1]).stem
-    expanded = [f"--config={file}" for file in first] + expanded
-    return [_current(argument, "resume" if resumed else "config") for argument in expanded], recipe
+    return [f"--config={file}" for file in first] + expanded, recipe
 
 
 def _values(arguments: list[str], flag: str) -> list[str]:
     return [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
-
-
-def _current(argument: str, key: str) -> str:
-    """The argument, or, for a configuration that an older version wrote, its content as it would be written now."""
-    name, _, file = argument.partition("=")
-    content = file.startswith("{")  # as it reaches the processes that DDP starts
-    if name != "--config" or content or not Path(file).is_file():
-        return argument
-    try:
-        config = yaml.safe_load(Path(file).read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # the parser names it
-        return argument
-    if not (isinstance(config, dict) and isinstance(config.get("model", {}), dict)):
-        return argument
-    refuse_lost_options(config.get("model", {}), key, Path(file).parent if key == "resume" else Path(file))
-    current = current_config(config)
-    return argument if current == config else f"--config={json.dumps(current)}"
-
-
-def refuse_lost_options(arguments: dict[str, Any], key: str, where: Path) -> None:
-    """Raises InputError for the arguments of an old run whose algorithm GLO no longer has."""
-    lost = lost_option(arguments)
-    if lost is not None:
-        remedy = (
-            f"was made with {lost[0]} {lost[1]}, which GLO no longer has; going on with another algorithm is no resume"
-        )
-        raise InputError(key, where, f"{remedy}: the last version that can is {LAST_WITH_THEM}")
 
 
 def flag_of(key: str) -> str:
@@ -137,8 +110,6 @@ def one_line(message: str) -> str:
     if unknown:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]
-        if name in GONE:
-            return f"{given}: there is no such argument any more: {GONE[name]}"
         flags = _all_flags()
         by_last_part = {flag.rpartition(".")[2]: flag for flag in flags}
         close = difflib.get_close_matches(name, flags, n=1) or [

@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_shape
 from glo_lightning.class_path import plain
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
@@ -31,7 +32,6 @@ from glo_lightning.latents import (
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import GENERATOR_RATES, GeneratorOptimizer, Schedule, find_optimizer, rate_factor
 from glo_lightning.processes import broadcast_from_first, several, weight_of
-from glo_lightning.retired import FORMAT_VERSION, check_same_shape, current_arguments, upgrade_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -263,16 +263,20 @@ class GLO(LightningModule):
         checkpoint |= {"format_version": FORMAT_VERSION} | {key: getattr(self, key) for key in STATE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of a later format, or of a model of another shape."""
-        upgrade_checkpoint(checkpoint)
+        """Refuses a checkpoint of another format, or of a model of another shape."""
+        check_format(checkpoint)
         check_same_shape(checkpoint["hyper_parameters"], self.hparams)
         for key in STATE:
             setattr(self, key, checkpoint[key])
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> GLO:  # type: ignore[override]
-        """As Lightning's; no argument is needed, also for a checkpoint whose arguments an older version had."""
-        saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-        arguments = current_arguments(saved["hyper_parameters"]) | {"weights_only": True} | kwargs
+        """As Lightning's; no argument is needed.
+
+        Raises:
+            InputError: for a checkpoint of another format.
+        """
+        check_format(torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True))
+        arguments = {"weights_only": True, **kwargs}
         arguments["_instantiator"] = None  # by this class, not by the parser that a run of the command line names
         return super().load_from_checkpoint(checkpoint_path, **arguments)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import check_at_least
 from glo_lightning.explore.commands import CommandParser
 from glo_lightning.explore.evaluation import (
     extract,
@@ -193,14 +193,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="of encoding")
     parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class; the run's if not given")
     parser.add_argument("--features", help="inception, a TorchScript file or the path of a class")
-    parser.add_argument("--baselines", action="store_true", help=argparse.SUPPRESS)
     parser.call(lambda: run(parser.parse_args()))
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.baselines:
-        remedy = "is a command of its own now: python scripts/studies/baselines.py"
-        raise InputError("baselines", options.run, remedy)
     check_at_least("num", options.num, 2)
     check_at_least("steps", options.steps, 1)
     features = load_features(options.features) if options.features else None

@@ -370,7 +370,7 @@ class LSUNDataModule(LightningDataModule):
         if state_dict["keys_digest"] != self._keys_digest:
             remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
             raise InputError("root", place, remedy)
-        if "fingerprint" in state_dict and state_dict["fingerprint"] != self._fingerprint_digest():
+        if state_dict["fingerprint"] != self._fingerprint_digest():
             rows, before = sampled_rows(self.num_images), state_dict["record_digests"].tolist()
             compared = zip(rows, before, self.record_digests, strict=True)
             changed = [row for row, was, now in compared if was and now and was != now]
@@ -378,10 +378,10 @@ class LSUNDataModule(LightningDataModule):
                 what = f"{len(changed)} of the {len(rows)} images that were compared are not those of the checkpoint, "
                 what += f"{key_text(self.source, changed[0])} among them"
                 raise InputError("root", place, f"{what}. Give the images of the run, or begin a new one")
-        for key, was in state_dict.get("settings", {}).items():
+        for key, was in state_dict["settings"].items():
             if getattr(self, key) != was:
                 message = "%s is %s, and was %s until now: this is not the run any more that was never stopped"
                 log.warning(message, TOLD[key], getattr(self, key), was)
-        if state_dict.get("decoding", 1) != DECODING:
+        if state_dict["decoding"] != DECODING:
             message = "images are decoded a little differently since this checkpoint: of large JPEG files the pixels "
             log.info("%sdiffer by less than 0.5 of 255 on average", message)

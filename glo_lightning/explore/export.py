@@ -19,7 +19,6 @@ from glo_lightning.explore.fitted import safetensors
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO
-from glo_lightning.retired import current_arguments
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
     if version > EXPORT_VERSION:
         raise InputError("format_version", version, f"this program reads {EXPORT_VERSION}; update the program")
     table = load_file(folder / "codes.safetensors")
-    model = GLO(**current_arguments(about["hyper_parameters"]))
+    model = GLO(**about["hyper_parameters"])
     model.generator.load_state_dict(load_file(folder / "generator.safetensors"))
     with torch.no_grad():
         model.latents.weight.copy_(table["codes"])

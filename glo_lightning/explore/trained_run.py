@@ -30,7 +30,6 @@ from glo_lightning.explore.saved_codes import load_codes
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import unconstrained
 from glo_lightning.module import GLO
-from glo_lightning.retired import current_config, refuse_emoji, upgrade_checkpoint
 from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
@@ -76,8 +75,6 @@ class TrainedRun:
             self.checkpoint = newest_checkpoint(folder) or folder.last
         self._root = None if root is None else str(Path(root).expanduser().absolute())
         self._state = read_checkpoint(self.checkpoint, "run")
-        self._format: int = self._state.get("format_version", 0)
-        upgrade_checkpoint(self._state)
         self.global_step: int = self._state["global_step"]
         self.initial: Tensor | None = self._state.get("initial_codes")
         folders = (path, path.parent, path.parent.parent)
@@ -97,7 +94,7 @@ class TrainedRun:
         if self.folder is None:
             remedy = "has no config.yaml beside it, which says where its images are; give the folder of its run"
             raise InputError("run", self.checkpoint, remedy)
-        return current_config(yaml.safe_load((self.folder / "config.yaml").read_text()))
+        return yaml.safe_load((self.folder / "config.yaml").read_text())
 
     @functools.cached_property
     def data(self) -> LSUNDataModule:
@@ -108,7 +105,6 @@ class TrainedRun:
         """
         arguments = dict(self.config["data"])
         arguments["root"] = self._root or arguments.get("root")
-        refuse_emoji(self._format, arguments["root"], "run", self.folder)
         data = LSUNDataModule(**arguments)
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
@@ -132,20 +128,9 @@ class TrainedRun:
 
     @functools.cached_property
     def attributes(self) -> Attributes | None:
-        """What is known of the images by row, as it was when the run was saved; None where nothing is.
-
-        Raises:
-            InputError: for an older checkpoint, which does not have it, when the images are not there.
-        """
-        if not self._has_labels:
-            return self.data.attributes
-        labels = self._state["LSUNDataModule"]["labels"]
+        """What is known of the images by row, as it was when the run was saved; None where nothing is."""
+        labels = self._state.get("LSUNDataModule", {}).get("labels")
         return None if labels is None else Attributes.from_state(labels)
-
-    @property
-    def _has_labels(self) -> bool:
-        """Whether the checkpoint says what is known of the images, if only that nothing is."""
-        return "labels" in self._state.get("LSUNDataModule", {})
 
     def prior(self, name: str, n_components: int | None = None) -> Prior:
         """A prior fitted to the codes, or one kept from before; see ``make_prior`` and ``fit_prior``.
@@ -155,10 +140,7 @@ class TrainedRun:
         Raises:
             InputError: for a name that is no prior's, or codes that it cannot be fitted to.
         """
-        prior = make_prior(name, n_components)
-        known = isinstance(prior, Flow) and (self._has_labels or self.found_data is not None)
-        attributes = self.attributes if known else None
-        return fit_prior(prior, self.model.latents.weight, attributes, self.folder)
+        return fit_prior(make_prior(name, n_components), self.model.latents.weight, self.attributes, self.folder)
 
     def flow(self) -> Flow:
         """The flow among the codes.

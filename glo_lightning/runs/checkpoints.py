@@ -21,6 +21,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from glo_lightning.checkpoint_format import check_format
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
 from glo_lightning.processes import Now, agreed, largest, several, together
@@ -245,7 +246,7 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
         key: the flag that it was given by.
 
     Raises:
-        InputError: when there is none, or it is damaged.
+        InputError: when there is none, or it is damaged, or of another format.
     """
     if not path.is_file():
         raise InputError(key, path, "there is no such checkpoint")
@@ -255,4 +256,5 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         remedy = "is damaged, or no checkpoint of a GLO; give another by --ckpt_path, or remove it to begin anew"
         raise InputError(key, path, remedy) from error
+    check_format(checkpoint)
     return checkpoint

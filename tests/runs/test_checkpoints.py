@@ -1,9 +1,11 @@
 import errno
-import json
 import os
 import pickle
+import re
+import runpy
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,6 @@ from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import is_whole, newest_checkpoint
 from glo_lightning.runs.folder import RunFolder
-
-FIXTURE = REPOSITORY / "tests" / "fixtures" / "format_1.ckpt"
-
 
 RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
 
@@ -236,26 +235,31 @@ def test_a_disk_full_before_the_first_checkpoint_keeps_the_folder_it_names(run, 
     assert_same_run(whole(), tmp_path / "run")
 
 
-@pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")  # by a newer one
-def test_a_checkpoint_of_format_1_loads_and_resumes(run, tmp_path):
-    model = GLO.load_from_checkpoint(FIXTURE)
-    checkpoint = torch.load(FIXTURE, weights_only=True)
-    assert checkpoint["format_version"] == 1
-    images = model.eval()(model.latents.weight[:1])
-    expected = json.loads(FIXTURE.with_suffix(".json").read_text())["corner"]
-    torch.testing.assert_close(images[0, :, 0, :3].tolist(), expected, atol=1e-4, rtol=0)
-    emoji = FIXTURE.parent / "emoji"
-    flags = ("--model.generator=dcgan", "--model.latent_dim=2", "--model.width=4")
-    flags += ("--data.num_samples=24", "--data.root", emoji)
-    assert run(*TINY, *flags, "--ckpt_path", FIXTURE, "--max_epochs=2", "--output", tmp_path / "run")[0] == 0
-    assert load(tmp_path / "run")["global_step"] == 6
+OLDER = "the checkpoint was written by an older version. Use glo_lightning 0.3.0 (commit ac7fd97) to read it."
+NEWER = "the checkpoint was written by a newer version. Update this one, which reads 4."
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
-    checkpoint = torch.load(FIXTURE, weights_only=True) | {"format_version": 4}
-    torch.save(checkpoint, tmp_path / "later.ckpt")
-    with pytest.raises(InputError, match="newer"):
-        GLO.load_from_checkpoint(tmp_path / "later.ckpt")
+@pytest.mark.parametrize(("version", "told"), [(None, f"0: {OLDER}"), (3, f"3: {OLDER}"), (5, f"5: {NEWER}")])
+def test_another_format_is_refused_in_one_line(run, whole, tmp_path, monkeypatch, capsys, version, told):
+    """Before its arguments are read, which this version may not know."""
+    folder = Path(shutil.copytree(whole(), tmp_path / "run"))
+    with (folder / "config.yaml").open("a") as config:
+        config.write("no_longer_an_argument: 1\n")
+    last, checkpoint = folder / "checkpoints" / "last.ckpt", load(folder)
+    checkpoint["hyper_parameters"]["generator"] = "no_longer_a_generator"
+    del checkpoint["format_version"]
+    torch.save(checkpoint if version is None else checkpoint | {"format_version": version}, last)
+    before = sorted(folder.rglob("*"))
+    assert run("--resume", folder) == (2, f"format_version {told}")
+    assert run(*RUN, "--ckpt_path", last, "--output", tmp_path / "new") == (2, f"format_version {told}")
+    monkeypatch.setattr(sys, "argv", ["sample.py", str(folder)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPOSITORY / "scripts" / "sample.py"), run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().err) == (2, f"format_version {told}\n")
+    with pytest.raises(InputError, match=re.escape(told)):
+        GLO.load_from_checkpoint(last)
+    assert sorted(folder.rglob("*")) == before
+    assert not (tmp_path / "new").exists()
 
 
 class Evil:
@@ -266,12 +270,10 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def test_a_strangers_file_runs_no_code(run, tmp_path):
-    shutil.copytree(FIXTURE.parent, tmp_path / "run" / "checkpoints")
-    evil = torch.load(FIXTURE, weights_only=True) | {"evil": Evil(tmp_path / "ran")}
-    (tmp_path / "run" / "config.yaml").write_text("{}")
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    torch.save(evil, last)
+def test_a_strangers_file_runs_no_code(run, whole, tmp_path):
+    last = Path(shutil.copytree(whole(), tmp_path / "run")) / "checkpoints" / "last.ckpt"
+    torch.save(load(tmp_path / "run") | {"evil": Evil(tmp_path / "ran")}, last)
+    (tmp_path / "run" / "checkpoints" / "previous.ckpt").unlink()
     assert run("--resume", tmp_path / "run")[0] == 2
     assert run(*TINY, "--ckpt_path", last)[0] == 2
     with pytest.raises(pickle.UnpicklingError, match="Weights only"):

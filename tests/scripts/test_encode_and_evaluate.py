@@ -109,12 +109,6 @@ def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
     assert set(results["features"]) == {"samples, gaussian", "samples, mixture", "reconstructions"}
 
 
-def test_the_baselines_have_a_command_of_their_own(trained, command, tmp_path):
-    status, _, line = command("evaluate", trained, "--baselines", "--json", tmp_path / "e.json")
-    assert status == 2
-    assert "scripts/studies/baselines.py" in line
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(trained, command, tmp_path):
     status, _, line = command("evaluate", trained, "--accelerator", "gpu", "--json", tmp_path / "e.json")
