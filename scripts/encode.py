@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--fit_encoder", action="store_true", help="fits an encoder to the run and keeps it there")
-    help_ = "auto: where there is one, fitted anew if of another checkpoint; require: refuses that"
+    help_ = "auto: the one that is kept with the run, unless it was fitted to another checkpoint; none: descent alone"
     parser.add_argument("--encoder", default="auto", choices=get_args(UseEncoder), help=help_)
     parser.add_argument("--operator", help="what was done to IMAGES: mask, down4, blur, grey or the path of a class")
     parser.add_argument("--operator_args", type=arguments, metavar="JSON", help="of the operator")

@@ -89,7 +89,7 @@ class Explorer:
         self.thumbnails = self._thumbnails()
         self.codes_folder = (run if run.is_dir() else run.parent) / "codes"
         if self.data is not None:
-            trained.encoder()  # one of another checkpoint is fitted anew now, not while the page waits
+            trained.encoder()  # warns of one of another checkpoint, or refuses a damaged one, before the page is opened
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._num_uploads = 0
         self._mixers: OrderedDict[Any, Mixer] = OrderedDict()

@@ -75,7 +75,7 @@ def check_encoder(file: Path) -> None:
     """Raises InputError where ``keep_encoder`` could not write the file, which a fit would be lost for."""
     safetensors()
     if not os.access(file.parent, os.W_OK):
-        raise InputError("encoder", file, "cannot be written, its folder allows none; copy the run, or give none")
+        raise InputError("encoder", file, "cannot be written, its folder allows none; copy the run")
 
 
 def keep_encoder(encoder: Encoder, file: Path, digest: str) -> None:

@@ -36,7 +36,7 @@ from glo_lightning.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 Accelerator = Literal["auto", "cpu", "gpu"]
-UseEncoder = Literal["auto", "require", "none"]
+UseEncoder = Literal["auto", "none"]
 Chart = Callable[[Tensor], Tensor]
 FEWEST_GIVEN = 20  # training images that have an attribute's value, for samples to be given it
 
@@ -82,7 +82,6 @@ class TrainedRun:
         device = find_device(accelerator)
         model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
-        self._encoder: Encoder | None = None
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -223,46 +222,32 @@ class TrainedRun:
         encoder = fit_encoder(self.model, self.images)
         keep_encoder(encoder, self.encoder_file, encoder_digest(self.digest, self.model.latents.weight))
         log.info("fitted the encoder to %d codes, kept in %s", len(self.model.latents.weight), self.encoder_file)
-        self._encoder = encoder
+        self._kept_encoder = encoder
+        return encoder
+
+    @functools.cached_property
+    def _kept_encoder(self) -> Encoder | None:
+        file, codes, hparams = self.encoder_file, self.model.latents.weight, self.model.hparams
+        if file is None or not file.is_file():
+            return None
+        made = Encoder(hparams["channels"], hparams["image_size"], codes.shape[1]).to(codes.device)
+        encoder = load_encoder(made, file, encoder_digest(self.digest, codes))
+        if encoder is None:
+            remedy = "fit one to this by encode.py RUN --fit_encoder"
+            log.warning("%s was fitted to another checkpoint and is not used; %s", file, remedy)
         return encoder
 
     def encoder(self, use: UseEncoder = "auto") -> Encoder | None:
-        """The encoder that is kept with the run, see ``fit_encoder``.
+        """The encoder that is kept with the run, see ``fit_encoder``; None without one.
 
         Args:
-            use: ``auto``: None where none is kept; one of another checkpoint is fitted anew, or, where that could not
-                be kept, left alone, with a warning. ``require``: refuses all this. ``none``: None.
+            use: ``auto``: None, with a warning, where it was fitted to another checkpoint. ``none``: None.
 
         Raises:
-            InputError: for a choice that is none of these, a file that cannot be read, and as ``use`` says.
+            InputError: for another choice, and a file that cannot be read.
         """
         check_choice("encoder", use, UseEncoder)
-        file = self.encoder_file
-        if use == "none" or self._encoder is not None:
-            return None if use == "none" else self._encoder
-        if file is None or not file.is_file():
-            if use == "require":
-                raise InputError(
-                    "encoder", use, "the run has none; make one by encode.py RUN --fit_encoder, or give none"
-                )
-            return None
-        codes, hparams = self.model.latents.weight, self.model.hparams
-        made = Encoder(hparams["channels"], hparams["image_size"], codes.shape[1]).to(codes.device)
-        self._encoder = load_encoder(made, file, encoder_digest(self.digest, codes))
-        if self._encoder is None:
-            if use == "require":
-                remedy = (
-                    "was fitted to another checkpoint; fit one to this by encode.py RUN --fit_encoder, or give auto"
-                )
-                raise InputError("encoder", file, remedy)
-            try:
-                check_encoder(file)
-            except InputError as error:
-                log.warning("%s was fitted to another checkpoint, and is not used (%s)", file, error)
-                return None
-            log.info("%s was fitted to another checkpoint; it is fitted anew", file)
-            return self.fit_encoder()
-        return self._encoder
+        return None if use == "none" else self._kept_encoder
 
     def encode(
         self,
