@@ -35,6 +35,12 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 2 + 0.5
 
 
+def psnr(generated: Tensor, images: Tensor, per_image: bool = False) -> Tensor:
+    """Peak signal-to-noise ratio in dB of images (B, ...) in [-1, 1]: over all pixels, (), or of each image, (B,)."""
+    squares = (to_unit(generated) - to_unit(images)).square()
+    return -10 * torch.log10(squares.flatten(1).mean(dim=1) if per_image else squares.mean())
+
+
 class NotAnImageError(ValueError):
     """Bytes that Pillow does not read as an image; its text says why."""
 

@@ -18,7 +18,7 @@ from glo_lightning.class_path import plain
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import make_generator
-from glo_lightning.images import to_unit
+from glo_lightning.images import psnr
 from glo_lightning.latents import (
     PROJECTIONS,
     Constraint,
@@ -226,8 +226,7 @@ class GLO(LightningModule):
         codes = self.encode(images, starts=starts[:, None], steps=30)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.holdout_codes = codes.detach().clone()
-        error = (to_unit(self(codes)) - to_unit(images)).square().mean()
-        self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(images), sync_dist=True)
+        self.log("val/psnr", psnr(self(codes), images), prog_bar=True, batch_size=len(images), sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Reconstructs images (B, C, H, W) in [-1, 1] from their codes."""

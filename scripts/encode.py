@@ -34,7 +34,7 @@ from glo_lightning.explore.operators import Mask, check_sizes, make_operator, re
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
-from glo_lightning.images import from_uint8, to_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.losses import make_loss
 
 SHOWN = 16  # images in the comparison
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     how = {"steps": options.steps, "encoder": options.encoder, "progress": True}
     codes = trained.encode(to_uint8(images), options.starts, loss=loss, **how)
     generated = generate(trained.model, codes).cpu()
-    write(options, {"targets": images, "reconstructions": generated}, codes, names, errors(generated, images))
+    write(options, {"targets": images, "reconstructions": generated}, codes, names, generated, images)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -138,15 +138,11 @@ def restore(
     codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, options.encoder, loss, **how)
     generated, operator = generate(trained.model, codes).cpu(), operator.cpu()
     whole = restored(generated, pictures, operator)
-    known = operator.known if isinstance(operator, Mask) else torch.ones(1)
+    known = operator.known[0] if isinstance(operator, Mask) else torch.ones(pictures.shape[2:])
     targets = pictures + (1 - known)
     shown = {"targets": targets, "reconstructions": generated, "filled" if options.mask else "restored": whole}
-    write(options, shown, codes, names, errors(operator(generated), pictures) / known.mean(), beside=True)
-
-
-def errors(generated: Tensor, images: Tensor) -> Tensor:
-    """The mean squared error of each image, (M,), white being 1."""
-    return (to_unit(generated) - to_unit(images)).square().flatten(1).mean(1)
+    seen = operator(generated)
+    write(options, shown, codes, names, seen[..., known > 0], pictures[..., known > 0], beside=True)
 
 
 def write(
@@ -154,16 +150,16 @@ def write(
     pictures: dict[str, Tensor],
     codes: Tensor,
     names: list[str],
-    squares: Tensor,
+    made: Tensor,
+    wanted: Tensor,
     beside: bool = False,
 ) -> None:
-    """Prints the PSNR of squared errors (M,) and fills the output folder."""
-    psnr = (-10 * torch.log10(squares)).tolist()
-    mean = float(-10 * torch.log10(squares.mean()))
-    for name, value in zip(names, psnr, strict=True):
+    """Prints the PSNR of images that were made (M, ...) for those wanted, and fills the output folder."""
+    of_all, of_each = float(psnr(made, wanted)), psnr(made, wanted, per_image=True).tolist()
+    for name, value in zip(names, of_each, strict=True):
         print(f"{name}: PSNR {value:.2f} dB")
-    print(f"all {len(names)} images: PSNR {mean:.2f} dB")
-    metrics = {"psnr": mean, "images": [{"name": n, "psnr": p} for n, p in zip(names, psnr, strict=True)]}
+    print(f"all {len(names)} images: PSNR {of_all:.2f} dB")
+    metrics = {"psnr": of_all, "images": [{"name": n, "psnr": p} for n, p in zip(names, of_each, strict=True)]}
     with output_folder(options.output, options.overwrite) as folder:
         for name, shown in pictures.items():
             save_image(make_grid(to_unit(shown)), folder / f"{name}.png")

@@ -8,8 +8,9 @@ from conftest import encode
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_images
+from torchmetrics.image import PeakSignalNoiseRatio
 
-from glo_lightning.images import NotAnImageError, decode_image, from_uint8, to_uint8, to_unit
+from glo_lightning.images import NotAnImageError, decode_image, from_uint8, psnr, to_uint8, to_unit
 
 
 @pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG"])
@@ -125,3 +126,12 @@ def test_no_image_starts_another_program(tmp_path, monkeypatch, name):
     with pytest.raises(NotAnImageError, match="Ghostscript"):
         decode_image((tmp_path / name).read_bytes(), 32)
     assert not (tmp_path / "ran").exists()
+
+
+def test_psnr_is_that_of_torchmetrics_over_all_pixels_and_of_each_image():
+    generated, images = torch.rand(2, 5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    reference = PeakSignalNoiseRatio(data_range=2.0)
+    torch.testing.assert_close(psnr(generated, images), reference(generated, images))
+    each = torch.stack([reference(one[None], other[None]) for one, other in zip(generated, images, strict=True)])
+    torch.testing.assert_close(psnr(generated, images, per_image=True), each)
+    assert psnr(images, images) == torch.inf

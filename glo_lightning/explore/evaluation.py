@@ -9,35 +9,32 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.encoding import Generate, Loss
 from glo_lightning.errors import InputError
-from glo_lightning.images import to_unit
+from glo_lightning.images import psnr, to_unit
 from glo_lightning.latents import as_rows, fit_pca
 
 
 @torch.no_grad()
 def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
-    """PSNR in dB of the mean squared error over all pixels, mean SSIM, and the mean loss, all on the CPU.
+    """PSNR in dB over all pixels, mean SSIM, and the mean loss; PSNR and SSIM on the CPU.
 
     Args:
         generated: (B, C, H, W) in [-1, 1].
         images: the same shape and range.
         loss: maps (generated, images) to a mean over the batch.
     """
-    psnr, ssim = PeakSignalNoiseRatio(data_range=1.0), StructuralSimilarityIndexMeasure(data_range=1.0)
-    total = 0.0
+    ssim, total = StructuralSimilarityIndexMeasure(data_range=1.0), 0.0
     for some, wanted in zip(generated.split(128), images.split(128), strict=True):
         total += float(loss(some, wanted)) * len(some)
-        some, wanted = to_unit(some.cpu()), to_unit(wanted.cpu())
-        psnr.update(some, wanted)
-        ssim.update(some, wanted)
-    similarity = torch.as_tensor(ssim.compute())
-    return {"psnr": float(psnr.compute()), "ssim": float(similarity), "loss": total / len(generated)}
+        ssim.update(to_unit(some.cpu()), to_unit(wanted.cpu()))
+    found = {"psnr": psnr(generated.cpu(), images.cpu()), "ssim": torch.as_tensor(ssim.compute())}
+    return {name: float(value) for name, value in found.items()} | {"loss": total / len(generated)}
 
 
 @torch.no_grad()

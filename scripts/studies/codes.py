@@ -15,15 +15,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from harness import datamodule, mean_and_deviation, train
 from rows import LateGLO
-from torchmetrics.image import PeakSignalNoiseRatio
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import generate, pca_reconstructions
 from glo_lightning.files import write_text
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr
 from glo_lightning.module import GLO
 
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
@@ -45,10 +43,6 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def psnr(generated: torch.Tensor, images: torch.Tensor) -> float:
-    return float(PeakSignalNoiseRatio(data_range=1.0)(to_unit(generated), to_unit(images)))
-
-
 def measure(
     options: argparse.Namespace, way: dict[str, Any], init: str, latent_dim: int, seed: int
 ) -> dict[str, float]:
@@ -66,8 +60,8 @@ def measure(
     codes = model.encode(holdout, training, ["pca" if init == "pca" else "mean"], steps=options.encode_steps)
     table = model.latents.weight
     return {
-        "train": psnr(generate(model, table), from_uint8(training)),
-        "holdout": psnr(generate(model, codes), holdout),
+        "train": float(psnr(generate(model, table), from_uint8(training))),
+        "holdout": float(psnr(generate(model, codes), holdout)),
     }
 
 

@@ -21,7 +21,7 @@ from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import rate_at
 from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.explore.trained_run import load_run
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr
 from glo_lightning.module import GLO
 
 RATE = 1e-3  # AdamW's, at its highest, of the network
@@ -109,8 +109,7 @@ def main() -> None:
         with torch.no_grad():
             codes = find()
         spent = 1000 * (time.process_time() - began) / len(wanted)
-        error = (to_unit(generate(model, codes)) - to_unit(wanted)).square().mean()
-        print(f"| {name} | {float(-10 * torch.log10(error)):.2f} | {spent:.1f} |", flush=True)
+        print(f"| {name} | {psnr(generate(model, codes), wanted):.2f} | {spent:.1f} |", flush=True)
         return codes
 
     def one_by_one(encoder: nn.Module) -> Callable[[], Tensor]:

@@ -29,7 +29,7 @@ from image_losses import ShiftTolerant
 from learners import FreshSteps, GaussNewton, MixturePrior, Variational
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchvision.utils import save_image
 
 from glo_lightning.data import LSUNDataModule
@@ -38,7 +38,7 @@ from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.priors import sample_codes
 from glo_lightning.files import write_text
-from glo_lightning.images import from_uint8, to_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.module import GLO
 
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -134,9 +134,8 @@ def kept_megabytes(model: GLO) -> float:
 
 def similarity(generated: Tensor, images: Tensor) -> dict[str, float]:
     """PSNR in dB and SSIM of images (M, C, H, W) in [-1, 1]."""
-    pair = to_unit(generated).cpu(), to_unit(images).cpu()
-    structure = StructuralSimilarityIndexMeasure(data_range=1.0)
-    return {"PSNR": float(PeakSignalNoiseRatio(data_range=1.0)(*pair)), "SSIM": float(structure(*pair))}
+    structure = StructuralSimilarityIndexMeasure(data_range=1.0)(to_unit(generated).cpu(), to_unit(images).cpu())
+    return {"PSNR": float(psnr(generated, images)), "SSIM": float(structure)}
 
 
 def measure(

@@ -28,7 +28,7 @@ from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.operators import OPERATORS, Mask, least_squares, make_operator, restored
 from glo_lightning.explore.trained_run import load_run
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr
 
 GROUP = 100  # images with the same pixels missing
 MISSING = (0.5, 0.9, 0.99)
@@ -73,10 +73,6 @@ def median(pictures: Tensor, known: np.ndarray) -> Tensor:
     return made
 
 
-def psnr(made: Tensor, images: Tensor) -> float:
-    return float(-10 * torch.log10((to_unit(made.clamp(-1, 1)) - to_unit(images)).square().mean()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run with held-out images and, for the prior, 500 codes")
@@ -95,7 +91,7 @@ def main() -> None:
     rows: dict[str, dict[str, list[Tensor]]] = {}
 
     def add(column: str, row: str, made: Tensor) -> None:
-        rows.setdefault(row, {}).setdefault(column, []).append(made)
+        rows.setdefault(row, {}).setdefault(column, []).append(made.clamp(-1, 1))
 
     def restore(column: str, pictures: Tensor, operator: nn.Module) -> None:
         """What PCA and the generator make of pictures."""

@@ -23,16 +23,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_text
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarking.data import Records
 from benchmarking.plain_loops import MinimalLoop
-
-
-def psnr(generated: torch.Tensor, images: torch.Tensor) -> float:
-    return float(-10 * torch.log10((to_unit(generated) - to_unit(images)).square().mean()))
 
 
 def describe(trained: TrainedRun, folder: Path, encoded: int) -> dict[str, float]:
@@ -45,11 +41,13 @@ def describe(trained: TrainedRun, folder: Path, encoded: int) -> dict[str, float
     found = {"epochs": len(losses), "loss after 1": losses[0], "loss after all": losses[-1], "images/s": rate}
     found["hours"] = len(losses) * data.num_images / rate / 3600
     rows = list(range(min(4096, data.num_images)))
-    found["PSNR"] = psnr(generate(model, model.latents.weight[rows]).cpu(), from_uint8(data.dataset[rows][0]))
+    made = generate(model, model.latents.weight[rows]).cpu()
+    found["PSNR"] = float(psnr(made, from_uint8(data.dataset[rows][0])))
     if data.holdout:
         images = from_uint8(data.dataset[data.holdout_rows(encoded)][0].to(model.device))
         training = data.dataset[list(range(data.num_images))][0]
-        found["held-out PSNR"] = psnr(generate(model, model.encode(images, training, ["pca"], steps=60)), images)
+        made = generate(model, model.encode(images, training, ["pca"], steps=60))
+        found["held-out PSNR"] = float(psnr(made, images))
     return found
 
 

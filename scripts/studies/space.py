@@ -40,7 +40,7 @@ from glo_lightning.explore.paths import Way, lerp, slerp
 from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
 from glo_lightning.explore.space import nearest_distances, probe, way_metrics
 from glo_lightning.files import write_text
-from glo_lightning.images import from_uint8, to_uint8, to_unit
+from glo_lightning.images import from_uint8, psnr, to_uint8
 from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.module import GLO
 
@@ -151,8 +151,7 @@ class Space:
         """Codes of images (M, 3, H, W), uint8, and the PSNR that they reach."""
         wanted = from_uint8(images.to(self.model.device))
         codes = self.model.encode(wanted, self.training[: len(self.codes)], ["pca"], steps=steps)
-        error = (to_unit(generate(self.model, codes)) - to_unit(wanted)).square().mean()
-        return codes, float(-10 * torch.log10(error))
+        return codes, float(psnr(generate(self.model, codes), wanted))
 
     def probes(self, codes: Tensor, held_out: Sequence[int]) -> dict[str, dict[str, float]]:
         """Accuracies of linear probes on codes (M, D) of held-out faces' rows, beside PCA codes and small pixels."""
@@ -229,8 +228,8 @@ class Space:
     @torch.no_grad()
     def psnr(self) -> float:
         """Of the training faces' reconstructions, over the first 4,096."""
-        made = self.generate(self.codes[:4096]).float() / 255
-        return float(-10 * torch.log10((made - self.training[:4096].float() / 255).square().mean()))
+        made = from_uint8(self.generate(self.codes[:4096]))
+        return float(psnr(made, from_uint8(self.training[:4096])))
 
 
 def table(title: str, rows: dict[str, dict[str, float]], digits: int = 3) -> str:
@@ -276,14 +275,14 @@ def main() -> None:
     results["log_density"] = {"first": float(train_density), "last": float(held_density)}
     show("ways", space.ways(flow))
     if arguments.num_encoded:
-        codes, psnr = space.held_out_codes(space.real[: arguments.num_encoded], arguments.steps)
+        codes, reached = space.held_out_codes(space.real[: arguments.num_encoded], arguments.steps)
         few = min(arguments.num_encoded, 500)
         unseen_codes, unseen = space.held_out_codes(space.unseen[:few], arguments.steps)
         anew, _ = space.held_out_codes(space.training[:few], arguments.steps)
         density = {"training": float(train_density), "training, encoded anew": float(flow.log_density(anew).mean())}
         density["held-out"] = float(flow.log_density(codes).mean())
         density["unseen combinations"] = float(flow.log_density(unseen_codes).mean())
-        show("held-out", {"PSNR": {"random": psnr, "unseen combinations": unseen}, "log-density": density})
+        show("held-out", {"PSNR": {"random": reached, "unseen combinations": unseen}, "log-density": density})
         show("probes", space.probes(codes, space.rows))
         show("probes, unseen combinations", space.probes(unseen_codes, space.unseen_rows))
         show("arithmetic, with less without", space.arithmetic(codes))
