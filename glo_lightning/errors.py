@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
 OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
@@ -41,6 +43,24 @@ def check_at_least(key: str, value: float, least: float) -> None:
     """Raises InputError unless ``value >= least`` (NaN is refused as well)."""
     if not value >= least:
         raise InputError(key, value, f"must be {least} or more")
+
+
+def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None) -> str:
+    """What to say of a word that is none of these: ``did you mean x?`` of the one most like it.
+
+    Args:
+        word: what was given.
+        words: what could have been; of a mapping its values are shown.
+        otherwise: what to say where none is like it; the first twelve of them if not given.
+    """
+    names = words if isinstance(words, Mapping) else {name: name for name in words}
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"did you mean {names[close[0]]}?"
+    if otherwise is not None:
+        return otherwise
+    shown = [name or repr(name) for name in names.values()]
+    return f"there are {', '.join(shown[:12])}{', ...' if len(shown) > 12 else ''}"
 
 
 class OneLineParser(argparse.ArgumentParser):

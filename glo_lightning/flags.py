@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pytorch_lightning.strategies import Strategy
 
 from glo_lightning.class_path import find_class
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
@@ -110,13 +109,10 @@ def one_line(message: str) -> str:
     if unknown:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]
-        flags = _all_flags()
-        by_last_part = {flag.rpartition(".")[2]: flag for flag in flags}
-        close = difflib.get_close_matches(name, flags, n=1) or [
-            by_last_part[part] for part in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-        ]
-        meant = f"did you mean --{close[0]}?" if close else "see --help"
-        return f"{given}: there is no such argument; {meant}"
+        flags = {flag: f"--{flag}" for flag in _all_flags()}
+        by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in flags.items()}
+        meant = did_you_mean(name.rpartition(".")[2], by_last_part, otherwise="see --help")
+        return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
     if re.search("Problems parsing config|File does not exist", message):
         return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
     wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)

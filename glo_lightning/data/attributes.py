@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import itertools
 import logging
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.data.source import Source, labels_of
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +59,11 @@ class Attributes:
             if not equals:
                 raise InputError("given", text, f"is not name=value; the names are {', '.join(self.values)}")
             if name not in self.values:
-                raise InputError("given", text, f"there is no attribute {name}; {nearest(name, list(self.values))}")
+                raise InputError(
+                    "given", text, f"there is no attribute {name}; {did_you_mean(name, list(self.values))}"
+                )
             if value not in self.values[name]:
-                remedy = f"{name} has no value {value!r}; {nearest(value, self.values[name])}"
+                remedy = f"{name} has no value {value!r}; {did_you_mean(value, self.values[name])}"
                 raise InputError("given", text, remedy)
             position = list(self.values).index(name)
             if numbers[position] >= 0:
@@ -153,10 +154,3 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
     if not any(key in by_key for key in keys):
         raise InputError("attributes", file, "names none of these images, but others: make it anew, or remove it")
     return by_key
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """What to say of a word that is none of these: the one most like it, or some of them."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    some = ", ".join(w if w else repr(w) for w in words[:12]) + (", ..." if len(words) > 12 else "")
-    return f"did you mean {close[0]}?" if close else f"there are {some}"

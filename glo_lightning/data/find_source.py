@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from glo_lightning.data.hub_source import HubSource, holds_tables
 from glo_lightning.data.lmdb_source import LMDBSource, cache_folder, find_lmdb, open_categories
 from glo_lightning.data.source import Source
 from glo_lightning.data.torchvision_source import SETS, TorchvisionSource, find_set
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, did_you_mean
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # of a source; the path of its class may come out of a stranger's file
@@ -82,8 +81,7 @@ def _named(source: str) -> str:
     """The source's name as it is spelt here; a class path as it is."""
     names = {name.lower(): name for name in (*KINDS, *SETS)}
     if "." not in source and source.lower() not in names:
-        close = difflib.get_close_matches(source.lower(), names, n=1)
-        meant = f"did you mean {names[close[0]]}?" if close else f"there are {', '.join(names.values())}"
+        meant = did_you_mean(source.lower(), names, f"there are {', '.join(names.values())}")
         raise InputError("source", source, f"{meant}; or give the path of a class")
     return names.get(source.lower(), source)
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glo_lightning.data.attributes import nearest, read_labels
+from glo_lightning.data.attributes import read_labels
 from glo_lightning.data.children import in_processes
 from glo_lightning.data.source import JoinedSource, Labels, Source
-from glo_lightning.errors import InputError, ReadError
+from glo_lightning.errors import InputError, ReadError, did_you_mean
 from glo_lightning.files import write_whole
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[st
         raise InputError("root", folder, remedy)
     for position, category in enumerate(categories):
         if category not in names:
-            remedy = f"{folder} has no {category}_{split}_lmdb; {nearest(category, names)}"
+            remedy = f"{folder} has no {category}_{split}_lmdb; {did_you_mean(category, names)}"
             raise InputError("categories", category, remedy)
         if category in categories[:position]:
             raise InputError("categories", category, "is given twice; give it once")
