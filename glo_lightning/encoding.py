@@ -24,6 +24,7 @@ PATIENCE = 3  # looks without gain after which an image's descent ends
 
 Generate = Callable[[Tensor], Tensor]  # codes (B, D) to images (B, C, H, W)
 Loss = Callable[[Tensor, Tensor], Tensor]  # (generated, images) to a mean over the batch
+Penalty = Callable[[Tensor], Tensor]  # codes (B, D) to (B,)
 
 
 def encode(
@@ -35,8 +36,9 @@ def encode(
     steps: int = 150,
     progress: bool = False,
     betas: tuple[float, float] = BETAS,
+    penalty: Penalty | None = None,
 ) -> Tensor:
-    """Finds the codes (M, D) whose images have the lowest loss, each image's alone.
+    """Finds the codes (M, D) whose images have the lowest loss, and penalty, each image's alone.
 
     Every start is followed for 30 steps; each image's best goes on for ``steps`` at most, until 30 in a row
     bring it no more. Each step is one of Adam, its rate falling as a cosine to zero, and a projection as in training.
@@ -50,10 +52,11 @@ def encode(
         project: brings codes (B, D) back into their set.
         progress: shows a progress bar.
         betas: Adam's; ``NEAR`` for a few steps from codes that are nearly right.
+        penalty: maps codes (B, D) to what is added to each one's loss, (B,).
     """
     number, per_image, latent_dim = starts.shape
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, project, RATE * latent_dim**-0.5, betas, chunk)
+    descent = _Descent(generator, loss, penalty, project, RATE * latent_dim**-0.5, betas, chunk)
     with tqdm(total=number, unit=" images", disable=not progress) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -74,6 +77,7 @@ class _Descent(NamedTuple):
 
     generator: Generate
     loss: Loss
+    penalty: Penalty | None
     project: Projection
     rate: float
     betas: tuple[float, float]
@@ -92,8 +96,9 @@ class _Descent(NamedTuple):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
                 generated = self.generator(codes)
+                added = self.penalty(codes) if self.penalty else codes.new_zeros(self.chunk)
                 if step % CHECK == 0 or step == steps:
-                    losses = _losses(self.loss, generated.detach(), images)
+                    losses = _losses(self.loss, generated.detach(), images) + added.detach()
                     better, falling = losses < lowest, losses < 0.999 * lowest
                     better &= patience > 0
                     best = torch.where(better[:, None], codes.detach(), best)
@@ -101,7 +106,8 @@ class _Descent(NamedTuple):
                     patience = torch.where(patience > 0, torch.where(falling, PATIENCE, patience - 1), 0)
                     if step == steps or not bool((patience > 0).any()):
                         break
-                (codes.grad,) = torch.autograd.grad(self.loss(generated, images) * self.chunk, codes)
+                total = self.loss(generated, images) * self.chunk + added.sum()
+                (codes.grad,) = torch.autograd.grad(total, codes)
                 optimizer.step()
                 schedule.step()
                 with torch.no_grad():

@@ -6,7 +6,7 @@ from torch import nn
 
 from glo_lightning.encoding import CHECK, CHUNK, PATIENCE, TRIAL_STEPS, encode, starting_codes
 from glo_lightning.errors import InputError
-from glo_lightning.explore.operators import Mask, observed
+from glo_lightning.explore.operators import Mask
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
@@ -69,6 +69,29 @@ def test_whatever_generates_can_be_encoded_with(images):
         steps=400,
     )
     torch.testing.assert_close(codes, wanted, atol=0.02, rtol=0)
+
+
+def test_a_penalty_is_added_to_the_loss_of_each_code():
+    """Ridge regression, by a linear generator; and of two starts that reconstruct alike it chooses one."""
+    weight, _ = torch.linalg.qr(torch.randn(3 * 8 * 8, 6, generator=torch.Generator().manual_seed(2)))
+    weight = 8 * weight.T
+    wanted = torch.randn(20, 6, generator=torch.Generator().manual_seed(3))
+    codes = encode(
+        lambda codes: (codes @ weight).view(-1, 3, 8, 8),
+        (wanted @ weight).view(20, 3, 8, 8),
+        random_starts(20, 2, seed=4),
+        nn.functional.mse_loss,
+        project=lambda codes: codes,
+        steps=400,
+        penalty=lambda codes: 1 / 3 * codes.square().sum(dim=1),  # as much as the loss weighs them: 64 / 192
+    )
+    torch.testing.assert_close(codes, wanted / 2, atol=0.05, rtol=0)  # it ends where a step gains a thousandth
+    both, images = torch.tensor([[[3.0], [-3.0]]]), torch.zeros(1, 1, 1, 1)
+    (code,) = encode(
+        lambda codes: codes[:, :, None, None].square(), images, both, nn.functional.mse_loss, lambda codes: codes,
+        steps=0, penalty=lambda codes: codes[:, 0],
+    )  # fmt: skip
+    assert code < 0
 
 
 def test_a_models_encode_is_encode_with_its_own_parts(model, images):
@@ -153,8 +176,7 @@ def test_another_loss_than_the_models_can_be_encoded_by(model, images):
 def behind_a_mask(known, generate, images, loss):
     """What ``encode`` is given of images (B, C, H, W) of which a mask's known pixels are left."""
     operator = Mask(known)
-    generate, loss, seen = observed(generate, operator, loss, operator(images))
-    return generate, seen, same_starts(len(images)), loss, to_ball
+    return lambda codes: operator(generate(codes)), operator(images), same_starts(len(images)), loss, to_ball
 
 
 def test_missing_pixels_are_filled_in(model, images):

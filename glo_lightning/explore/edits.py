@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from PIL import Image
@@ -15,7 +14,7 @@ from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.evaluation import generate
 from glo_lightning.explore.flow import FEWEST
 from glo_lightning.explore.flow_way import EVENNESS, path_through
-from glo_lightning.explore.operators import least_squares, nearest_behind, observed, restored
+from glo_lightning.explore.operators import least_squares, nearest_behind, restored
 from glo_lightning.explore.paths import WAYS, along, check_weights, mix, nearest, principal_axes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.priors import default_prior
@@ -189,7 +188,7 @@ def restoring_codes(
     if prior_weight and steps < 1:
         raise InputError("prior_weight", prior_weight, "weighs steps of a descent; give --steps 10 or more")
     try:
-        density = partial(trained.flow().log_density, probes=2, steps=8) if prior_weight else None
+        flow = trained.flow() if prior_weight else None
     except InputError as error:
         remedy = f"weighs the density of a flow, which needs {FEWEST} codes, not {len(table)}; give 0"
         raise InputError("prior_weight", prior_weight, remedy) from error
@@ -213,5 +212,6 @@ def restoring_codes(
     if steps < 1:
         return codes[:, 0]
     weight = prior_weight * 2 * (2 * noise_sigma) ** 2 / pictures[0].numel()  # pixels go from -1 to 1
-    generate, weighed, seen = observed(model.generator, operator, loss, pictures, density, weight)
-    return search(generate, seen, codes, weighed, model.project, steps=steps, progress=progress)
+    penalty = None if flow is None else lambda codes: -weight * flow.log_density(codes, probes=2, steps=8)
+    generator = nn.Sequential(model.generator, operator)
+    return search(generator, pictures, codes, loss, model.project, steps, progress, penalty=penalty)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from glo_lightning.class_path import FOREIGN, make_instance, reason
 from glo_lightning.data.image_files import find_images
-from glo_lightning.encoding import Generate, Loss
 from glo_lightning.errors import InputError
 from glo_lightning.images import NotAnImageError, from_uint8, opened, reading_image
 from glo_lightning.latents import as_rows, fit_pca
@@ -193,40 +192,6 @@ def restored(generated: Tensor, given: Tensor, operator: nn.Module, steps: int =
         before, length = length, squares(slope)
         direction = slope + length / before.clamp(min=tiny) * direction
     return whole
-
-
-def observed(
-    generator: Generate,
-    operator: nn.Module,
-    loss: Loss,
-    pictures: Tensor,
-    log_density: Callable[[Tensor], Tensor] | None = None,
-    weight: float = 0.0,
-) -> tuple[Generate, Loss, Tensor]:
-    """The generator, loss and images that ``encoding.encode`` finds the codes of degraded pictures with.
-
-    The generated images are seen through the operator. With a density ``weight`` times the log-density of the codes is
-    taken from the loss: it travels as one more line of pixels of what is generated, which the pictures do not have.
-
-    Args:
-        generator: maps codes (B, D) to images.
-        operator: of these.
-        loss: maps (generated, pictures) to a mean over the batch.
-        pictures: (M, c, h, h).
-        log_density: of codes, (B,).
-        weight: of the log-density.
-    """
-    if log_density is None:
-        return lambda codes: operator(generator(codes)), loss, pictures
-
-    def with_density(codes: Tensor) -> Tensor:
-        seen, density = operator(generator(codes)), log_density(codes)
-        return torch.cat([seen, density[:, None, None, None].expand_as(seen[:, :, :1])], dim=2)
-
-    def loss_and_density(generated: Tensor, wanted: Tensor) -> Tensor:
-        return loss(generated[:, :, :-1], wanted[:, :, :-1]) - weight * generated[:, :, -1].mean()
-
-    return with_density, loss_and_density, F.pad(pictures, (0, 0, 0, 1))
 
 
 @torch.no_grad()

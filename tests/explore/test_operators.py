@@ -26,7 +26,6 @@ from glo_lightning.explore.operators import (
     least_squares,
     make_operator,
     nearest_behind,
-    observed,
     restored,
 )
 
@@ -163,16 +162,6 @@ def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
         operator = Mask(torch.zeros(1, 8, 8))
         operator.known[..., known] = 1
         assert nearest_behind(training, operator(image), operator).tolist() == [nearest]
-
-
-def test_the_log_density_is_taken_from_the_loss():
-    codes, pictures = torch.randn(4, 3), torch.rand(4, 3, 4, 4)
-    generate, loss, seen = observed(
-        lambda codes: codes[:, :, None, None].expand(-1, 3, 16, 16), Down(4), nn.MSELoss(), pictures,
-        lambda codes: codes.sum(1), 0.3,
-    )  # fmt: skip
-    expected = (codes[:, :, None, None] - pictures).square().mean() - 0.3 * codes.sum(1).mean()
-    torch.testing.assert_close(loss(generate(codes), seen), expected)
 
 
 @pytest.fixture(scope="module")
