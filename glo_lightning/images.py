@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,25 @@ STARTS_PROGRAMS = ("EPS", "IPTC")  # formats for which Pillow starts Ghostscript
 DECODING = 2  # what ``decode_image`` makes of bytes: another number where pixels change; 2 uses JPEG's draft mode
 # what Pillow's readers raise of damaged files; libavif a RuntimeError
 DAMAGED = (ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
+
+
+class ImageFormat(NamedTuple):
+    """What every image is made to be: uint8, of ``shape``.
+
+    Attributes:
+        size: H and W.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        crop: ``center`` of what is not square; ``none`` resizes both sides, to a square.
+    """
+
+    size: int
+    channels: int = 3
+    crop: Crop = "center"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.size, self.size
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -78,8 +97,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
-    """Makes a uint8 image (channels, image_size, image_size) of encoded bytes, an image of Pillow's, or pixels.
+def decode_image(image: Encoded | Tensor, image_format: ImageFormat) -> Tensor:
+    """Makes a uint8 image (C, H, W) of that format of encoded bytes, an image of Pillow's, or pixels.
 
     The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step. Of an animation the first
     image is taken. A large JPEG is decoded at an eighth, a quarter or half of its size: pixels differ by less than half
@@ -87,24 +106,21 @@ def decode_image(image: Encoded | Tensor, image_size: int, channels: int = 3, cr
 
     Args:
         image: WebP, JPEG, PNG or whatever Pillow reads; an image of Pillow's; or uint8 (C, H, W), C 1 or 3.
-        image_size: H and W.
-        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
-        crop: ``none`` resizes both sides instead, to a square.
+        image_format: its size, channels and crop.
 
     Raises:
         NotAnImageError: for what is no image.
     """
-    size = (image_size, image_size)
-    if isinstance(image, Tensor) and image.shape == (channels, *size):
+    if isinstance(image, Tensor) and image.shape == image_format.shape:
         return image
-    mode = "L" if channels == 1 else "RGB"
+    size, mode = image_format.shape[1:], "L" if image_format.channels == 1 else "RGB"
     with reading_image():
-        made = from_pixels(image) if isinstance(image, Tensor) else _decoded(image, image_size)
+        made = from_pixels(image) if isinstance(image, Tensor) else _decoded(image, image_format.size)
         made = made if made.mode == mode else made.convert(mode)
         bilinear = Image.Resampling.BILINEAR
-        made = made.resize(size, bilinear) if crop == "none" else ImageOps.fit(made, size, bilinear)
+        made = made.resize(size, bilinear) if image_format.crop == "none" else ImageOps.fit(made, size, bilinear)
     pixels = torch.from_numpy(np.array(made))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return pixels[None] if image_format.channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 
 def _decoded(image: Encoded, image_size: int) -> Image.Image:

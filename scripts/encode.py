@@ -34,7 +34,7 @@ from glo_lightning.explore.operators import Mask, check_sizes, make_operator, re
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
-from glo_lightning.images import from_uint8, psnr, to_uint8, to_unit
+from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.losses import make_loss
 
 SHOWN = 16  # images in the comparison
@@ -119,7 +119,7 @@ def read(options: argparse.Namespace, trained: TrainedRun, operator: nn.Module |
     size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
     _, channels, _, size = operator(torch.zeros(1, channels, size, size)).shape
     check_sizes(options.images, size, options.operator)
-    pixels, names = read_images(options.images, size, channels, trained.data.crop)
+    pixels, names = read_images(options.images, ImageFormat(size, channels, trained.data.crop))
     return from_uint8(pixels), names
 
 

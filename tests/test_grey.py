@@ -21,7 +21,7 @@ from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import pca_reconstructions, quality
 from glo_lightning.explore.priors import IMLE, PRIORS
-from glo_lightning.images import decode_image, from_uint8
+from glo_lightning.images import ImageFormat, decode_image, from_uint8
 from glo_lightning.latents import images_to_fit, pca_codes
 
 RANDOM = np.random.default_rng(0)
@@ -30,20 +30,20 @@ RANDOM = np.random.default_rng(0)
 def test_grey_is_pillows_and_a_grey_image_stays_as_it_is():
     pixels = RANDOM.integers(0, 256, (32, 32, 3), np.uint8)
     expected = np.asarray(Image.fromarray(pixels).convert("L"))
-    assert np.array_equal(decode_image(encode(pixels), 32, channels=1)[0], expected)
+    assert np.array_equal(decode_image(encode(pixels), ImageFormat(32, channels=1))[0], expected)
     greys = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(decode_image(encode(greys), 16, channels=1)[0], greys)
-    assert np.array_equal(decode_image(torch.from_numpy(greys)[None], 16, channels=1)[0], greys)
-    assert (decode_image(torch.from_numpy(greys)[None], 16) == torch.from_numpy(greys)).all()
+    assert np.array_equal(decode_image(encode(greys), ImageFormat(16, channels=1))[0], greys)
+    assert np.array_equal(decode_image(torch.from_numpy(greys)[None], ImageFormat(16, channels=1))[0], greys)
+    assert (decode_image(torch.from_numpy(greys)[None], ImageFormat(16)) == torch.from_numpy(greys)).all()
 
 
 def test_crop_none_resizes_all_of_an_image():
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 40:] = 255  # the right third
-    whole = decode_image(encode(pixels), 30, crop="none")[0]
+    whole = decode_image(encode(pixels), ImageFormat(30, crop="none"))[0]
     assert (whole[:, :18] == 0).all()
     assert (whole[:, 22:] == 255).all()
-    assert (decode_image(encode(pixels), 20)[0, :, :18] == 0).all()
+    assert (decode_image(encode(pixels), ImageFormat(20))[0, :, :18] == 0).all()
 
 
 def test_auto_channels_are_the_sources_and_others_are_made(tmp_path):
@@ -58,10 +58,10 @@ def test_auto_channels_are_the_sources_and_others_are_made(tmp_path):
 def test_stores_of_other_channels_and_crops_stand_side_by_side():
     source = ArraySource(RANDOM.integers(0, 256, (3, 8, 12, 3), np.uint8))
     made = [(3, "center"), (1, "center"), (3, "none"), (1, "none")]
-    stores = [StoredImages(source, 8, "raise", *kind) for kind in made]
+    stores = [StoredImages(source, ImageFormat(8, *kind)) for kind in made]
     assert len({store.file for store in stores}) == 4
-    for store, (channels, crop) in zip(stores, made, strict=True):
-        assert torch.equal(store.images[1], decode_image(source.read(1), 8, channels, crop))
+    for store, kind in zip(stores, made, strict=True):
+        assert torch.equal(store.images[1], decode_image(source.read(1), ImageFormat(8, *kind)))
 
 
 def test_pca_losses_and_metrics_take_one_channel():

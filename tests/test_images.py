@@ -10,7 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_images
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from glo_lightning.images import NotAnImageError, decode_image, from_uint8, psnr, to_uint8, to_unit
+from glo_lightning.images import ImageFormat, NotAnImageError, decode_image, from_uint8, psnr, to_uint8, to_unit
 
 
 @pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG"])
@@ -21,7 +21,7 @@ def test_decoding_is_torchvisions_resize_and_centre_crop(file_format, shape):
     record = encode(pixels, file_format)
     expected = TF.pil_to_tensor(Image.open(io.BytesIO(record)).convert("RGB"))
     expected = TF.center_crop(TF.resize(expected, 64, antialias=True), [64, 64])
-    decoded = decode_image(record, 64)
+    decoded = decode_image(record, ImageFormat(64))
     assert decoded.shape == (3, 64, 64)
     # torchvision rounds the longer side and the crop to whole pixels: half a pixel, of ramps that rise by up to 6 each
     difference = (decoded.int() - expected.int()).abs()
@@ -32,7 +32,7 @@ def test_decoding_is_torchvisions_resize_and_centre_crop(file_format, shape):
 def test_downscaling_is_antialiased():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert (decode_image(encode(stripes), 64)[:, :, 1:-1].int() - 127).abs().max() <= 2
+    assert (decode_image(encode(stripes), ImageFormat(64))[:, :, 1:-1].int() - 127).abs().max() <= 2
 
 
 def test_every_channel_mode_becomes_rgb():
@@ -41,7 +41,7 @@ def test_every_channel_mode_becomes_rgb():
     def middle(image: Image.Image, file_format="PNG", **options):
         record = io.BytesIO()
         image.save(record, file_format, **options)
-        return tuple(decode_image(record.getvalue(), 32)[:, 16, 16].tolist())
+        return tuple(decode_image(record.getvalue(), ImageFormat(32))[:, 16, 16].tolist())
 
     assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 0))) == white
     assert middle(Image.new("RGBA", (32, 32), (255, 0, 0, 255))) == red
@@ -58,20 +58,20 @@ def test_exif_orientation_is_applied():
     pixels[:16] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
-    assert decode_image(encode(pixels, "PNG", exif=exif), 32)[0, 0, 0] == 0
+    assert decode_image(encode(pixels, "PNG", exif=exif), ImageFormat(32))[0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
 def test_an_image_of_one_pixel_or_one_line_is_an_image(shape):
     pixels = np.full((*shape, 3), 77, np.uint8)
-    assert (decode_image(encode(pixels), 32) == 77).all()
+    assert (decode_image(encode(pixels), ImageFormat(32)) == 77).all()
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animated_image_the_first_frame_is_taken(file_format):
     frames, record = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 20)], io.BytesIO()
     frames[0].save(record, file_format, save_all=True, append_images=frames[1:])
-    assert abs(int(decode_image(record.getvalue(), 32)[0, 16, 16]) - 200) <= 5
+    assert abs(int(decode_image(record.getvalue(), ImageFormat(32))[0, 16, 16]) - 200) <= 5
 
 
 def test_pixels_come_back_from_minus_one_to_one():
@@ -90,7 +90,7 @@ def test_whatever_pillow_raises_is_no_image(monkeypatch, error):
 
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(NotAnImageError, match="too much"):
-        decode_image(b"", 32)
+        decode_image(b"", ImageFormat(32))
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -99,10 +99,10 @@ def test_whatever_pillow_raises_is_no_image(monkeypatch, error):
 def test_draft_mode_changes_photographs_by_less_than_half_a_level(size, shape, crop, monkeypatch):
     for photograph in load_sample_images().images:
         record = encode(np.asarray(Image.fromarray(photograph).resize(shape)), "JPEG", quality=85)
-        quick = decode_image(record, size, crop=crop)
+        quick = decode_image(record, ImageFormat(size, crop=crop))
         with monkeypatch.context() as patch:
             patch.setattr(JpegImageFile, "draft", lambda self, mode, size: None)
-            whole = decode_image(record, size, crop=crop)
+            whole = decode_image(record, ImageFormat(size, crop=crop))
         assert (quick.float() - whole.float()).abs().mean() <= 0.5
 
 
@@ -111,7 +111,7 @@ def test_draft_mode_is_used_where_twice_the_side_that_is_asked_for_is_left(monke
     monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: sizes.append(self.size) or resize(self, *a, **k))
     expected = {(640, 480): (320, 240), (2000, 1600): (250, 200), (4096, 3072): (512, 384), (641, 480): (641, 480)}
     for (width, height), decoded in (expected | {(100, 90): (100, 90)}).items():
-        decode_image(encode(np.zeros((height, width, 3), np.uint8), "JPEG"), 64)
+        decode_image(encode(np.zeros((height, width, 3), np.uint8), "JPEG"), ImageFormat(64))
         assert sizes.pop() == decoded
 
 
@@ -124,7 +124,7 @@ def test_no_image_starts_another_program(tmp_path, monkeypatch, name):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / name).write_bytes((tmp_path / "picture.eps").read_bytes())
     with pytest.raises(NotAnImageError, match="Ghostscript"):
-        decode_image((tmp_path / name).read_bytes(), 32)
+        decode_image((tmp_path / name).read_bytes(), ImageFormat(32))
     assert not (tmp_path / "ran").exists()
 
 

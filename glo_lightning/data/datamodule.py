@@ -33,7 +33,7 @@ from glo_lightning.data.source import (
 )
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import DECODING, Crop, from_uint8, mirrored
+from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
 from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,12 @@ class LSUNDataModule(LightningDataModule):
     def dataset(self) -> StreamedImages | StoredImages:
         """The images by index; the first use decodes what is not in the store yet."""
         images = StoredImages if self.cache else StreamedImages
-        return images(self.source, self.image_size, self.on_bad_record, self.num_channels, self.crop)
+        return images(self.source, self.image_format, self.on_bad_record)
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What every image is made to be."""
+        return ImageFormat(self.image_size, self.num_channels, self.crop)
 
     @property
     def num_channels(self) -> int:

@@ -13,7 +13,7 @@ from glo_lightning.data.folder_source import image_paths
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import StreamedImages
 from glo_lightning.errors import InputError
-from glo_lightning.images import Crop, NotAnImageError, decode_image
+from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,14 @@ def find_images(paths: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def read_images(
-    paths: Sequence[Path], image_size: int, channels: int = 3, crop: Crop = "center"
-) -> tuple[Tensor, list[str]]:
+def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
     """Reads images, resized and cropped as for training.
 
     Files that are no images are left out with a warning each, and counted.
 
     Args:
         paths: files, folders that are searched for images, or LMDB folders.
-        image_size: H and W.
-        channels, crop: see ``decode_image``.
+        image_format: what they are made to be.
 
     Returns:
         uint8 images (M, C, H, W), and the name of each, a file's path or an LMDB's key.
@@ -64,14 +61,14 @@ def read_images(
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
             source = LMDBSource(path)
-            read, rows = StreamedImages(source, image_size, "skip", channels, crop)[list(range(len(source)))]
+            read, rows = StreamedImages(source, image_format, "skip")[list(range(len(source)))]
             images += read
             names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
             unreadable += len(source) - len(rows)
             continue
         for file in find_images([path]):
             try:
-                images.append(decode_image(file.read_bytes(), image_size, channels, crop))
+                images.append(decode_image(file.read_bytes(), image_format))
                 names.append(str(file))
             except (OSError, NotAnImageError) as error:  # it may not be read, or is none
                 log.warning("left out %s: not an image (%s)", file, error)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glo_lightning.errors import InputError, OnError, ReadError
-from glo_lightning.images import Crop, Encoded, NotAnImageError, decode_image, reading_image
+from glo_lightning.images import Encoded, ImageFormat, NotAnImageError, decode_image, reading_image
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +168,8 @@ def digest_order(keys: Sequence[bytes]) -> list[int]:
     return sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position]).digest())
 
 
-def read_image(source: Source, index: int, image_size: int, channels: int = 3, crop: Crop = "center") -> Tensor:
-    """The image of row ``index``, uint8 (channels, image_size, image_size); see ``decode_image``.
+def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:
+    """The image of row ``index``, uint8 (C, H, W); see ``decode_image``.
 
     Raises:
         InputError: for a record that is no image.
@@ -178,10 +178,10 @@ def read_image(source: Source, index: int, image_size: int, channels: int = 3, c
     if not 0 <= index < len(source):
         raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
     if isinstance(source, TwinSource):
-        image = read_image(source.source, index // 2, image_size, channels, crop)
+        image = read_image(source.source, index // 2, image_format)
         return image.flip(-1) if index % 2 else image
     try:
-        return decode_image(source.read(index), image_size, channels, crop)
+        return decode_image(source.read(index), image_format)
     except NotAnImageError as error:
         remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
         raise InputError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
@@ -242,21 +242,12 @@ class StreamedImages(Dataset[tuple[Tensor, Any]]):
 
     Args:
         source: where the images come from.
-        image_size: H and W.
+        image_format: what they are made to be.
         on_bad_record: ``raise``, or ``skip`` records that are no images: batches lack them, with a warning.
-        channels, crop: see ``decode_image``.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        image_size: int,
-        on_bad_record: OnError = "raise",
-        channels: int = 3,
-        crop: Crop = "center",
-    ):
-        self.source, self.on_bad_record = source, on_bad_record
-        self.image_size, self.channels, self.crop = image_size, channels, crop
+    def __init__(self, source: Source, image_format: ImageFormat, on_bad_record: OnError = "raise"):
+        self.source, self.image_format, self.on_bad_record = source, image_format, on_bad_record
 
     def __len__(self) -> int:
         return len(self.source)
@@ -273,8 +264,8 @@ class StreamedImages(Dataset[tuple[Tensor, Any]]):
                 if self.on_bad_record == "raise":
                     raise
                 log.warning("%s", error)
-        none = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        none = torch.empty(0, *self.image_format.shape, dtype=torch.uint8)
         return torch.stack(images) if images else none, torch.tensor(rows, dtype=torch.long)
 
     def _read(self, row: int) -> Tensor:
-        return read_image(self.source, row, self.image_size, self.channels, self.crop)
+        return read_image(self.source, row, self.image_format)

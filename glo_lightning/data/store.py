@@ -25,7 +25,7 @@ from glo_lightning.data.children import in_processes
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.data.source import Source, TwinSource, read_image
 from glo_lightning.errors import InputError, OnError, ReadError
-from glo_lightning.images import DECODING, Crop, mirrored
+from glo_lightning.images import DECODING, ImageFormat, mirrored
 from glo_lightning.locks import Lock
 
 log = logging.getLogger(__name__)
@@ -49,29 +49,20 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
 
     Args:
         source: where the images come from.
-        image_size: H and W.
+        image_format: what they are made to be.
         on_bad_record: ``raise`` or ``skip`` records that are no images.
-        channels, crop: see ``decode_image``.
 
     Raises:
         InputError: for a record that is no image, when none is left, and for a cache folder without room.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        image_size: int,
-        on_bad_record: OnError = "raise",
-        channels: int = 3,
-        crop: Crop = "center",
-    ):
+    def __init__(self, source: Source, image_format: ImageFormat, on_bad_record: OnError = "raise"):
         self.rows_per_image = 2 if isinstance(source, TwinSource) else 1
         source = source.source if isinstance(source, TwinSource) else source
-        shape = (len(source), channels, image_size, image_size)
-        folder = _folder(source, image_size, channels, crop)
-        self.file, self.shape = folder / "pixels", shape
+        folder = _folder(source, image_format)
+        self.file, self.shape = folder / "pixels", (len(source), *image_format.shape)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, source, shape, on_bad_record, crop)
+            status = _fill(folder, source, image_format, on_bad_record)
             self.images = self._map()
         self.skipped = np.flatnonzero(np.repeat(status != DECODED, self.rows_per_image))
 
@@ -113,12 +104,12 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
         self.images = self._map()
 
 
-def _folder(source: Source, image_size: int, channels: int, crop: Crop) -> Path:
+def _folder(source: Source, image_format: ImageFormat) -> Path:
     """``<place>-<state>-<N>x<size><kind>``: stores of the same place in another state can never be used again."""
     place, *state = source.fingerprint
     names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, DECODING))]
-    kind = ("grey" if channels == 1 else "") + ("" if crop == "center" else "whole")
-    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_size}{kind}"
+    kind = ("grey" if image_format.channels == 1 else "") + ("" if image_format.crop == "center" else "whole")
+    return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_format.size}{kind}"
 
 
 @contextlib.contextmanager
@@ -143,12 +134,13 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: OnError, crop: Crop) -> np.ndarray:
+def _fill(folder: Path, source: Source, image_format: ImageFormat, on_bad_record: OnError) -> np.ndarray:
     """Decodes the rows that are still to do; returns the status of every row.
 
     To ``raise``, these are also the rows that an earlier run skipped. A row that cannot be read stays TODO: the disk
     may give it the next time.
     """
+    shape = (len(source), *image_format.shape)
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
     todo = np.flatnonzero(status == TODO if on_bad_record == "skip" else status != DECODED)
@@ -159,10 +151,10 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
             first, most = 0, CHUNK
             while first < len(todo):
                 began, rows = time.monotonic(), todo[first : first + most]
-                done = _decode_in_processes(rows, pixels, source, crop)
+                done = _decode_in_processes(rows, pixels, source, image_format)
                 for position in np.flatnonzero(done == NO_IMAGE).tolist():
                     try:
-                        pixels[rows[position]] = _read(source, int(rows[position]), pixels, crop)
+                        pixels[rows[position]] = read_image(source, int(rows[position]), image_format).numpy()
                         done[position] = DECODED
                     except InputError as error:
                         if on_bad_record == "raise":
@@ -183,7 +175,7 @@ def _fill(folder: Path, source: Source, shape: tuple[int, ...], on_bad_record: O
     return np.array(status)
 
 
-def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, crop: Crop) -> np.ndarray:
+def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat) -> np.ndarray:
     """Decodes rows into ``pixels``, by all cores; returns the status of each, in which no row is TODO.
 
     The processes live as long as these rows, and share the file of the pixels. A killed run leaves none behind.
@@ -195,7 +187,7 @@ def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, c
     number = min(os.cpu_count() or 1, -(-len(rows) // FEWEST))
     parts = [slice(first, None, number) for first in range(number)]
     statuses = in_processes(
-        [functools.partial(_decode, rows[part], done[part], pixels, source, crop) for part in parts]
+        [functools.partial(_decode, rows[part], done[part], pixels, source, image_format) for part in parts]
     )
     left = np.flatnonzero(done == TODO)
     if len(left):
@@ -205,19 +197,14 @@ def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, c
     return done
 
 
-def _decode(rows: np.ndarray, done: np.ndarray, pixels: np.ndarray, source: Source, crop: Crop) -> None:
+def _decode(rows: np.ndarray, done: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat) -> None:
     """Decodes rows one by one into ``pixels`` (N, C, H, W) and marks them in ``done``."""
     for position, row in enumerate(rows.tolist()):
         try:
-            pixels[row] = _read(source, row, pixels, crop)
+            pixels[row] = read_image(source, row, image_format).numpy()
             done[position] = DECODED
         except Exception:  # whatever a source raises: the run reads this row again in its own process, and tells
             done[position] = NO_IMAGE
-
-
-def _read(source: Source, row: int, pixels: np.ndarray, crop: Crop) -> np.ndarray:
-    """The image of a row as ``pixels`` (N, C, H, W) take it."""
-    return read_image(source, row, pixels.shape[-1], pixels.shape[1], crop).numpy()
 
 
 def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:

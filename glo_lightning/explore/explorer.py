@@ -44,7 +44,15 @@ from glo_lightning.explore.priors import PRIORS, Prior, default_prior, sample_co
 from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
-from glo_lightning.images import NotAnImageError, decode_image, from_pixels, from_uint8, reading_image, to_uint8
+from glo_lightning.images import (
+    ImageFormat,
+    NotAnImageError,
+    decode_image,
+    from_pixels,
+    from_uint8,
+    reading_image,
+    to_uint8,
+)
 
 log = logging.getLogger(__name__)
 
@@ -263,8 +271,9 @@ class Explorer:
         if moving:
             raise InputError("upload", file, "is animated; give a still image")
         try:
-            crop = self.data.crop if self.data else "center"
-            pixels = decode_image(record, self.image_size, self.trained.model.hparams["channels"], crop)
+            channels = self.trained.model.hparams["channels"]
+            image_format = self.data.image_format if self.data else ImageFormat(self.image_size, channels)
+            pixels = decode_image(record, image_format)
         except NotAnImageError as error:
             raise InputError("upload", file, f"is no whole image ({error}); give another") from error
         self._num_uploads += 1

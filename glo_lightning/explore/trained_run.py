@@ -201,7 +201,7 @@ class TrainedRun:
 
     def read(self, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
         """Images that a user names, made as the run's are; see ``read_images``."""
-        return read_images(paths, self.data.image_size, self.data.num_channels, self.data.crop)
+        return read_images(paths, self.data.image_format)
 
     @property
     def encoder_file(self) -> Path | None:

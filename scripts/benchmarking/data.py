@@ -18,7 +18,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import FirstImages, Source
 from glo_lightning.errors import InputError
-from glo_lightning.images import decode_image
+from glo_lightning.images import ImageFormat, decode_image
 
 IMAGE_SIZE = 64
 MOST_RECORDS = 512
@@ -41,7 +41,7 @@ class SyntheticSource:
         self.num_images = num_images
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             self.records = list(threads.map(synthetic_record, range(min(num_images, MOST_RECORDS))))
-        self.patterns = torch.stack([decode_image(record, image_size) for record in self.records]) // 2
+        self.patterns = torch.stack([decode_image(record, ImageFormat(image_size)) for record in self.records]) // 2
 
     def __len__(self) -> int:
         return self.num_images

@@ -22,6 +22,7 @@ from glo_lightning.data.children import in_processes
 from glo_lightning.data.find_source import open_source
 from glo_lightning.data.source import FirstImages, Source, channels_of
 from glo_lightning.data.store import StoredImages
+from glo_lightning.images import ImageFormat
 
 
 def read(source: Source, rows: range) -> None:
@@ -39,7 +40,7 @@ def decode(source: Source, rows: range) -> None:
 def store(source: Source, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ["XDG_CACHE_HOME"] = folder
-        StoredImages(source, size, channels=channels_of(source))
+        StoredImages(source, ImageFormat(size, channels_of(source)))
 
 
 def main() -> None:

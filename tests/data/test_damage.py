@@ -13,7 +13,7 @@ from test_sources import write_idx
 from glo_lightning.data.find_source import open_source
 from glo_lightning.data.source import read_image
 from glo_lightning.errors import InputError
-from glo_lightning.images import NotAnImageError, decode_image
+from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 
 PICTURES = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"] + (["AVIF"] if features.check("avif") else [])
 MOST = 1 << 30  # bytes that a damaged file may take
@@ -46,7 +46,7 @@ def test_damaged_pictures(file_format):
     outcomes = set()
     for _ in range(1000):
         try:
-            outcomes.add(decode_image(damaged(whole, random), 32).shape)
+            outcomes.add(decode_image(damaged(whole, random), ImageFormat(32)).shape)
         except NotAnImageError as error:
             outcomes.add(len(str(error).splitlines()))
     assert outcomes <= {(3, 32, 32), 1}
@@ -74,7 +74,7 @@ def test_damaged_arrays(kind, tmp_path):
         path.write_bytes(damaged(whole, random))
         try:
             source = open_source(path)
-            outcomes.add(read_image(source, len(source) - 1, 8).shape)
+            outcomes.add(read_image(source, len(source) - 1, ImageFormat(8)).shape)
         except InputError as error:
             outcomes.add(len(str(error).splitlines()))
     assert outcomes == {(3, 8, 8), 1}
@@ -96,7 +96,7 @@ def test_damaged_tables(tmp_path):
         (folder / "train.parquet").write_bytes(damaged(file.getvalue(), random))
         try:
             source = open_source(folder)
-            outcomes.add(read_image(source, 0, 8).shape)
+            outcomes.add(read_image(source, 0, ImageFormat(8)).shape)
         except InputError as error:
             outcomes.add(len(str(error).splitlines()))
     assert outcomes <= {(3, 8, 8), 1}
@@ -108,6 +108,6 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_fills_the_memory(monke
         pytest.raises(NotAnImageError, match="of 40x40 pixels, more than 1000"),
         pytest.warns(Image.DecompressionBombWarning),
     ):
-        decode_image(encode(np.zeros((40, 40, 3), np.uint8)), 32)
+        decode_image(encode(np.zeros((40, 40, 3), np.uint8)), ImageFormat(32))
     with pytest.raises(NotAnImageError):
-        decode_image(encode(np.zeros((90, 90, 3), np.uint8)), 32)
+        decode_image(encode(np.zeros((90, 90, 3), np.uint8)), ImageFormat(32))

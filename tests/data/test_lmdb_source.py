@@ -19,12 +19,13 @@ from glo_lightning.data.lmdb_source import FACES, LMDBSource
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.data.source import FirstImages, StreamedImages, keys_digest, read_image
 from glo_lightning.errors import InputError
+from glo_lightning.images import ImageFormat
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
-    dataset = StreamedImages(LMDBSource(flat_lmdb), 32)
+    dataset = StreamedImages(LMDBSource(flat_lmdb), ImageFormat(32))
     dataset[0]  # the environment is open in this process
     sampler = RowBatchSampler(len(dataset), 32, seed=1)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
@@ -38,9 +39,9 @@ def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
     assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
     assert all(part.read(row) == whole.read(row) for row in range(7))
     with pytest.raises(IndexError):
-        read_image(part, 7, 32)
+        read_image(part, 7, ImageFormat(32))
     with pytest.raises(IndexError):
-        read_image(part, -1, 32)
+        read_image(part, -1, ImageFormat(32))
 
 
 def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
@@ -104,7 +105,7 @@ NO_IMAGES = {
 def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
     dataset = LMDBSource(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
     with pytest.raises(InputError, match="the-key"):
-        read_image(dataset, 1, 64)
+        read_image(dataset, 1, ImageFormat(64))
 
 
 def write_meanwhile(folder, statement):
@@ -117,7 +118,7 @@ def test_a_database_that_is_written_to_meanwhile(tmp_path):
     folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(flat_image(row)) for row in range(9)})
     dataset = LMDBSource(folder)
     write_meanwhile(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
-    assert rows_of(read_image(dataset, 8, 32)[None]).item() == 8
+    assert rows_of(read_image(dataset, 8, ImageFormat(32))[None]).item() == 8
     with pytest.raises(InputError, match=r"key 07 of .* gone"):
         dataset.read(7)
     assert len(LMDBSource(folder)) == 9  # listed anew, with 99
@@ -171,7 +172,11 @@ def test_no_permission(what):
 
 def test_two_datasets_share_one_environment(flat_lmdb):
     first, second = LMDBSource(flat_lmdb), LMDBSource(flat_lmdb)
-    assert rows_of(read_image(first, 5, 32)[None]) == rows_of(read_image(second, 5, 64)[None]) == 5
+    assert (
+        rows_of(read_image(first, 5, ImageFormat(32))[None])
+        == rows_of(read_image(second, 5, ImageFormat(64))[None])
+        == 5
+    )
 
 
 def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
@@ -179,12 +184,12 @@ def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
     assert len(source) == 4096
     assert sum(file.stat().st_size for file in FACES.iterdir()) <= 9e6
     assert sorted(file.name for file in FACES.iterdir()) == ["attributes.csv", "data.mdb"]
-    assert len({read_image(source, row, 64).numpy().tobytes() for row in range(512)}) == 512
+    assert len({read_image(source, row, ImageFormat(64)).numpy().tobytes() for row in range(512)}) == 512
     attributes = find_attributes(source)
     # the background, as the file names it, is the colour of the corners
     for row in range(64):
         name = attributes.values["background"][int(attributes.table[row, list(attributes.values).index("background")])]
-        assert bytes(read_image(source, row, 64)[:, 0, 0].tolist()).hex() == name
+        assert bytes(read_image(source, row, ImageFormat(64))[:, 0, 0].tolist()).hex() == name
 
 
 def test_a_read_only_database_is_read(flat_lmdb, tmp_path):

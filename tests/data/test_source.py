@@ -11,6 +11,7 @@ from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import FirstImages, JoinedSource, StreamedImages, key_table, keys_digest, read_image
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
+from glo_lightning.images import ImageFormat
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -24,7 +25,7 @@ def test_random_bytes_are_an_image_or_an_error_that_is_ours(tmp_path_factory, re
         record = image[:place] + noise + image[place + len(noise) :]
     folder = write_lmdb(tmp_path_factory.mktemp("noise") / "lmdb", {b"key": record})
     try:
-        image = read_image(LMDBSource(folder), 0, 32)
+        image = read_image(LMDBSource(folder), 0, ImageFormat(32))
     except InputError:
         return
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
@@ -48,15 +49,15 @@ class Squares:
 
 
 def test_a_source_of_ones_own_is_streamed_and_stored():
-    for images in (StreamedImages(Squares(), 8, "skip"), StoredImages(Squares(), 8, "skip")):
+    for images in (StreamedImages(Squares(), ImageFormat(8), "skip"), StoredImages(Squares(), ImageFormat(8), "skip")):
         batch, rows = images[[4, 0]]
         assert batch[:, 0, 0, 0].tolist() == [40, 0]
         assert rows.tolist() == [4, 0]
-    assert StreamedImages(Squares(), 8, "skip")[[2, 3]][1].tolist() == [2]
-    assert StreamedImages(Squares(), 8, "skip")[[3]][0].shape == (0, 3, 8, 8)
+    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[2, 3]][1].tolist() == [2]
+    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[3]][0].shape == (0, 3, 8, 8)
     for images in (StreamedImages, StoredImages):
         with pytest.raises(InputError, match="abcd"):
-            _ = images(Squares(), 8)[[3]]
+            _ = images(Squares(), ImageFormat(8))[[3]]
 
 
 def test_keys_of_any_source_are_those_of_an_lmdb_with_the_same(tmp_path):
@@ -78,8 +79,8 @@ def test_joined_sources_follow_each_other(flat_lmdb, tmp_path):
     joined = JoinedSource([FirstImages(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
     assert len(joined) == 9
     assert [joined.key(row) for row in (0, 2, 3, 4, 8)] == [b"%040x" % 0, b"%040x" % 2, b"a", b"a", b"abcde"]
-    assert [int(read_image(joined, row, 8)[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
-    assert StoredImages(FirstImages(joined, 6), 8).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
+    assert [int(read_image(joined, row, ImageFormat(8))[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
+    assert StoredImages(FirstImages(joined, 6), ImageFormat(8)).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
     with pytest.raises(InputError, match="give 1 to 9"):
         FirstImages(joined, 10)
 
@@ -89,5 +90,5 @@ def test_pixels_of_any_size_grey_or_not_become_rgb_of_the_size_asked_for():
         def read(self, index):
             return torch.full((1, 5, 9), 50 + index, dtype=torch.uint8)
 
-    assert read_image(Greys(), 2, 8).unique().tolist() == [52]
-    assert read_image(Greys(), 2, 8).shape == (3, 8, 8)
+    assert read_image(Greys(), 2, ImageFormat(8)).unique().tolist() == [52]
+    assert read_image(Greys(), 2, ImageFormat(8)).shape == (3, 8, 8)

@@ -16,6 +16,7 @@ from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.find_source import find_kind, open_source
 from glo_lightning.data.source import Source, read_image
 from glo_lightning.errors import InputError
+from glo_lightning.images import ImageFormat
 
 RANDOM = np.random.default_rng(0)
 
@@ -69,7 +70,9 @@ def test_a_folder_is_read_by_the_digest_of_its_paths_and_its_subfolders_are_clas
     (folder / ".hidden.png").write_text("no image either")
     source = open_source(folder)
     assert keys_of(source) == in_digest_order(NAMES)
-    assert [int(read_image(source, row, 32)[0, 9, 9]) for row in range(5)] == [NAMES.index(k) for k in keys_of(source)]
+    assert [int(read_image(source, row, ImageFormat(32))[0, 9, 9]) for row in range(5)] == [
+        NAMES.index(k) for k in keys_of(source)
+    ]
     attributes = LSUNDataModule(folder).attributes
     expected = [{"c": "cats", "d": "dogs", "l": None}[key[0]] for key in keys_of(source)]
     assert attributes.values == {"class": ["cats", "dogs"]}
@@ -288,11 +291,11 @@ def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch
     source = open_source(tmp_path)
     assert (len(source), len(open_source(tmp_path, split="valid")), source.channels) == (5, 3, 3)
     for row, number in enumerate(numbers_of(source)):
-        assert abs(int(read_image(source, row, 32)[0, 9, 9]) - number) <= 2
+        assert abs(int(read_image(source, row, ImageFormat(32))[0, 9, 9]) - number) <= 2
         assert source.labels(row) == {"Smiling": str(number % 2), "Young": "0"}
     (tmp_path / "celeba" / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
     with pytest.raises(InputError, match="is not an image"):
-        read_image(source, 1, 32)
+        read_image(source, 1, ImageFormat(32))
 
 
 def test_sets_and_splits_in_one_folder_keep_stores_of_their_own(tmp_path):
@@ -554,5 +557,5 @@ def test_mixed_sizes_modes_and_animations_are_images(tmp_path):
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     source = open_source(folder)
-    reds = {key: int(read_image(source, row, 32)[0, 16, 16]) for row, key in enumerate(keys_of(source))}
+    reds = {key: int(read_image(source, row, ImageFormat(32))[0, 16, 16]) for row, key in enumerate(keys_of(source))}
     assert reds == {"grey.png": 90, "alpha.png": 90, "palette.gif": 0, "moving.webp": 90, "moving.gif": 90}

@@ -6,6 +6,7 @@ from conftest import REPOSITORY, encode, flat_image
 
 from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import read_image
+from glo_lightning.images import ImageFormat
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_build_lmdb_makes_what_the_source_reads(build, images, tmp_path):
     assert "6 images, 1 files left out" in output
     assert "broken.jpg" in errors
     source = LMDBSource(tmp_path / "lmdb")
-    reds = [int(read_image(source, row, 64)[0, 0, 0]) for row in range(6)]
+    reds = [int(read_image(source, row, ImageFormat(64))[0, 0, 0]) for row in range(6)]
     assert sorted(reds) == [0, 0, 1, 2, 3, 4]
     assert all(len(source.key(row)) == 40 for row in range(6))
     assert sorted(path.name for path in (tmp_path / "lmdb").iterdir()) == ["data.mdb"]
