@@ -4,7 +4,7 @@ Training images are reconstructed from their rows, and encoded anew in the very 
 with --data.holdout): only these two compare. PCA of as many dimensions stands beside them. Where the images have
 labels, held-out images that combine two values as no training image does stand by themselves, and linear probes and
 nearest neighbours say what the codes tell of each label, beside PCA codes and pixels. --features compares samples of
-the priors, and what lies on the ways between codes, with real images. scripts/studies/baselines.py trains other models
+the priors, and what lies on the ways between codes, with real images. scripts/studies/baselines trains other models
 beside the run.
 """
 

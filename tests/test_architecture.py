@@ -61,7 +61,7 @@ def test_nobody_imports_the_command_line():
 
 
 def test_no_command_imports_a_study():
-    studies = {path.stem for path in (REPOSITORY / "scripts" / "studies").glob("*.py")}
+    studies = {path.stem for path in (REPOSITORY / "scripts" / "studies").rglob("*.py")}
     for path in (REPOSITORY / "scripts").glob("*.py"):
         named = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
         assert not studies & named

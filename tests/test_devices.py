@@ -21,7 +21,7 @@ from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reco
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
-from glo_lightning.explore.priors import IMLE, Diagonal, Gaussian, Mixture, sample_codes
+from glo_lightning.explore.priors import Diagonal, Gaussian, Mixture, sample_codes
 from glo_lightning.explore.space import way_metrics
 from glo_lightning.losses import make_loss
 from glo_lightning.runs.checkpoints import Checkpoints
@@ -172,9 +172,7 @@ def test_an_encoder(trained):
     assert encoder(torch.rand(2, 3, 32, 32).to(DEVICE), model).device == DEVICE
 
 
-@pytest.mark.parametrize(
-    "prior", [Gaussian(), Diagonal(), Mixture(2), IMLE(rounds=2), Flow(steps=4, width=8, blocks=1)]
-)
+@pytest.mark.parametrize("prior", [Gaussian(), Diagonal(), Mixture(2), Flow(steps=4, width=8, blocks=1)])
 def test_samples(trained, prior):
     model, _ = trained
     codes = sample_codes(prior.fit(model.latents.weight), model.latents.weight, 3, model.project)

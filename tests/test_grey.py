@@ -20,7 +20,7 @@ from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import pca_reconstructions, quality
-from glo_lightning.explore.priors import IMLE, PRIORS
+from glo_lightning.explore.priors import PRIORS
 from glo_lightning.images import ImageFormat, decode_image, from_uint8
 from glo_lightning.latents import images_to_fit, pca_codes
 
@@ -168,10 +168,10 @@ def test_an_export_of_a_grey_run_says_so_and_has_its_labels(trained, tmp_path):
     assert [values[number] for number in table[:, 0].tolist()] == [source.labels(row)["class"] for row in range(30)]
 
 
-@pytest.mark.parametrize("name", ["gaussian", "diagonal", "mixture", "kde", "imle"])
+@pytest.mark.parametrize("name", ["gaussian", "diagonal", "mixture"])
 def test_priors_of_a_grey_runs_codes_make_grey_images(trained, name):
     loaded = load_run(trained, "cpu")
-    prior = (IMLE(rounds=2) if name == "imle" else PRIORS[name]()).fit(loaded.model.latents.weight)
+    prior = PRIORS[name]().fit(loaded.model.latents.weight)
     assert loaded.model(prior.sample(3, seed=0)).shape == (3, 1, 32, 32)
 
 

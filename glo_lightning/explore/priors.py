@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
@@ -113,92 +113,11 @@ class Mixture:
         return self.mean + self.std * torch.from_numpy(samples).float()[order]
 
 
-class KDE:
-    """scikit-learn's kernel density, a Gaussian kernel around every code, on codes scaled to unit variances.
-
-    Its bandwidth is the one of 0.1 to 1 standard deviations that gives held-out codes the highest likelihood, in
-    five-fold cross-validation on at most 2,000 codes.
-    """
-
-    def fit(self, codes: Tensor) -> KDE:
-        """Chooses the bandwidth and keeps the codes.
-
-        Raises:
-            InputError: for fewer than five codes.
-        """
-        from sklearn.model_selection import GridSearchCV
-        from sklearn.neighbors import KernelDensity
-
-        if len(codes) < 5:
-            raise InputError("prior", "kde", f"{len(codes)} codes are too few for its cross-validation; give diagonal")
-        self.mean, self.std = _moments(codes)
-        scaled = _scaled(codes, self.mean, self.std).double()
-        search = GridSearchCV(KernelDensity(), {"bandwidth": torch.logspace(-1, 0, 11).tolist()})
-        self.bandwidth = search.fit(_some(scaled, 2_000).numpy()).best_params_["bandwidth"]
-        self.density = KernelDensity(bandwidth=self.bandwidth).fit(scaled.numpy())
-        return self
-
-    def sample(self, num: int, seed: int = 0) -> Tensor:
-        samples = torch.from_numpy(self.density.sample(num, random_state=seed)).float()
-        return self.mean + self.std * samples
-
-
-class IMLE:
-    """A small network from noise to codes, by implicit maximum likelihood estimation.
-
-    In each round noise is mapped to 4,096 samples, each of 512 codes looks for the nearest of them, and the network is
-    trained to move that sample to the code: every code has a sample near it, so that no mode is dropped. After Li and
-    Malik, *Implicit Maximum Likelihood Estimation* (arXiv 1809.09087); on GLO's codes it is GLANN (Hoshen, Li and
-    Malik, CVPR 2019). The samples spread less than the codes; a temperature above 1 makes up for it.
-
-    Args:
-        noise_dim: dimensions of the noise.
-        width: of the network's two hidden layers.
-        rounds: of matching and training.
-    """
-
-    def __init__(self, noise_dim: int = 16, width: int = 256, rounds: int = 1000):
-        self.noise_dim, self.width, self.rounds = noise_dim, width, rounds
-
-    def fit(self, codes: Tensor) -> IMLE:
-        self.mean, self.std = _moments(codes)
-        scaled = _scaled(codes, self.mean, self.std)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.network = nn.Sequential(
-                nn.Linear(self.noise_dim, self.width),
-                nn.ReLU(),
-                nn.Linear(self.width, self.width),
-                nn.ReLU(),
-                nn.Linear(self.width, codes.shape[1]),
-            )
-            optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.rounds)
-            for _ in range(self.rounds):
-                targets = scaled[torch.randint(len(scaled), (512,))]
-                noise = torch.randn(4096, self.noise_dim)
-                with torch.no_grad():
-                    noise = noise[torch.cdist(targets, self.network(noise)).argmin(1)]
-                for some_noise, some_targets in zip(noise.split(64), targets.split(64), strict=True):
-                    loss = (self.network(some_noise) - some_targets).square().sum(1).mean()
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                schedule.step()
-        return self
-
-    @torch.no_grad()
-    def sample(self, num: int, seed: int = 0) -> Tensor:
-        return self.mean + self.std * self.network(_noise(num, self.noise_dim, seed))
-
-
 PRIORS: dict[str, Callable[[], Prior]] = {
     "flow": Flow,
     "gaussian": Gaussian,
     "diagonal": Diagonal,
     "mixture": Mixture,
-    "kde": KDE,
-    "imle": IMLE,
 }
 
 
@@ -211,8 +130,8 @@ def make_prior(name: str, n_components: int | None = None) -> Prior:
     """Makes the prior of that name, still to be fitted.
 
     Args:
-        name: ``flow``, ``gaussian``, ``diagonal``, ``mixture``, ``kde``, ``imle``, or the path of a class that is made
-            without arguments and has ``fit`` and ``sample`` as ``Prior`` says.
+        name: ``flow``, ``gaussian``, ``diagonal``, ``mixture``, or the path of a class that is made without arguments
+            and has ``fit`` and ``sample`` as ``Prior`` says.
         n_components: of the mixture.
 
     Raises:

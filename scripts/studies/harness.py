@@ -1,32 +1,70 @@
-"""What the studies share: training a recipe, steps of equal seconds, mean and deviation over seeds."""
+"""What the studies share: training a recipe, steps of equal seconds, results that are kept, mean and deviation."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import OneLineParser
+from glo_lightning.explore.outputs import is_own
+from glo_lightning.files import write_json
 
-Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> what to train, on what
-
+Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> model and data
 
 BATCH = 32
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class StudyParser(OneLineParser):
+    """A parser whose --help is a program's docstring and gives every default."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description)
+        self.formatter_class = _HelpFormatter
+
+    def add_repeat_arguments(self, precision: str = "bf16-mixed") -> None:
+        """Add --json, --seeds and --precision."""
+        self.add_argument("--json", type=_results_file, required=True, help="results; its runs are not repeated")
+        self.add_argument("--seeds", type=int, default=3, help="runs of each row")
+        self.add_argument("--precision", default=precision, help="precision of the training")
+
+    def add_data_arguments(self, holdout: int) -> None:
+        """Add --root, --num_samples, --holdout and --image_size, which ``datamodule`` takes."""
+        self.add_argument("--root", help="images, as --data.root takes them; the shipped faces if not given")
+        self.add_argument("--num_samples", type=int, help="number of images; all if not given")
+        self.add_argument("--holdout", type=int, default=holdout, help="number of held-out images")
+        self.add_argument("--image_size", type=int, default=64, help="height and width of the images")
+
+
+def _results_file(text: str) -> Path:
+    if Path(text).exists() and not is_own(Path(text)):
+        raise argparse.ArgumentTypeError(f"{text} is there already and holds no results. Give another name")
+    return Path(text)
+
+
 def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
-    """The images that a study's options name: root, num_samples, holdout, image_size."""
+    """Make the data that a study's options name: root, num_samples, holdout, image_size."""
     sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": BATCH}
     return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
 
 
-def mean_and_deviation(values: Sequence[float], digits: int) -> str:
+def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
     """``mean ± deviation``, the sample's, of several values; the value alone of one, and ``-`` of none."""
     if not values:
         return "-"
@@ -34,11 +72,76 @@ def mean_and_deviation(values: Sequence[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
-class _Seconds(Callback):
-    """Tells how long a step takes, the first one left out.
+def markdown(title: str, rows: Mapping[str, Mapping[str, float | str]], digits: int = 2) -> str:
+    """A table with a row for each key and a column for each measure."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [f"| {' | '.join([title, *columns])} |", "|---|" + "---|" * len(columns)]
+    for name, row in rows.items():
+        cells = [row.get(column, "") for column in columns]
+        text = [cell if isinstance(cell, str) else f"{cell:.{digits}f}" for cell in cells]
+        lines.append(f"| {' | '.join([name, *text])} |")
+    return "\n".join(lines)
 
-    On a CPU these are seconds of its processors' time, divided by the number of threads: other programs that run
-    beside it hardly disturb them.
+
+class Results:
+    """Measures by row and seed, kept in a JSON file, so that an interrupted study continues where it stopped.
+
+    Attributes:
+        steps: training steps of each row.
+        runs: the measures of each row, one dictionary a seed.
+
+    Args:
+        file: JSON, read if it exists.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file.absolute()
+        content = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.steps: dict[str, int] = content.get("steps", {})
+        self.runs: dict[str, list[dict[str, float]]] = content.get("runs", {})
+
+    def add(self, name: str, measures: dict[str, float]) -> None:
+        """Append the measures of a row's next seed and write the file."""
+        self.runs.setdefault(name, []).append(measures)
+        self.write()
+
+    def write(self) -> None:
+        write_json(self.file, {"steps": self.steps, "runs": self.runs})
+
+    def missing(self, names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+        """The rows and seeds that are not measured yet."""
+        for seed in range(seeds):
+            yield from ((name, seed) for name in names if len(self.runs.get(name, [])) <= seed)
+
+    def measure_steps(self, seconds: float, recipes: Mapping[str, Recipe], precision: str, accelerator: str) -> None:
+        """Set ``steps`` of the recipes that have none to what fits into the seconds; see ``steps_within``."""
+        new = {name: recipe for name, recipe in recipes.items() if name not in self.steps}
+        self.steps |= steps_within(seconds, new, precision, accelerator)
+        self.write()
+
+    def table(self, title: str, names: Sequence[str]) -> str:
+        """Mean and deviation over seeds of the rows; of SSIM three digits, of other measures two."""
+        rows: dict[str, dict[str, str]] = {name: {} for name in names}
+        for name in names:
+            runs = self.runs.get(name, [])
+            for column in runs[0] if runs else []:
+                digits = 3 if "SSIM" in column else 2
+                rows[name][column] = mean_and_deviation([run[column] for run in runs], digits)
+        return markdown(title, rows)
+
+
+def silence() -> None:
+    """Hide warnings, and what Lightning and this package log."""
+    warnings.filterwarnings("ignore")
+    for name, level in (("pytorch_lightning", logging.ERROR), ("glo_lightning", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
+
+
+class _StepTimer(Callback):
+    """Measures the seconds of a step, without the first one.
+
+    On a CPU these are seconds of processor time divided by the number of threads, so other programs on the machine
+    hardly change them.
     """
 
     def now(self, trainer: Trainer) -> float:
@@ -50,35 +153,35 @@ class _Seconds(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == 1:
-            self.began = self.now(trainer)
+            self.start = self.now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.step = (self.now(trainer) - self.began) / max(trainer.global_step - 1, 1)
+        self.step = (self.now(trainer) - self.start) / max(trainer.global_step - 1, 1)
 
 
 def train(
     recipe: Recipe, seed: int, precision: str, accelerator: str = "auto", **limits: Any
-) -> tuple[Any, Any, float]:
-    """Trains a recipe; returns it in eval mode, its data, and the seconds that a step took.
+) -> tuple[Any, LSUNDataModule, float]:
+    """Train a recipe; return the model in eval mode, its data, and the seconds of a step.
 
     Args:
-        recipe: from a seed to (module, datamodule).
+        recipe: from a seed to model and data.
         seed: of all random numbers.
-        precision, accelerator, limits: of the Trainer, such as ``max_steps``.
+        precision, accelerator, limits: arguments of the Trainer, such as ``max_steps``.
     """
     seed_everything(seed, workers=True, verbose=False)
     model, data = recipe(seed)
-    seconds = _Seconds()
+    timer = _StepTimer()
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     one: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "precision": precision, "limit_val_batches": 0}
-    Trainer(logger=False, callbacks=[seconds], **one, **quiet, **limits).fit(model, data)
-    return model.eval().requires_grad_(False), data, seconds.step
+    Trainer(logger=False, callbacks=[timer], **one, **quiet, **limits).fit(model, data)
+    return model.eval().requires_grad_(False), data, timer.step
 
 
 def steps_within(
-    seconds: float, recipes: dict[str, Recipe], precision: str, accelerator: str = "auto"
+    seconds: float, recipes: Mapping[str, Recipe], precision: str, accelerator: str = "auto"
 ) -> dict[str, int]:
-    """Steps of each that fit into the seconds: by the fastest of three trials of 25, in which they take turns."""
+    """Steps of each recipe that fit into the seconds, by the fastest of three trials of 25 steps; recipes alternate."""
     fastest = dict.fromkeys(recipes, math.inf)
     for name in [*recipes] * 3:
         _, _, step = train(recipes[name], 0, precision, accelerator, max_steps=25, max_epochs=-1)

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KernelDensity
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.priors import IMLE, KDE, PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
+from glo_lightning.explore.priors import PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
 
 
@@ -69,36 +68,9 @@ def test_few_codes_get_diagonal_covariances():
     assert Mixture(2).fit(correlated(200, dimensions=20)).mixture.covariance_type == "full"
 
 
-def test_kde_samples_have_its_variance_and_its_bandwidth_is_the_likeliest():
-    codes = correlated(400)
-    prior = KDE().fit(codes)
-    samples = prior.sample(100_000, seed=4).numpy()
-    variance = codes.numpy().var(0) + (prior.bandwidth * codes.numpy().std(0, ddof=1)) ** 2
-    np.testing.assert_allclose(samples.var(0), variance, rtol=0.03)
-    held_out = correlated(2_000)[400:].double().numpy()  # the same mixing, other draws
-    scale = codes.double().numpy().std(0)
-
-    def likelihood(bandwidth: float) -> float:
-        return KernelDensity(bandwidth=bandwidth).fit(codes.double().numpy() / scale).score(held_out / scale)
-
-    assert likelihood(prior.bandwidth) > max(likelihood(prior.bandwidth / 2), likelihood(prior.bandwidth * 2))
-
-
-def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_clusters):
-    state = torch.get_rng_state()
-    samples = IMLE(noise_dim=4, width=64, rounds=100).fit(two_clusters).sample(2_000, seed=0)
-    assert torch.equal(torch.get_rng_state(), state)
-    gaussian = Gaussian().fit(two_clusters).sample(2_000, seed=0)
-    distances, gaussians = (torch.cdist(two_clusters, drawn) for drawn in (samples, gaussian))
-    assert distances.min(1).values.mean() < 0.03
-    assert distances.min(0).values.mean() < 0.75 * gaussians.min(0).values.mean()
-    in_the_gap = [(drawn[:, 0].abs() < 0.25).float().mean() for drawn in (samples, gaussian)]
-    assert in_the_gap[0] < 0.75 * in_the_gap[1]
-
-
 @pytest.mark.parametrize("name", [name for name in PRIORS if name != "flow"])  # which has tests of its own
 def test_every_prior_repeats_its_seed_and_stays_in_the_set_of_the_training(name, two_clusters):
-    prior = IMLE(width=8, rounds=2) if name == "imle" else make_prior(name)
+    prior = make_prior(name)
     prior.fit(two_clusters)
     one, same, other = (sample_codes(prior, two_clusters, 20, to_ball, seed) for seed in (0, 0, 1))
     assert torch.equal(one, same)
@@ -145,7 +117,6 @@ def test_a_prior_by_class_path():
         ("prior", lambda: make_prior("torch.nn.ReLU")),
         ("prior", lambda: make_prior("nowhere.Prior")),
         ("prior", lambda: Gaussian().fit(correlated(4))),
-        ("prior", lambda: KDE().fit(correlated(4))),
         ("prior", lambda: sample_codes(_fitted(Crooked()), correlated(9), 3, to_ball)),
         ("n_components", lambda: make_prior("gaussian", n_components=3)),
         ("n_components", lambda: Mixture(10).fit(correlated(9))),

@@ -1,19 +1,16 @@
-"""scripts/studies/judge.py, space.py and levers.py on a hundred drawn images whose attributes are known."""
+"""scripts/studies/faces on a hundred drawn images whose attributes are known."""
 
 import csv
-import io
 import json
-import runpy
-import sys
-from contextlib import redirect_stdout
 
 import lmdb
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, encode
-from judge import Judge, accuracies, judged, part_rows, train_judge
-from space import Space
+from attribute_classifier import AttributeClassifier, accuracies, predict, rows_by_part, train_classifier
+from conftest import encode
+from path_metrics import FaceMetrics, edit
+from run_study import run_study
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.flow import Flow
@@ -68,9 +65,15 @@ def data(faces):
 
 
 @pytest.fixture(scope="module")
-def judge(data):
-    rows = part_rows(data)["train"]
-    return train_judge(data.dataset.images[rows], data.attributes.table[rows], data.attributes.sizes, "a", 0, epochs=25)
+def classifier(data):
+    rows = rows_by_part(data)["train"]
+    table, sizes = data.attributes.table[rows], data.attributes.sizes
+    return train_classifier(data.dataset.images[rows], table, sizes, "a", 0, epochs=25)
+
+
+@pytest.fixture(scope="module")
+def metrics(data, classifier):
+    return FaceMetrics(GLO(80, latent_dim=4, width=2).eval().requires_grad_(False), data, classifier, num=30)
 
 
 @pytest.fixture
@@ -79,84 +82,73 @@ def small_flow(monkeypatch):
     monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
 
 
-def called(name: str, *arguments: object) -> str:
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
-        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        runpy.run_path(str(REPOSITORY / "scripts" / "studies" / f"{name}.py"), run_name="__main__")
-    return said.getvalue()
+def test_parts_are_recognised_by_key(data):
+    assert [len(rows) for rows in rows_by_part(data).values()] == list(PARTS.values())
 
 
-def test_the_parts_are_told_by_key(data):
-    assert {part: len(rows) for part, rows in part_rows(data).items()} == dict(
-        zip(("train", "holdout", "unseen"), PARTS.values(), strict=True)
-    )
-
-
-def test_a_judge_tells_attributes_of_faces_that_it_was_not_shown(data, judge):
-    found = accuracies(judge, data.dataset.images, data.attributes, part_rows(data)["holdout"])
+def test_a_classifier_tells_attributes_of_faces_that_it_has_not_seen(data, classifier):
+    found = accuracies(classifier, data.dataset.images, data.attributes, rows_by_part(data)["holdout"])
     assert min(found.values()) > 0.85
     assert found["mask"] == 1  # a single value
 
 
-def test_both_kinds_of_judge_say_how_sure_they_are(data):
-    for kind in "ab":
-        other = Judge(kind, data.attributes.sizes).eval()
-        values, confidence = judged(other, other(data.dataset.images[:4]))
-        assert values.shape == confidence.shape == (4, len(data.attributes.sizes))
-        assert ((confidence > 0) & (confidence <= 1 + 1e-6)).all()
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_a_classifier_gives_a_probability_for_each_attribute(data, kind):
+    classifier = AttributeClassifier(kind, data.attributes.sizes).eval()
+    values, confidence = predict(classifier, classifier(data.dataset.images[:4]))
+    assert values.shape == confidence.shape == (4, len(data.attributes.sizes))
+    assert ((confidence > 0) & (confidence <= 1 + 1e-6)).all()
 
 
-def test_real_faces_are_near_themselves_and_combine_nothing_new(data, judge):
-    space = Space(GLO(80, latent_dim=4, width=2).eval().requires_grad_(False), data, judge, num=30)
-    training = space.describe(space.training)
+def test_real_faces_are_near_themselves_and_combine_nothing_new(metrics):
+    training = metrics.describe(metrics.training)
     assert training["frechet"] == pytest.approx(0, abs=1e-3)
-    assert training["unseen_pairs"] < 0.5  # where the judge errs
+    assert training["unseen_pairs"] < 0.5  # where the classifier errs
     assert training["near_features"] > 5  # all of them, but for those as near as a held-out face
-    assert space.natural == pytest.approx(3 / 9)  # the same colour twice
-    assert space.describe(space.unseen)["unseen_pairs"] > 2
+    assert metrics.natural == pytest.approx(3 / 9)  # the same colour twice
+    assert metrics.describe(metrics.unseen)["unseen_pairs"] > 2
 
 
-def test_an_attribute_is_seen_in_reconstructions_as_often_as_these_show_it(data, judge):
-    space = Space(GLO(80, latent_dim=4, width=2).eval().requires_grad_(False), data, judge, num=30)
-    glasses = space.names.index("glasses")
-    has = space.attributes.table[:80, glasses] == 1
-    space.generate = lambda codes: space.training[has]
-    assert space.seen(glasses, [1]) > 0.9
-    space.generate = lambda codes: space.training[~has]
-    assert space.seen(glasses, [1]) < 0.1
+def test_an_attribute_is_visible_in_reconstructions_as_often_as_these_show_it(metrics, monkeypatch):
+    glasses = metrics.names.index("glasses")
+    has = metrics.table[:, glasses] == 1
+    monkeypatch.setattr(metrics, "generate", lambda codes: metrics.training[has])
+    assert metrics.visible(glasses, [1]) > 0.9
+    monkeypatch.setattr(metrics, "generate", lambda codes: metrics.training[~has])
+    assert metrics.visible(glasses, [1]) < 0.1
 
 
-def test_the_studies_print_what_their_json_holds(faces, judge, small_flow, tmp_path):
-    torch.jit.script(judge).save(tmp_path / "judge.pt")
-    small = ("--num", 30, "--judge", tmp_path / "judge.pt", "--json", tmp_path / "made.json")
-    said = called("levers", faces, "--only", "bias", "--epochs", 1, "--width", 2, "--encoded", 3, *small)
-    found = json.loads((tmp_path / "made.json").read_text())
-    assert list(found) == ["bias"]
-    assert f"| bias | {found['bias'][0]['PSNR']:.2f} |" in said
-    assert {"rec.", "flow", "half-way, line", "half-way, flow", "largest step"} <= found["bias"][0].keys()
+def test_a_value_between_two_others_is_reached_from_both():
+    """Three values in a row: what leads to the middle one from one side would lead past it from the other."""
+    places = torch.arange(30) % 3
+    codes = torch.stack([places.float(), torch.randn(30, generator=torch.Generator().manual_seed(0))], 1)
+    table = torch.stack([torch.zeros_like(places), places], 1)
+    ends, present = codes[[0, 2]], places[[0, 2]]
+    torch.testing.assert_close((ends + edit(codes, table, ends, present, 1, [1]))[:, 0], torch.ones(2))
 
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        from glo_lightning.cli import main
 
-        flags = ("--data.holdout=38", "--model.latent_dim=4", "--model.width=2", "--max_epochs=1", "--prior=null")
-        patch.setattr(sys, "argv", ["train.py", "--data.root", str(faces), *flags, "--output", str(run)])
-        with redirect_stdout(io.StringIO()):
-            main(REPOSITORY / "configs" / "quickstart.yaml")
-    said = called(
-        "space", run, "--faces", faces, "--priors", "gaussian", "flow", "--num_encoded", 4, "--steps", 2,
-        "--given", "glasses=round", "--guidance", 1, "--change_by_flow", *small,
+def test_several_wanted_values_alternate():
+    table, codes = torch.tensor([[0], [1], [2], [2]]), torch.tensor([[0.0], [10.0], [20.0], [40.0]])
+    direction = edit(codes, table, torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), 0, [1, 2])
+    assert direction[:, 0].tolist() == [10, 30, 0, 20]
+
+
+def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_flow, tmp_path):
+    torch.jit.script(classifier).save(tmp_path / "classifier.pt")
+    flags = ("--data.holdout=38", "--model.latent_dim=4", "--model.width=2", "--max_epochs=1", "--prior=null")
+    assert run("--data.root", faces, *flags, "--output", tmp_path / "run")[0] == 0
+    said = run_study(
+        "faces/path_metrics", tmp_path / "run", "--faces", faces, "--priors", "gaussian", "flow", "--num_edited", 4,
+        "--steps", 2, "--given", "glasses=round", "--guidance", 1, "--num", 30,
+        "--classifier", tmp_path / "classifier.pt", "--json", tmp_path / "made.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "made.json").read_text())
     assert set(found["priors"]) == {
         "held-out faces", "unseen combinations", "reconstructions", "gaussian", "flow"
     }  # fmt: skip
     assert f"| gaussian | {found['priors']['gaussian']['frechet']:.3f} |" in said
-    assert set(found["ways"]) == {"arc", "line", "flow", "fade", "snap", "held-out faces"}
-    for kind in ("probes", "probes, unseen combinations"):
-        assert set(found[kind]) == {"codes", "PCA codes", "pixels, 16x16"}
-    for kind in ("with less without", "wanted less present", "unseen combinations", "through the flow's noise"):
-        assert {"glasses", "beard", "skin=red", "background=blue"} <= found[f"arithmetic, {kind}"].keys()
-        assert {"appears", "stays", "worst", "reconstructions"} == found[f"arithmetic, {kind}"]["beard"].keys()
+    assert set(found["paths"]) == {"arc", "line", "flow", "fade", "snap", "held-out faces"}
+    for kind in ("edits", "edits, unseen combinations"):
+        assert {"glasses", "beard", "skin=red", "background=blue"} <= found[kind].keys()
+        assert {"appears", "stays", "worst", "reconstructions"} == found[kind]["beard"].keys()
     assert found["given"]["glasses=round, guidance 1"]["training"] > 20

@@ -1,47 +1,96 @@
-"""scripts/studies/priors.py at its smallest."""
-
-import runpy
-import sys
-import warnings
+"""scripts/studies/priors: the two priors that live there, and the comparison at its smallest."""
 
 import numpy as np
-from conftest import REPOSITORY
+import other_priors
+import pytest
+import torch
+from run_study import run_study
+from sklearn.neighbors import KernelDensity
 
+from glo_lightning.errors import InputError
 from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import IMLE, PRIORS
+from glo_lightning.explore.priors import PRIORS, Gaussian, make_prior, sample_codes
+from glo_lightning.latents import to_ball
 
 
-def test_frechet_compares_every_prior_beside_two_floors(tmp_path, monkeypatch, capsys):
+class SmallIMLE(other_priors.IMLE):
+    def __init__(self):
+        super().__init__(width=8, rounds=2)
+
+
+def correlated(num: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(4, 4, generator=generator)
+    return 0.1 * torch.randn(num, 4, generator=generator) @ mixing + 0.2
+
+
+@pytest.fixture(scope="module")
+def two_clusters() -> torch.Tensor:
+    """200 codes in two far groups of 150 and 50."""
+    codes = 0.05 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    codes[:150, 0] += 0.5
+    codes[150:, 0] -= 0.5
+    return codes
+
+
+def test_a_kernel_densitys_samples_have_its_variance_and_its_bandwidth_is_the_likeliest():
+    codes = correlated(400)
+    prior = other_priors.KernelDensity().fit(codes)
+    samples = prior.sample(100_000, seed=4).numpy()
+    variance = codes.numpy().var(0) + (prior.bandwidth * codes.numpy().std(0, ddof=1)) ** 2
+    np.testing.assert_allclose(samples.var(0), variance, rtol=0.03)
+    held_out = correlated(2_000)[400:].double().numpy()  # the same mixing, other draws
+    scale = codes.double().numpy().std(0)
+
+    def likelihood(bandwidth: float) -> float:
+        return KernelDensity(bandwidth=bandwidth).fit(codes.double().numpy() / scale).score(held_out / scale)
+
+    assert likelihood(prior.bandwidth) > max(likelihood(prior.bandwidth / 2), likelihood(prior.bandwidth * 2))
+
+
+def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_clusters):
+    state = torch.get_rng_state()
+    samples = other_priors.IMLE(noise_dim=4, width=64, rounds=100).fit(two_clusters).sample(2_000, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    gaussian = Gaussian().fit(two_clusters).sample(2_000, seed=0)
+    distances, gaussians = (torch.cdist(two_clusters, drawn) for drawn in (samples, gaussian))
+    assert distances.min(1).values.mean() < 0.03
+    assert distances.min(0).values.mean() < 0.75 * gaussians.min(0).values.mean()
+    in_the_gap = [(drawn[:, 0].abs() < 0.25).float().mean() for drawn in (samples, gaussian)]
+    assert in_the_gap[0] < 0.75 * in_the_gap[1]
+
+
+@pytest.mark.parametrize("path", ["other_priors.KernelDensity", f"{__name__}.SmallIMLE"])
+def test_a_prior_by_class_path_repeats_its_seed_and_stays_in_the_ball(path, two_clusters):
+    prior = make_prior(path)
+    prior.fit(two_clusters)
+    one, same, other = (sample_codes(prior, two_clusters, 20, to_ball, seed) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert (one.shape, one.dtype) == ((20, 3), torch.float32)
+    assert one.norm(dim=1).max() <= 1 + 1e-6
+
+
+def test_too_few_codes_for_cross_validation_are_named():
+    with pytest.raises(InputError, match=r"4 codes are too few"):
+        other_priors.KernelDensity().fit(correlated(4))
+
+
+def test_every_prior_is_compared_beside_two_floors(tmp_path, monkeypatch):
     """On 60 synthetic digits, with the little training that they allow."""
     generator = np.random.default_rng(0)
-    for part, number in (("train", 60), ("t10k", 60)):
-        labels = generator.integers(0, 10, number).astype(np.uint8)
-        images = generator.integers(0, 200, (number, 28, 28)).astype(np.uint8)
+    for part in ("train", "t10k"):
+        labels = generator.integers(0, 10, 60).astype(np.uint8)
+        images = generator.integers(0, 200, (60, 28, 28)).astype(np.uint8)
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
-    monkeypatch.setitem(PRIORS, "imle", lambda: IMLE(rounds=2))
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
     monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
-    work = tmp_path / "work"
-    arguments = (
-        "--num_images=60",
-        "--latent_dim=4",
-        "--max_epochs=1",
-        "--seeds=2",
-        "--temperatures",
-        "1",
-        "--output",
-        str(work),
-    )
-    monkeypatch.setattr(sys, "argv", ["priors.py", str(tmp_path), *arguments])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch 2.15 deprecates TorchScript
-        runpy.run_path(str(REPOSITORY / "scripts" / "studies" / "priors.py"), run_name="__main__")
-    table = (work / "frechet.md").read_text().splitlines()
-    assert [row.split(" | ")[0] for row in table[2:]] == [
-        "| held-out real images",
-        "| reconstructions",
-        *(f"| {name}" for name in PRIORS),
-    ]
-    assert all(line in capsys.readouterr().out for line in table[2:3])
+    small = ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=2", "--temperatures=1")
+    priors = [*PRIORS, "other_priors.KernelDensity", f"{__name__}.SmallIMLE"]
+    table = run_study("priors/compare_priors", tmp_path, *small, "--output", tmp_path / "work", "--priors", *priors)
+    written = (tmp_path / "work" / "frechet.md").read_text()
+    assert written.rstrip() in table
+    rows = ["held-out digits", "reconstructions", *(f"{name}, temperature 1" for name in priors)]
+    assert [row.split(" | ")[0] for row in written.splitlines()[2:]] == [f"| {row}" for row in rows]
