@@ -1,4 +1,4 @@
-"""Makes the LMDB of emoji that older runs were trained on: python scripts/studies/emoji.py OUTPUT [--package DIR]
+"""Makes the LMDB of emoji that studies and recipes use: python scripts/studies/emoji.py OUTPUT [--package DIR]
 
 The package is emoji-datasource-google 16.0.0 (Google's Noto Emoji, Apache-2.0), which
 ``npm install --no-save --no-package-lock emoji-datasource-google@16.0.0`` puts into node_modules. OUTPUT has the 1,911
