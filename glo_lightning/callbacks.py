@@ -52,9 +52,9 @@ class Curves(Callback):
         self.total = part if self.total is None else self.total.to(part.device) + part
         if _is_logged(trainer):  # a call takes half a millisecond
             pl_module.log("train/loss", loss, batch_size=images)
-            (optimizer,) = trainer.optimizers
-            for group in optimizer.param_groups:
-                pl_module.log(f"lr-{type(optimizer).__name__}/{group['name']}", group["lr"])
+            optimizer = type(trainer.optimizers[0]).__name__
+            for name, rate in pl_module.learning_rates().items():  # type: ignore[operator]
+                pl_module.log(f"lr-{optimizer}/{name}", rate)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         total, images = self._total_of_all(trainer)

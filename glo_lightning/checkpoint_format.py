@@ -22,16 +22,34 @@ def check_format(checkpoint: Mapping[str, Any]) -> None:
         raise InputError("format_version", version, remedy)
 
 
-def check_same_shape(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises InputError, naming the argument, unless a model with arguments ``given`` can hold a checkpoint's weights.
+def check_same_model(checkpoint: Mapping[str, Any], given: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the argument, unless a model can continue from a checkpoint.
 
     Args:
-        saved: the arguments of the checkpoint's model.
+        checkpoint: with the arguments and the state of its model.
         given: the arguments of the model that it is loaded into.
+        state: the state of that model.
     """
-    for key in ("num_images", "latent_dim", "image_size", "width", "channels", "generator", "generator_optimizer"):
+    saved = checkpoint["hyper_parameters"]
+    for key in ("num_images", "latent_dim", "image_size", "channels"):
         if (was := saved[key]) != given[key]:
             remedy = f"the checkpoint was made with {was}; give that, or begin a new run"
             if key == "num_images":  # of a smaller num_samples, or of data that grew or shrank
                 remedy = f"rows are needed now, and the checkpoint has {was}; give the images and flags that it had"
             raise InputError(key, given[key], remedy)
+    for key in ("generator", "optimizer", "latent_optimizer"):
+        was, now = saved[key]["class_path"], given[key]["class_path"]
+        if was.rpartition(".")[2] != now.rpartition(".")[2]:
+            raise InputError(key, now, f"the checkpoint was made with {was}. Give that, or begin a new run")
+    for name, value in given["generator"]["init_args"].items():
+        if (was := saved["generator"]["init_args"].get(name, value)) != value:
+            raise InputError(f"generator.{name}", value, f"the checkpoint was made with {was}. Give that")
+    own, theirs = _shapes(state), _shapes(checkpoint["state_dict"])
+    if own != theirs:
+        name = min(name for name, _ in own ^ theirs)
+        remedy = f"has other weights than the checkpoint's, {name} among them. Give that of the run"
+        raise InputError("generator", given["generator"]["class_path"], remedy)
+
+
+def _shapes(state: Mapping[str, Any]) -> set[tuple[str, Any]]:
+    return {(name, getattr(value, "shape", None)) for name, value in state.items()}

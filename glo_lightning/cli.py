@@ -28,9 +28,8 @@ from glo_lightning.explore.priors import make_prior
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
-from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_untrusted
+from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_untrusted, shorten_help
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss
@@ -92,6 +91,8 @@ class TrainCLI(LightningCLI):
         )
         help_ = "fitted to the codes once the run is finished, for a picture of samples; see scripts/sample.py"
         parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
+        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}})
+        shorten_help(parser)
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.num_channels", "model.channels", apply_on="instantiate")
@@ -288,7 +289,7 @@ class TrainCLI(LightningCLI):
         data, table = self.datamodule, self.model.latents.weight
         images = f"{data.resident_bytes / 1e9:.1f} GB of images" if data.resident_bytes else "no images"
         taken = f"it holds {images} and a table of {table.nbytes / 1e9:.1f} GB"
-        remedy = "lower it, or --model.width, or give --data.device_resident false"
+        remedy = "lower it, or --model.generator.width, or give --data.device_resident false"
         return f"--data.batch_size {data.batch_size}: the device is out of memory; {taken}; {remedy}"
 
     def _tell(self, error: BaseException) -> int:
@@ -372,7 +373,7 @@ def _explain(error: BaseException, cli: TrainCLI | None) -> tuple[str, int] | No
     if isinstance(error, InputError):
         return f"{flag_of(error.key)} {error.value}: {error.remedy}", 2
     if isinstance(error, FloatingPointError):
-        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
+        remedy = "lower --model.optimizer.lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
         return f"{error}; {remedy}", 1
     if isinstance(error, torch.OutOfMemoryError):
         return cli.out_of_memory() if cli else str(error), 1
@@ -394,12 +395,12 @@ def _leave(number: int, frame: object) -> NoReturn:
 
 
 def _checkpoint_bytes(model: GLO) -> int:
-    """How large a checkpoint gets, or a little less; a rule of one's own for the rows may keep as much as Adam's."""
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    """How large a checkpoint gets, or a little less: weights, codes, and of most optimizers two averages."""
+    weights = sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))
     table = model.latents.weight
-    state = 8 * table.shape[1] ** 2 if model.hparams["latent_optimizer"] in ROW_RULES else 2 * weights
-    if model.hparams["generator_optimizer"] == "adamw":
-        state += 2 * sum(weight.nbytes for weight in model.generator.parameters())
+    state = 0
+    if not model.hparams["optimizer"]["class_path"].endswith("SGD"):
+        state = 2 * sum(weight.nbytes for weight in model.generator.parameters())
     return weights + table[:INITIAL_ROWS].nbytes + state
 
 

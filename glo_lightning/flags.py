@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
-from glo_lightning.class_path import find_class
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, did_you_mean
+from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import RowSGD, WhitenedRows
+from glo_lightning.parts import find_class
 from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
@@ -38,7 +42,20 @@ PARTS += (Strategy, Accelerator, Precision, CheckpointIO, ClusterEnvironment, La
 PARTS_NAMED = "a module, an optimizer, or a callback, logger, profiler, strategy or plugin of Lightning's"
 
 # Whose arguments are flags, and under which name.
-OWNERS = (("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints))
+OWNERS: list[tuple[str, type]] = [("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints)]
+OWNERS += [("model.generator", SkipGenerator), ("model.loss", LaplacianLoss), ("model.latent_optimizer", WhitenedRows)]
+# The classes that a part may be by their short names; any other by its path.
+LOSSES = [LaplacianLoss, torch.nn.MSELoss, torch.nn.L1Loss, torch.nn.SmoothL1Loss, torch.nn.HuberLoss]
+OPTIMIZERS = [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop]
+CHOICES: dict[str, list[type]] = {
+    "generator": [Generator, SkipGenerator],
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "latent_optimizer": [RowSGD, WhitenedRows],
+}
+
+
+_PART_FLAGS = [f"--model.{part}" for part in CHOICES]
 
 
 def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[str], str]:
@@ -57,12 +74,14 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
         if not argument.startswith("-") and expanded and expanded[-1].startswith("--data.categories"):
             flag, _, others = expanded[-1].partition("=")
             expanded[-1] = f"{flag}=[{', '.join(filter(None, (others.strip('[]'), argument.strip('[]'))))}]"
-        elif expanded and expanded[-1] in ("--config", "--resume"):
+        elif (expanded and expanded[-1] in ("--config", "--resume")) or (expanded and expanded[-1] in _PART_FLAGS):
             expanded[-1] += f"={argument}"
         elif name.startswith("--") and name[2:] in trainer_arguments:
             expanded.append(f"--trainer.{name[2:]}{equals}{value}")
         else:
             expanded.append("--config" + argument[2:] if name == "-c" else argument)
+    expanded = _name_part(expanded)
+    _check_optimizer(expanded)
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
         folder = RunFolder(resumed[-1])
@@ -82,11 +101,44 @@ def _values(arguments: list[str], flag: str) -> list[str]:
     return [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
 
 
+def _name_part(arguments: list[str]) -> list[str]:
+    """The arguments, ``--model.generator.help`` with the class that is meant: the one given before it, or the usual."""
+    named = list(arguments)
+    for place, argument in enumerate(arguments):
+        part = argument.removeprefix("--model.").removesuffix(".help")
+        alone = all(following.startswith("-") for following in arguments[place + 1 : place + 2])
+        if argument == f"--model.{part}.help" and part in CHOICES and alone:
+            given = _values(arguments[:place], f"--model.{part}")
+            named[place] += f"={given[-1] if given else CHOICES[part][0].__name__}"
+    return named
+
+
+def _check_optimizer(arguments: list[str]) -> None:
+    """Raises InputError for an optimizer without its learning rate: the parser would keep that of the one before."""
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        rates = [other for other in arguments[position:] if other.startswith("--model.optimizer.lr")]
+        if name == "--model.optimizer" and "{" not in value and not rates:
+            remedy = "needs its learning rate. Add --model.optimizer.lr, 0.003 for AdamW, say"
+            raise InputError("--model.optimizer", value, remedy)
+
+
+def shorten_help(parser: Any) -> None:
+    """Has ``--help`` name the classes that a part usually is: the parser would list every module of torch."""
+    for action in parser._actions:
+        part = action.dest.removeprefix("model.")
+        if part in CHOICES and hasattr(action, "extra_help"):
+            names = ", ".join(choice.__name__ for choice in CHOICES[part])
+            action.extra_help = lambda names=names: f", {names} or the path of a class"
+
+
 def flag_of(key: str) -> str:
     """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
     linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
     if key in linked:
         return linked[key]
+    if key.partition(".")[0] in CHOICES:
+        return f"--model.{key}"
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
@@ -98,6 +150,7 @@ def flag_of(key: str) -> str:
 def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
+    flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
     own = ["output", "resume", "ckpt_path", "on_bad_loss", "prior"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
@@ -105,13 +158,19 @@ def _all_flags() -> list[str]:
 def one_line(message: str) -> str:
     """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
     # the wordings of jsonargparse 4.39 to 4.53
+    part = re.match(r'\s*Parser key "model\.(\w+)":(.*)', message, re.DOTALL)
+    if part and part[1] in CHOICES:
+        return _part_line(part[1], part[2])
     unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
     if unknown:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]
         flags = {flag: f"--{flag}" for flag in _all_flags()}
         by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in flags.items()}
-        meant = did_you_mean(name.rpartition(".")[2], by_last_part, otherwise="see --help")
+        last = name.rpartition(".")[2]
+        if last in by_last_part:
+            return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
+        meant = did_you_mean(last, by_last_part, otherwise="see --help")
         return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
     if re.search("Problems parsing config|File does not exist", message):
         return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
@@ -125,6 +184,37 @@ def one_line(message: str) -> str:
         return f"--{key}: {' '.join(details.split())}"
     kinds = " or ".join((kind or choices).replace("NoneType", "null") for kind, choices in expected)
     return f"--{key} {value[1]}: give {kinds}"
+
+
+def _part_line(part: str, details: str) -> str:
+    """The same for a class that is injected, and for its arguments."""
+    flag, names = f"--model.{part}", [choice.__name__ for choice in CHOICES[part]]
+    path = re.search(r"class_path='([^']+)'", details)
+    if unknown := re.search(r"Option '(\w+)' is not accepted", details):
+        own = list(inspect.signature(_class_at(path[1])).parameters) if path else []
+        meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path[1] if path else ''}"))
+        return f"{flag}.{unknown[1]}: {path[1].rpartition('.')[2] if path else part} has no such argument. {meant}"
+    if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
+        value = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
+        kinds = " or ".join(re.findall(r"Expected an? (?:<class ')?([\w.]+)", wrong[2])).replace("NoneType", "null")
+        return f"{flag}.{wrong[1]} {value[1] if value else ''}: is of another type. Give {kinds}"
+    if missing := re.search(r"arguments are required: ([\w, ]+)", details):
+        return f"{flag} {path[1] if path else ''}: needs the arguments {missing[1]}. Give them, or another class"
+    if other := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", details):
+        return f"{flag} {other[1]}: is no {other[2]}. Give {', '.join(names)} or the path of another class"
+    given = re.search(r"Expected a path but (\S+) either|Got value: (\S+)$", details)
+    name = next(filter(None, given.groups())) if given else " ".join(details.split())
+    meant = _sentence(did_you_mean(name, names, otherwise=f"give {', '.join(names)} or the path of a class"))
+    return f"{flag} {name}: there is no such class. {meant}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:

@@ -1,23 +1,25 @@
-"""The generator: DCGAN's transposed convolutions (Radford et al., 2016), these with skips, or a class of one's own."""
+"""The generators: DCGAN's transposed convolutions (Radford et al., 2016), and the same with skips from the code."""
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glo_lightning.class_path import FOREIGN, find_class, make_instance, reason
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.memory import check_fits
+from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
 
 
 class FirstLayer(nn.Linear):
-    """DCGAN's first layer, which takes codes (B, D) to 4x4 pixels, (B, channels, 4, 4).
+    """DCGAN's first layer: maps codes (B, D) to 4x4 pixels (B, channels, 4, 4).
 
-    A transposed convolution of a 1x1 image is a matrix product; as such, its pixels laid out with the channels last,
-    it is several times faster. Its weights start as those of ``nn.ConvTranspose2d``, as the rates suppose.
+    It is a transposed convolution of a 1x1 image, computed as a matrix product with the channels last, which is several
+    times faster. Its weights are initialised like those of ``nn.ConvTranspose2d``, for which the learning rates are
+    tuned.
     """
 
     def __init__(self, latent_dim: int, channels: int):
@@ -31,26 +33,26 @@ class FirstLayer(nn.Linear):
 class Generator(nn.Module):
     """Maps codes (B, D) to images (B, C, H, W) in [-1, 1].
 
-    One layer takes the code to 4x4 pixels; each further one doubles the size and halves the channels, from
+    The first layer maps the code to 4x4 pixels. Each further layer doubles the size and halves the channels, from
     ``width * image_size / 8`` (512 at 64 pixels) down to ``width``, then to ``channels``. BatchNorm and ReLU follow
-    every layer but the last, which ends in tanh; none has a bias.
+    every layer but the last, which ends in tanh. No layer has a bias.
 
     Args:
-        latent_dim: D, any size from 1.
-        image_size: H and W; a power of two from 8 up.
+        latent_dim: D, at least 1.
+        image_size: H and W, a power of two from 8 up.
+        channels: C, 1 or 3.
         width: channels of the last hidden layer.
-        channels: C.
 
     Raises:
         InputError: for a size out of these ranges.
     """
 
-    def __init__(self, latent_dim: int, image_size: int = 64, width: int = 64, channels: int = 3):
+    def __init__(self, latent_dim: int, image_size: int = 64, channels: int = 3, width: int = 64):
         super().__init__()
         check_at_least("latent_dim", latent_dim, 1)
         check_at_least("width", width, 1)
         if image_size < 8 or image_size & (image_size - 1):
-            raise InputError("image_size", image_size, "DCGAN's layers double it: give 32, 64, 128 or 256")
+            raise InputError("image_size", image_size, "DCGAN's layers double the size from 4. Give 32, 64, 128 or 256")
         hidden = width * image_size // 8
         layers: list[nn.Module] = [FirstLayer(latent_dim, hidden)]
         while hidden >= width:
@@ -65,38 +67,38 @@ class Generator(nn.Module):
 
 
 class SkipGenerator(Generator):
-    """DCGAN whose layers, and the image, get the code once more: a linear map of it is added to what each makes.
+    """DCGAN with skips from the code: a linear map of the code is added to the output of each layer.
 
-    The map to the image alone is what PCA can do, and is learned in a few hundred steps; those to the hidden layers say
-    what is to be at which place. Skips from the code are BigGAN's (Brock et al., arXiv 1809.11096), where they scale
-    and shift channels. Each pixel has weights of its own here; they begin at zero, and the code is scaled so that the
-    rate which suits weights that all pixels share suits these too.
+    The map to the image can do what PCA does, and is learned in a few hundred steps. The maps to hidden layers say what
+    belongs at which place. Skips from the code are BigGAN's (Brock et al., arXiv 1809.11096), where they scale and
+    shift channels. Here every pixel has weights of its own. They start at zero, and the code is scaled so that one
+    learning rate suits these weights and those that all pixels share.
 
     Args:
-        latent_dim, image_size, width, channels: see Generator.
-        told: which layers get the code, counted from the one that makes 8x8 pixels; all if not given.
-        gain: of the code, whose entries in the ball are about ``latent_dim ** -0.5``.
+        latent_dim, image_size, channels, width: see Generator.
+        skip_layers: the layers that get a skip, counted from the one that makes 8x8 pixels; all if not given.
+        code_scale: factor on the code, whose entries in the ball are about ``latent_dim ** -0.5``.
 
     Raises:
-        InputError: for a layer that is not there.
+        InputError: for a layer that does not exist.
     """
 
     def __init__(
         self,
         latent_dim: int,
         image_size: int = 64,
-        width: int = 64,
         channels: int = 3,
-        told: Sequence[int] | None = None,
-        gain: float = 8.0,
+        width: int = 64,
+        skip_layers: Sequence[int] | None = None,
+        code_scale: float = 8.0,
     ):
-        super().__init__(latent_dim, image_size, width, channels)
-        self.scale, self.skips = gain * latent_dim**0.5, nn.ModuleDict()
+        super().__init__(latent_dim, image_size, channels, width)
+        self.scale, self.skips = code_scale * latent_dim**0.5, nn.ModuleDict()
         layers = [layer for layer in self.layers if isinstance(layer, nn.ConvTranspose2d)]
-        if told is not None and not set(told) <= set(range(len(layers))):
-            raise InputError("told", told, f"there are the layers 0 to {len(layers) - 1}; give some of these")
+        if skip_layers is not None and not set(skip_layers) <= set(range(len(layers))):
+            raise InputError("skip_layers", skip_layers, f"there are layers 0 to {len(layers) - 1}. Give some of these")
         for level, layer in enumerate(layers):
-            if told is None or level in told:
+            if skip_layers is None or level in skip_layers:
                 skip = nn.Linear(latent_dim, layer.out_channels * (8 << level) ** 2)
                 self.skips[str(level)] = skip
                 nn.init.zeros_(skip.weight)
@@ -114,58 +116,44 @@ class SkipGenerator(Generator):
         return features
 
 
-GENERATORS: dict[str, type[nn.Module]] = {"dcgan": Generator, "skip_z": SkipGenerator}
-
-
-def make_generator(
-    name: str,
-    latent_dim: int,
-    image_size: int,
-    width: int,
-    generator_args: Mapping[str, Any] | None = None,
-    channels: int = 3,
-) -> nn.Module:
-    """Builds the generator of that name, a module that maps codes (B, D) to images (B, C, H, W) in [-1, 1].
+def make_generator(description: Mapping[str, Any], latent_dim: int, image_size: int, channels: int) -> nn.Module:
+    """Makes a generator and checks that it maps codes (B, D) to images (B, C, H, W).
 
     Args:
-        name: ``dcgan``, ``skip_z`` (see SkipGenerator), or the path of a class that is made with (latent_dim,
-            image_size, width, channels=3); one of RGB alone need not take the last.
-        latent_dim, image_size, width: see Generator; what sizes there are is the class's to say.
-        generator_args: further arguments of the class, plain values.
-        channels: C, 3 or 1.
+        description: of the class and its further arguments, see ``parts.describe_part``.
+        latent_dim, image_size, channels: D, H and C, with which the class is made first.
 
     Raises:
-        InputError: for a name that is none of these, arguments that the class does not take, grey images where it
-            takes no ``channels``, or what makes no images of that shape.
+        InputError: for a class that cannot be made with these, does not fit into memory, or makes other images.
     """
-    remedy = "give dcgan, skip_z or the path of a module's class made with (latent_dim, image_size, width, channels=3)"
-    path = f"{__name__}.{GENERATORS[name].__qualname__}" if name in GENERATORS else name
-    arguments = dict(generator_args or {})
-    parameters = inspect.signature(find_class(path, nn.Module, "generator", remedy)).parameters
-    if "channels" in parameters or any(kind.kind == kind.VAR_KEYWORD for kind in parameters.values()):
-        arguments.setdefault("channels", channels)
-    elif channels != 3:
-        lacks = f"takes no channels, and so makes no grey images; {remedy}, or --data.channels 3"
-        raise InputError("generator", name, lacks)
-    made = make_instance(path, nn.Module, "generator", remedy, latent_dim, image_size, width, arguments=arguments)
-    _check_images(made, name, (latent_dim, channels, image_size))
-    return made
+    path = description["class_path"]
+
+    def make() -> nn.Module:
+        return make_part(description, nn.Module, "generator", latent_dim, image_size, channels)
+
+    needed = 0
+    with contextlib.suppress(*PLUGIN_ERRORS), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        needed = sum(weight.nbytes for weight in make().parameters())  # make() itself reports what is wrong
+    check_fits("latent_dim", latent_dim, f"{path} and its gradients", 2 * needed)
+    generator = make()
+    _check_images(generator, path, (latent_dim, channels, image_size))
+    return generator
 
 
 @torch.no_grad()
-def _check_images(generator: nn.Module, name: str, sizes: tuple[int, int, int]) -> None:
-    """Raises InputError for a generator whose images of two codes have another shape than (2, C, H, W)."""
+def _check_images(generator: nn.Module, path: str, sizes: tuple[int, int, int]) -> None:
+    """Raises InputError for a generator whose images of two codes do not have the shape (2, C, H, W)."""
     latent_dim, channels, image_size = sizes
     wanted, training = (2, channels, image_size, image_size), generator.training
-    with torch.random.fork_rng(devices=[]):  # one that draws noise draws none of the run's
+    with torch.random.fork_rng(devices=[]):  # a generator that draws noise must not advance the run's random numbers
         try:
             images = generator.eval()(torch.zeros(2, latent_dim))
-        except FOREIGN as error:
-            message = f"does not take codes of latent_dim {latent_dim} ({reason(error)})"
-            raise InputError("generator", name, message) from error
+        except PLUGIN_ERRORS as error:
+            what = f"does not take codes of latent_dim {latent_dim} ({describe_exception(error)})"
+            raise InputError("generator", path, f"{what}. Mend it, or give another class") from error
         finally:
             generator.train(training)
     shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if shape != wanted:
-        remedy = f"give one that makes {wanted} of them, images of image_size {image_size} and {channels} channels"
-        raise InputError("generator", name, f"makes {shape} of two codes; {remedy}")
+        remedy = f"Give one that makes {wanted}, images of image_size {image_size} and {channels} channels"
+        raise InputError("generator", path, f"makes {shape} from two codes. {remedy}")

@@ -1,4 +1,4 @@
-"""Reconstruction losses: the Laplacian pyramid L1 of the GLO paper, and L2 to compare with."""
+"""The reconstruction loss of the GLO paper: the L1 distance of Laplacian pyramids."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.class_path import find_class, make_instance
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import InputError, check_at_least, did_you_mean
+from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
 
 
 def gaussian_kernel(size: int = 5, sigma: float = 2.0) -> Tensor:
-    """The sampled one-dimensional Gaussian, (size,), summing to 1; its outer product is the 2-D Gaussian."""
+    """The sampled one-dimensional Gaussian (size,), which sums to 1. Its outer product is the 2-D Gaussian."""
     offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     return kernel / kernel.sum()
 
 
 def blur_matrix(length: int, kernel: Tensor) -> Tensor:
-    """The matrix (length, length) that blurs a line of pixels with ``kernel``, its border pixels replicated.
+    """The matrix A (length, length) that blurs a line of pixels with ``kernel``, replicating its border pixels.
 
-    As the Gaussian is separable, ``A @ x @ A.T`` blurs an image: two small matrix products, without padding.
+    The Gaussian is separable, so ``A @ x @ A.T`` blurs an image: two small matrix products, without padding.
     """
     reach = len(kernel) // 2
     rows = torch.arange(length)[:, None].expand(-1, len(kernel))
@@ -34,11 +34,11 @@ def blur_matrix(length: int, kernel: Tensor) -> Tensor:
 
 
 def laplacian_pyramid(images: Tensor, blurs: Sequence[Tensor]) -> list[Tensor]:
-    """Splits images (B, C, H, W) into bands of halving size and what is left.
+    """Splits images (B, C, H, W) into bands of halving size and a residual.
 
-    Band j is the image at level j less its blur, (B, C, H / 2^j, W / 2^j); the next level is the 2x2 mean of the
-    blur; the last entry is the residual. The map is linear. After Burt and Adelson (1983), as Ling and Okada's
-    Lap1 and minimal_glo use it.
+    Band j is the image at level j minus its blur, (B, C, H / 2^j, W / 2^j). The next level is the 2x2 mean of the blur,
+    and the last entry is the residual. The map is linear. After Burt and Adelson (1983), as Ling and Okada's Lap1 and
+    minimal_glo use it.
 
     Args:
         images: (B, C, H, W), square.
@@ -55,42 +55,42 @@ def laplacian_pyramid(images: Tensor, blurs: Sequence[Tensor]) -> list[Tensor]:
 class LaplacianLoss(nn.Module):
     """Weighted L1 distance of two Laplacian pyramids: ``sum_j w_j |L_j(generated) - L_j(images)|_1``.
 
-    The pyramid is linear, so one pyramid of the difference does. GLO's equation (Bojanowski et al., 2018, after
-    Ling and Okada, 2006) weighs *summed* absolute values by 2^(2j), j growing towards coarser levels: that is the
-    default here, equal weights of per-level *means*, up to a constant.
+    The pyramid is linear, so the pyramid of the difference suffices. GLO's equation (Bojanowski et al., 2018, after
+    Ling and Okada, 2006) weights *summed* absolute values by 2^(2j), where j grows towards coarser levels. Up to a
+    constant this equals equal weights of per-level *means*, the default here.
 
     Args:
-        levels: number of bands; the residual comes on top. 0 is plain L1.
-        level_weights: ``levels + 1`` weights, finest first, residual last; equal ones if not given.
-        image_size: H and W of the images; at least ``2 ** levels``.
-        l2_weight: adds the mean squared error times this.
+        levels: number of bands, besides the residual. 0 is plain L1.
+        level_weights: ``levels + 1`` weights, finest first, residual last; equal if not given.
+        l2_weight: weight of the mean squared error, which is added.
 
     Raises:
-        InputError: for levels that the image size does not have, or weights that do not match the levels.
+        InputError: for weights that do not match the levels, and, at the first images, for levels they do not have.
     """
 
-    def __init__(
-        self,
-        levels: int = 3,
-        level_weights: Sequence[float] | None = None,
-        image_size: int = 64,
-        l2_weight: float = 0.0,
-    ):
+    def __init__(self, levels: int = 3, level_weights: Sequence[float] | None = None, l2_weight: float = 0.0):
         super().__init__()
-        most = int(math.log2(image_size))
-        if not 0 <= levels <= most:
-            raise InputError("levels", levels, f"images of {image_size} pixels have 0 to {most} levels")
+        check_at_least("levels", levels, 0)
         weights = [1.0] * (levels + 1) if level_weights is None else list(level_weights)
         if len(weights) != levels + 1 or not all(0 <= weight < math.inf for weight in weights):
-            remedy = f"give {levels + 1} weights of 0 or more, one for each of {levels} levels and one for the residual"
-            raise InputError("level_weights", weights, remedy)
+            remedy = f"Give {levels + 1} weights of 0 or more, one for each of {levels} levels and one for the residual"
+            raise InputError("level_weights", weights, f"do not fit the levels. {remedy}")
         check_at_least("l2_weight", l2_weight, 0)
-        self.level_weights, self.l2_weight = weights, l2_weight
+        self.level_weights, self.l2_weight, self.image_size = weights, l2_weight, 0
+
+    def build(self, image_size: int, device: torch.device) -> None:
+        """Makes the blur matrices for images of this size; the first images of another size do it too."""
+        levels, most = len(self.level_weights) - 1, int(math.log2(image_size))
+        if levels > most:
+            raise InputError("levels", levels, f"images of {image_size} pixels have at most {most} levels. Give fewer")
         for level in range(levels):
-            matrix = blur_matrix(image_size >> level, gaussian_kernel()).float()
+            matrix = blur_matrix(image_size >> level, gaussian_kernel()).float().to(device)
             self.register_buffer(f"blur_{level}", matrix, persistent=False)
+        self.image_size = image_size
 
     def forward(self, generated: Tensor, images: Tensor) -> Tensor:
+        if images.shape[-1] != self.image_size:
+            self.build(images.shape[-1], images.device)
         # In float32 also under autocast: a band is a small difference of large numbers.
         with torch.autocast(generated.device.type, enabled=False):
             blurs = [self.get_buffer(f"blur_{level}").float() for level in range(len(self.level_weights) - 1)]
@@ -102,37 +102,43 @@ class LaplacianLoss(nn.Module):
             return torch.stack(terms).sum()
 
 
-def make_loss(
-    name: str,
-    image_size: int = 64,
-    levels: int | None = None,
-    level_weights: Sequence[float] | None = None,
-    l2_weight: float | None = None,
-    loss_args: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Builds the loss of that name, a module that maps (generated, images) to a scalar, a mean over the batch.
-
-    Args:
-        name: ``lap_l1``, ``l2`` (mean squared error), or the path of a module's class, such as ``torch.nn.L1Loss``.
-        image_size: see LaplacianLoss.
-        levels, level_weights, l2_weight: of ``lap_l1`` alone, see LaplacianLoss; its defaults where None.
-        loss_args: the arguments that a class given by its path is made with, plain values.
+def find_loss(name: str) -> dict[str, Any]:
+    """Describes the loss of that name: ``LaplacianLoss``, one of ``torch.nn`` such as ``MSELoss``, or a class path.
 
     Raises:
-        InputError: for a name that is none of these, and for an argument that this loss does not use.
+        InputError: for a name that is none of these.
     """
-    remedy = "give lap_l1, l2 or the path of a module's class, such as torch.nn.L1Loss"
-    if name not in ("lap_l1", "l2"):
-        find_class(name, nn.Module, "loss", remedy)
-    own = {"levels": levels, "level_weights": level_weights, "l2_weight": l2_weight}
-    given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
-    unused = {} if name == "lap_l1" else dict(given)
-    if name in ("lap_l1", "l2") and loss_args:
-        unused["loss_args"] = loss_args
-    for key, value in unused.items():
-        raise InputError(key, value, f"the loss {name} does not use it; give --model.{key} null, or another loss")
-    if name == "lap_l1":
-        return LaplacianLoss(image_size=image_size, **given)
-    if name == "l2":
-        return nn.MSELoss()
-    return make_instance(name, nn.Module, "loss", remedy, arguments=loss_args)
+    if "." not in name:
+        known = {"LaplacianLoss": __name__} | {key: "torch.nn" for key in vars(nn) if key.endswith("Loss")}
+        if name not in known:
+            remedy = did_you_mean(name, list(known), "Give LaplacianLoss, MSELoss or the path of a class")
+            raise InputError("loss", name, f"there is no such loss. {remedy}")
+        name = f"{known[name]}.{name}"
+    return {"class_path": name, "init_args": {}}
+
+
+def make_loss(description: Mapping[str, Any], image_size: int, channels: int) -> nn.Module:
+    """Makes a loss and checks that it maps (generated, images), both (B, C, H, W), to a scalar.
+
+    Args:
+        description: of the class and its arguments, see ``parts.describe_part``.
+        image_size, channels: H and C of the images.
+
+    Raises:
+        InputError: for a class that cannot be made with these arguments, or is no such loss.
+    """
+    path = description["class_path"]
+    loss = make_part(description, nn.Module, "loss")
+    images = torch.zeros(2, channels, image_size, image_size)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            value = loss(images, images)
+        except InputError:
+            raise
+        except PLUGIN_ERRORS as error:
+            what = f"does not compare images of shape {tuple(images.shape)} ({describe_exception(error)})"
+            raise InputError("loss", path, f"{what}. Give one that maps (generated, images) to a scalar") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError("loss", path, f"makes {shape} of two images. Give a module that makes a scalar")
+    return loss

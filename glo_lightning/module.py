@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +14,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_shape
-from glo_lightning.class_path import plain
+from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_model
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
-from glo_lightning.generator import make_generator
+from glo_lightning.generator import Generator, make_generator
 from glo_lightning.images import psnr
 from glo_lightning.latents import (
     PROJECTIONS,
@@ -29,13 +29,17 @@ from glo_lightning.latents import (
     per_image,
     random_codes,
 )
-from glo_lightning.losses import make_loss
-from glo_lightning.optimizers import GENERATOR_RATES, GeneratorOptimizer, Schedule, find_optimizer, rate_factor
+from glo_lightning.losses import LaplacianLoss, make_loss
+from glo_lightning.memory import check_fits
+from glo_lightning.optimizers import RowSGD, Schedule, gather_rows, lr_factor
+from glo_lightning.parts import describe_part, make_part, to_builtin
 from glo_lightning.processes import broadcast_from_first, several, weight_of
 
 log = logging.getLogger(__name__)
 
 STATE = ("initialised", "total_steps", "holdout_codes")  # what a checkpoint has besides weights and codes
+PAPERS_SGD = functools.partial(torch.optim.SGD, lr=1.0)
+PARTS = ("generator", "loss", "optimizer", "latent_optimizer")  # arguments that are classes with arguments of their own
 
 
 class GLO(LightningModule):
@@ -43,43 +47,36 @@ class GLO(LightningModule):
 
     The algorithm, for a batch of images x_i and the rows z_i of the latent table:
 
-    1. generate: generator(z_i), in [-1, 1] as the images are;
+    1. generate: generator(z_i), in [-1, 1] like the images;
     2. compare: loss(generator(z_i), x_i), the L1 distance of Laplacian pyramids;
-    3. step: SGD, or AdamW, on the generator's weights, SGD on the rows of this batch alone;
+    3. step: the optimizer's on the generator's weights, SGD on the rows of this batch alone;
     4. project these rows back into the unit ball.
 
+    The parts ``generator``, ``loss``, ``optimizer`` and ``latent_optimizer`` are classes, or ``functools.partial`` of
+    classes with plain keyword arguments, so that a checkpoint can describe them.
+
     Args:
-        num_images: N, the number of rows; on the command line it is read from the data.
+        num_images: N, the number of rows. On the command line it is read from the data.
         latent_dim: D.
-        image_size: H and W; what sizes there are is the generator's to say.
-        width: channels of the generator's last hidden layer.
-        generator: ``dcgan``, ``skip_z`` or the path of a class, see ``make_generator``.
-        generator_args: further arguments of that class.
-        init: where the codes begin: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
-        n_pca: images that the PCA is fitted on, at most.
-        whiten: scales the PCA coordinates to equal variances, so that most codes lie inside the ball. As they come
-            nearly all lie far outside, and the projection keeps their direction alone: the first few coordinates'.
+        image_size: H and W. The generator decides which sizes exist.
+        channels: C, 3 for RGB or 1 for grey. On the command line it is read from the data.
+        generator: class that is made with (latent_dim, image_size, channels) and maps codes (B, D) to images
+            (B, C, H, W) in [-1, 1].
+        loss: class of a module that maps (generated, images) to a scalar, a mean over the batch.
+        optimizer: class of the generator's optimizer, any of torch's.
+        latent_optimizer: class of the rows' optimizer, ``RowSGD``, ``WhitenedRows`` or a subclass.
+        latent_lr: learning rate of the rows, per image: a row moves by this times the gradient of its own image's loss,
+            whatever the batch size. minimal_glo's 10 for a mean over 128 images is 10/128. 0 freezes the codes.
+        init: initial codes: the images' ``pca`` coordinates or ``random`` normal vectors, both projected.
+        n_pca: number of images that the PCA is fitted on, at most.
+        whiten: scales the PCA coordinates to equal variances, so that most codes lie inside the ball. Without it most
+            lie far outside, and projection keeps only their direction: the first few coordinates'.
         constraint: unit ``ball``, unit ``sphere`` or ``none``.
-        loss: ``lap_l1``, ``l2`` or the path of a class, see ``make_loss``.
-        loss_args: the arguments of that class.
-        levels: of the Laplacian pyramid, besides the residual (3 if not given).
-        level_weights: one for each level, finest first, and one for the residual; equal if not given.
-        l2_weight: of the mean squared error, which is added to ``lap_l1`` (0 if not given).
-        generator_optimizer: ``sgd`` or ``adamw``.
-        generator_lr: learning rate of the generator, for the loss's mean over a batch (1 for sgd, 0.003 for adamw, if
-            not given).
-        weight_decay: of the generator's weights: this times a weight is added to its gradient, or, by adamw, this times
-            the rate is taken off the weight.
-        latent_lr: learning rate of the codes, per image: a row moves by this times the gradient of its own image's
-            loss, whatever the batch size. minimal_glo's 10 for a mean over 128 images is 10/128. 0 freezes them.
-        latent_optimizer: ``sgd``; ``whitened``, see ``WhitenedRows``: then ``latent_lr`` is how far a row moves; or the
-            path of a subclass of ``RowSGD``.
-        schedule: of both rates: ``constant``, or ``cosine`` to zero over the run.
-        compile: compiles generator and loss for the training: a minute at the start, then faster steps.
-        channels: C, 3 for RGB or 1 for grey; on the command line it is read from the data.
+        schedule: of both learning rates: ``constant``, or ``cosine`` to zero over the run.
+        compile: compiles generator and loss for training: a minute at the start, then faster steps.
 
     Raises:
-        InputError: for a value out of range.
+        InputError: for a value out of range, a part that cannot be made, and more than fits into memory.
     """
 
     def __init__(
@@ -87,60 +84,59 @@ class GLO(LightningModule):
         num_images: int,
         latent_dim: int = 128,
         image_size: int = 64,
-        width: int = 64,
-        generator: str = "dcgan",
-        generator_args: dict[str, Any] | None = None,
+        channels: int = 3,
+        generator: Callable[[int, int, int], nn.Module] = Generator,
+        loss: Callable[[], nn.Module] = LaplacianLoss,
+        optimizer: Callable[[Iterable], torch.optim.Optimizer] = PAPERS_SGD,
+        latent_optimizer: Callable[[int], RowSGD] = RowSGD,
+        latent_lr: float = 10 / 128,
         init: Init = "pca",
         n_pca: int = 24_576,
         whiten: bool = False,
         constraint: Constraint = "ball",
-        loss: str = "lap_l1",
-        levels: int | None = None,
-        level_weights: Sequence[float] | None = None,
-        l2_weight: float | None = None,
-        loss_args: dict[str, Any] | None = None,
-        generator_optimizer: GeneratorOptimizer = "sgd",
-        generator_lr: float | None = None,
-        weight_decay: float = 0.0,
-        latent_lr: float = 10 / 128,
-        latent_optimizer: str = "sgd",
         schedule: Schedule = "constant",
         compile: bool = False,
-        channels: int = 3,
     ):
         super().__init__()
         check_at_least("num_images", num_images, 1)
+        check_at_least("latent_dim", latent_dim, 1)
+        check_at_least("latent_lr", latent_lr, 0)
         check_choice("init", init, Init)
         check_choice("constraint", constraint, Constraint)
         check_choice("schedule", schedule, Schedule)
-        self.optimizer_class = find_optimizer(latent_optimizer, generator_optimizer)
-        if generator_lr is None:
-            generator_lr = GENERATOR_RATES[generator_optimizer]
-        for key, value in (("generator_lr", generator_lr), ("weight_decay", weight_decay), ("latent_lr", latent_lr)):
-            check_at_least(key, value, 0)
-        generator_lr, weight_decay, latent_lr = float(generator_lr), float(weight_decay), float(latent_lr)
-        made = make_generator(generator, latent_dim, image_size, width, generator_args, channels)
-        self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
-        self.loss = make_loss(loss, image_size, levels, level_weights, l2_weight, loss_args)
+        self.save_hyperparameters(logger=False)
+        self._describe_parts()
         fitted = images_to_fit(n_pca, channels * image_size**2)
         if init == "pca":
             check_pca(latent_dim, num_images, fitted, image_size, channels)
             if fitted < min(n_pca, num_images):
                 message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
                 log.info(message, fitted, n_pca, image_size)
-        self.save_hyperparameters(logger=False)
-        self.hparams.update(plain(dict(self.hparams)))  # a checkpoint is loaded without unpickling anything else
+        check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
+        made = make_generator(self.hparams["generator"], latent_dim, image_size, channels)
+        self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
+        self.loss = make_loss(self.hparams["loss"], image_size, channels)
+        self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
+        self._make_optimizer([nn.Parameter(torch.zeros(1))])  # an argument that it does not take is reported now
         self.init, self.n_pca, self.whiten, self.schedule = init, fitted, whiten, schedule
-        self.generator_lr, self.weight_decay, self.latent_lr = generator_lr, weight_decay, latent_lr
+        self.latent_lr = self._latent_lr_now = float(latent_lr)
         self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
-        self.latents.requires_grad_(latent_lr > 0)
+        self.latents.requires_grad_(self.latent_lr > 0)
         self.initialised = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
+        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the arguments say
         self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
-        self._ddp_params_and_buffers_to_ignore = ["latents.weight"]  # its rows are gathered by the optimizer
+        buffers = [f"latent_optimizer.{name}" for name, _ in self.latent_optimizer.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = ["latents.weight", *buffers]  # rows are gathered in optimizer_step
+
+    def _describe_parts(self) -> None:
+        """Has the hyperparameters hold plain values alone: a checkpoint is loaded without unpickling anything else."""
+        self.hparams.pop("_instantiator", None)  # the command line's: GLO makes its parts itself, of the right kinds
+        self.hparams.update({key: describe_part(self.hparams[key], key) for key in PARTS})
+        self.hparams.update(to_builtin(dict(self.hparams)))
 
     def forward(self, codes: Tensor) -> Tensor:
         """Generates images (B, C, H, W) in [-1, 1] from codes (B, D)."""
@@ -160,15 +156,23 @@ class GLO(LightningModule):
         super().backward(loss if self.part_weight == 1 else self.part_weight * loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        self.set_rates(self.global_step)
+        self.set_learning_rates(self.global_step)
+        scale = self._loss_scale()
+        super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, 3. step the weights
         first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
-        self.optimizers(use_pl_optimizer=False).parts = self.parts_of(range(first, batch_idx + 1))  # type: ignore[union-attr]
-        super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, and 3. step
-        table = self.latents.weight
-        if table.grad is not None:
-            rows = table.grad._indices()[0]
+        table, rows_by_rank = self.latents.weight, self.parts_of(range(first, batch_idx + 1))
+        if table.grad is not None and self._loss_scale() >= scale:  # it falls when a step is left out
+            gradient = gather_rows(table.grad if scale == 1 else table.grad / scale, rows_by_rank)
+            rows = gradient._indices()[0]
             with torch.no_grad():
+                self.latent_optimizer.update_rows(table, gradient, self._latent_lr_now)  # 3. step the rows
                 table[rows] = self.project(table[rows])  # 4. project
+        table.grad = None
+
+    def _loss_scale(self) -> float:
+        """The factor on the loss, and so on the rows' gradients, in half precision (``16-mixed``), else 1."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
 
     def parts_of(self, batches: Iterable[int]) -> list[int] | None:
         """How many images of these batches of the epoch each of several processes has, where the loader can say.
@@ -179,23 +183,39 @@ class GLO(LightningModule):
         tell = getattr(self.trainer.train_dataloader, "parts_of", None) if several() else None
         return tell and [sum(parts) for parts in zip(*map(tell, batches), strict=True)]
 
-    def set_rates(self, step: int) -> None:
-        """Gives both groups of the optimizer what they have in that step, whatever a checkpoint says."""
-        factor = rate_factor(self.schedule, step, self.total_steps)
-        generator, latents = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-        generator["lr"], generator["weight_decay"] = self.generator_lr * factor, self.weight_decay
-        latents["lr"] = self.latent_lr * factor
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        generator = {"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"}
-        latents = {"params": [self.latents.weight], "lr": self.latent_lr, "name": "latents"}
-        return self.optimizer_class([generator, latents])  # one for both: one step counts as one
+        named = self.named_parameters()  # a subclass may have weights besides the generator's
+        weights = [weight for name, weight in named if not name.startswith(("latents.", "loss."))]
+        optimizer = self._make_optimizer([{"params": weights, "name": "generator"}])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+            self._group_options.append({key: value for key, value in group.items() if key != "params"})
+        return optimizer
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+
+    def _make_optimizer(self, weights: Iterable) -> torch.optim.Optimizer:
+        return make_part(self.hparams["optimizer"], torch.optim.Optimizer, "optimizer", weights)
+
+    def set_learning_rates(self, step: int) -> None:
+        """Sets the rates of that step by the schedule; constant ones are left to whoever else sets them."""
+        factor = lr_factor(self.schedule, step, self.total_steps)
+        self._latent_lr_now = self.latent_lr * factor
+        if self.schedule == "cosine":
+            for group in self._groups():
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rates of the last step by name: of each group of the optimizer, and of the ``latents``."""
+        rates = {group.get("name", str(number)): group["lr"] for number, group in enumerate(self._groups())}
+        return rates | {"latents": self._latent_lr_now}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips the generator's gradients; the steps of the codes are bounded by their constraint, and sparse."""
-        if gradient_clip_val is not None:
+        if gradient_clip_val is not None and gradient_clip_val > 0:
             clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
             clip(self.generator.parameters(), gradient_clip_val)
 
@@ -250,6 +270,8 @@ class GLO(LightningModule):
 
     def on_train_start(self) -> None:
         self.initialised = True
+        for group, options in zip(self._groups(), self._group_options, strict=False):
+            group.update(options)  # the arguments count, whatever a checkpoint says
         saved, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
         if self.schedule == "cosine":
             if math.isinf(self.total_steps):
@@ -264,7 +286,7 @@ class GLO(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another format, or of a model of another shape."""
         check_format(checkpoint)
-        check_same_shape(checkpoint["hyper_parameters"], self.hparams)
+        check_same_model(checkpoint, self.hparams, self.state_dict())
         for key in STATE:
             setattr(self, key, checkpoint[key])
 

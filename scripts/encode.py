@@ -35,7 +35,8 @@ from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
 from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_unit
-from glo_lightning.losses import make_loss
+from glo_lightning.losses import find_loss, make_loss
+from glo_lightning.parts import make_part
 
 SHOWN = 16  # images in the comparison
 
@@ -44,7 +45,8 @@ def main() -> None:
     parser = CommandParser(__doc__, "encoded", "the folder that it writes")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
     parser.add_argument("--steps", type=int, default=150, help="of the best start, at most")
-    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
+    help_ = "LaplacianLoss, MSELoss or the path of a class (default: the run's, of an operator MSELoss)"
+    parser.add_argument("--loss", help=help_)
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--fit_encoder", action="store_true", help="fits an encoder to the run and keeps it there")
     help_ = "auto: the one that is kept with the run, unless it was fitted to another checkpoint; none: descent alone"
@@ -74,7 +76,9 @@ def run(options: argparse.Namespace) -> None:
         trained.fit_encoder()
     if not names:
         return
-    loss = make_loss(options.loss, images.shape[-1]).to(trained.model.device) if options.loss else None
+    loss = None
+    if options.loss:
+        loss = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(trained.model.device)
     if operator is not None:
         restore(options, trained, operator, images, names, loss)
         return
@@ -100,7 +104,7 @@ def check(options: argparse.Namespace) -> None:
         if getattr(options, key) and not (options.operator or options.mask):
             raise InputError(key, getattr(options, key), "weighs what an operator leaves open; give --operator")
     if options.loss:
-        make_loss(options.loss)
+        make_part(find_loss(options.loss), nn.Module, "loss")
 
 
 def find_operator(options: argparse.Namespace, trained: TrainedRun) -> nn.Module:

@@ -39,7 +39,8 @@ from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import as_rows, fit_pca
-from glo_lightning.losses import make_loss
+from glo_lightning.losses import find_loss, make_loss
+from glo_lightning.parts import make_part
 
 MOST = 4096  # images looked at
 SHOWN = 10  # in the picture
@@ -65,7 +66,10 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
     parts = {name: data.dataset[some][0] for name, some in rows.items()}
     seen = training[: max(map(len, parts.values()), default=options.num)]
     table, latent_dim = model.latents.weight, model.latents.weight.shape[1]
-    loss = make_loss(options.loss, model.hparams["image_size"]).to(model.device) if options.loss else None
+    loss = None
+    if options.loss:
+        sizes = (model.hparams["image_size"], model.hparams["channels"])
+        loss = make_loss(find_loss(options.loss), *sizes).to(model.device)
     results: dict[str, Any] = {}
 
     def add(name: str, generated: Tensor, images: Tensor) -> None:
@@ -191,7 +195,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=128, help="images of each kind, at most")
     parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS)
     parser.add_argument("--steps", type=int, default=150, help="of encoding")
-    parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class; the run's if not given")
+    parser.add_argument("--loss", help="of encoding: LaplacianLoss, MSELoss or a class path (default: the run's)")
     parser.add_argument("--features", help="inception, a TorchScript file or the path of a class")
     parser.call(lambda: run(parser.parse_args()))
 
@@ -201,7 +205,7 @@ def run(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 1)
     features = load_features(options.features) if options.features else None
     if options.loss:
-        make_loss(options.loss)
+        make_part(find_loss(options.loss), nn.Module, "loss")
     pictured = options.output.with_suffix(".png")
     check_outputs({"json": pictured}, options.overwrite)
     trained = load_run(options.run, options.accelerator, options.root)

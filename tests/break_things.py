@@ -30,7 +30,7 @@ from conftest import REPOSITORY, TINY, curves, load, same_state
 EVERY = 3  # steps between two checkpoints
 RUN = (*TINY, "--data.num_samples=240", "--data.batch_size=8", "--max_epochs=8", "--log_every_n_steps=1")
 RUN += (f"--checkpoint.every_n_steps={EVERY}",)
-POISONED = ("--model.loss=test_finite_loss.NaNInCall5", "--model.l2_weight=null")
+POISONED = ("--model.loss=test_finite_loss.NaNInCall5",)
 STREAMING = ("--data.cache=false", "--data.num_workers=2")
 # The server imports all that a run needs; a process forked from it begins at once.
 processes = multiprocessing.get_context("forkserver")

@@ -96,7 +96,7 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
     return run
 
 
-TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", "--model.width=4")
+TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", "--model.generator.width=4")
 TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=false")
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 SCIENCE = {"module", "generator", "losses", "latents", "optimizers", "encoding"}
-OWNERS = {"errors", "images", "files", "locks", "class_path", "checkpoint_format", "processes"}
+OWNERS = {"errors", "images", "files", "locks", "parts", "memory", "checkpoint_format", "processes"}
 
 
 def imports_of(path):

@@ -3,6 +3,7 @@
 import runpy
 import signal
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
 from glo_lightning.explore.priors import Diagonal, Gaussian, Mixture, sample_codes
 from glo_lightning.explore.space import way_metrics
-from glo_lightning.losses import make_loss
+from glo_lightning.generator import Generator
+from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
+from glo_lightning.optimizers import WhitenedRows
 from glo_lightning.runs.checkpoints import Checkpoints
 from glo_lightning.runs.finite_loss import FiniteLoss
 
@@ -65,16 +68,16 @@ def test_the_pretended_device_refuses_what_a_real_one_does(elsewhere):
 
 def small(num_images, **arguments):
     torch.manual_seed(0)
-    return GLO(num_images, latent_dim=6, image_size=32, width=4, **arguments)
+    return GLO(num_images, latent_dim=6, image_size=32, generator=partial(Generator, width=4), **arguments)
 
 
 @pytest.mark.parametrize(
     ("bad_loss", "arguments"),
     [
-        ("raise", {"whiten": True, "l2_weight": 1.0, "schedule": "cosine", "weight_decay": 0.01}),
-        ("skip", {"init": "random", "constraint": "sphere", "latent_optimizer": "whitened", "latent_lr": 1.0}),
-        ("raise", {"loss": "l2", "constraint": "none", "latent_lr": 0.0}),
-        ("raise", {"generator_optimizer": "adamw"}),
+        ("raise", {"whiten": True, "loss": partial(LaplacianLoss, l2_weight=1.0), "schedule": "cosine"}),
+        ("skip", {"init": "random", "constraint": "sphere", "latent_optimizer": WhitenedRows, "latent_lr": 1.0}),
+        ("raise", {"loss": torch.nn.MSELoss, "constraint": "none", "latent_lr": 0.0}),
+        ("raise", {"optimizer": partial(torch.optim.AdamW, lr=0.003)}),
     ],
     ids=["whitened PCA", "random, whitened steps", "l2, frozen", "AdamW"],
 )
@@ -104,12 +107,12 @@ def test_a_run(elsewhere, flat_lmdb, tmp_path, bad_loss, arguments):
 
 
 COMMANDS = {
-    "encode": ["{image}", "--loss=lap_l1", "--steps=12"],
+    "encode": ["{image}", "--loss=LaplacianLoss", "--steps=12"],
     "encode.py, a mask": ["{image}", "--mask={mask}", "--steps=12"],
     "encode.py, blurred": ["{image}", "--operator=blur", "--steps=12"],
     "encode.py, smaller": ["{small}", "--operator=down4", "--steps=12"],
     "encode.py, grey": ["{image}", "--operator=grey", "--steps=12"],
-    "evaluate": ["--loss=lap_l1", "--steps=12", "--num=4", "--features=test_devices.Features"],
+    "evaluate": ["--loss=LaplacianLoss", "--steps=12", "--num=4", "--features=test_devices.Features"],
     "sample": ["--num=4", "--prior=gaussian"],
     "interpolate": ["0", "{image}", "--way=arc"],
     "walk": ["--way=line"],
@@ -157,11 +160,11 @@ def trained(elsewhere):
     return model, training
 
 
-@pytest.mark.parametrize("loss", [None, "l2"])
+@pytest.mark.parametrize("loss", [None, "MSELoss"])
 def test_encoding(trained, loss):
     model, training = trained
     images = torch.rand(5, 3, 32, 32).to(DEVICE) * 2 - 1
-    other = None if loss is None else make_loss(loss, 32).to(DEVICE)
+    other = None if loss is None else make_loss(find_loss(loss), 32, 3).to(DEVICE)
     starts = ["pca", "nearest", "mean", "random"]
     assert model.encode(images, training, starts, other, steps=12).device == DEVICE
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from glo_lightning.encoding import CHECK, CHUNK, PATIENCE, TRIAL_STEPS, encode, starting_codes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.operators import Mask
+from glo_lightning.generator import Generator
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
@@ -14,7 +17,7 @@ from glo_lightning.module import GLO
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = GLO(40, latent_dim=6, image_size=32, width=4, init="random", n_pca=30)
+    model = GLO(40, latent_dim=6, image_size=32, generator=partial(Generator, width=4), init="random", n_pca=30)
     for layer in model.generator.layers:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None

@@ -4,6 +4,7 @@ import io
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from test_sources import write_folder, write_mnist
 from torch import nn
 
-from glo_lightning import GLO, LaplacianLoss, LSUNDataModule, load_run
+from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule, load_run
 from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
@@ -72,7 +73,7 @@ def test_pca_losses_and_metrics_take_one_channel():
     torch.testing.assert_close(codes.abs(), (left * singular)[:, :5].abs(), atol=1e-3, rtol=1e-3)
     grey, same = from_uint8(images), from_uint8(images.expand(-1, 3, -1, -1))
     blurred = grey.roll(1, 3)
-    loss = LaplacianLoss(image_size=16)
+    loss = LaplacianLoss()
     torch.testing.assert_close(loss(blurred, grey), loss(blurred.expand(-1, 3, -1, -1), same))
     assert quality(blurred, grey, loss) == pytest.approx(quality(blurred.expand(-1, 3, -1, -1), same, loss), rel=1e-4)
     assert pca_reconstructions(images, images, 39).sub(grey).abs().max() < 1e-3
@@ -81,17 +82,18 @@ def test_pca_losses_and_metrics_take_one_channel():
 def test_a_pca_of_large_images_is_fitted_on_as_many_as_memory_holds(caplog, monkeypatch):
     assert [images_to_fit(24_576, 3 * size**2) for size in (32, 64, 128, 256)] == [24_576, 24_576, 24_576, 6_144]
     monkeypatch.setattr("glo_lightning.latents.MOST_NUMBERS", 20 * 3 * 256**2)
+    large = {"image_size": 256, "generator": partial(Generator, width=1)}
     with caplog.at_level("INFO", "glo_lightning"):
-        assert GLO(100, latent_dim=20, image_size=256, width=1).n_pca == 20
+        assert GLO(100, latent_dim=20, **large).n_pca == 20
     assert "the PCA is fitted on 20 images, not n_pca 24576" in caplog.text
     with pytest.raises(InputError, match="a PCA of 20 images"):
-        GLO(100, latent_dim=21, image_size=256, width=1)
+        GLO(100, latent_dim=21, **large)
 
 
 class OnlyColour(nn.Linear):
-    """A generator that takes no ``channels``."""
+    """A generator that heeds no ``channels``."""
 
-    def __init__(self, latent_dim, image_size, width):
+    def __init__(self, latent_dim, image_size, channels):
         super().__init__(latent_dim, 3 * image_size**2)
         self.image_size = image_size
 
@@ -99,10 +101,10 @@ class OnlyColour(nn.Linear):
         return super().forward(codes).view(-1, 3, self.image_size, self.image_size)
 
 
-def test_a_generator_without_channels_is_refused_for_grey_alone():
-    flags = {"latent_dim": 2, "image_size": 8, "generator": "test_grey.OnlyColour", "init": "random"}
+def test_a_generator_of_colour_is_refused_for_grey_alone():
+    flags = {"latent_dim": 2, "image_size": 8, "generator": OnlyColour, "init": "random"}
     assert GLO(4, **flags)(torch.zeros(1, 2)).shape == (1, 3, 8, 8)
-    with pytest.raises(InputError, match="takes no channels"):
+    with pytest.raises(InputError, match=r"makes \(2, 3, 8, 8\) from two codes. Give one that makes \(2, 1, 8, 8\)"):
         GLO(4, **flags, channels=1)
 
 
@@ -178,7 +180,13 @@ def test_priors_of_a_grey_runs_codes_make_grey_images(trained, name):
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (64, 3), (128, 1), (256, 3)])
 def test_every_size_trains(run, size, channels, tmp_path):
     flags = (f"--data.image_size={size}", f"--data.channels={channels}", "--data.num_samples=6", "--data.batch_size=3")
-    flags += ("--model.width=1", "--model.latent_dim=3", "--max_epochs=1", "--accelerator=cpu", "--prior=null")
+    flags += (
+        "--model.generator.width=1",
+        "--model.latent_dim=3",
+        "--max_epochs=1",
+        "--accelerator=cpu",
+        "--prior=null",
+    )
     assert run(*flags, "--enable_progress_bar=false", "--output", tmp_path / "a") == (0, "")
     assert load(tmp_path / "a")["hyper_parameters"]["image_size"] == size
     content = (tmp_path / "a" / "images" / "targets.png").read_bytes()

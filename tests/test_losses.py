@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from glo_lightning.errors import InputError
-from glo_lightning.losses import LaplacianLoss, blur_matrix, gaussian_kernel, laplacian_pyramid, make_loss
+from glo_lightning.losses import (
+    LaplacianLoss,
+    blur_matrix,
+    find_loss,
+    gaussian_kernel,
+    laplacian_pyramid,
+    make_loss,
+)
+from glo_lightning.parts import describe_part
 
 
 def scipy_pyramid(image: np.ndarray, levels: int, sigma: float = 2.0) -> list[np.ndarray]:
@@ -51,7 +60,7 @@ def test_loss_is_the_weighted_sum_of_mean_distances_of_the_two_pyramids(generate
         sum(weight * distance.mean() for weight, distance in zip(weights, bands, strict=True))
         for bands in distances_by_scipy(generated, images, 3)
     ]
-    ours = float(LaplacianLoss(3, weights, image_size=32)(generated, images))
+    ours = float(LaplacianLoss(3, weights)(generated, images))
     assert ours == pytest.approx(np.mean(of_each_image), rel=1e-6)
 
 
@@ -61,7 +70,7 @@ def test_equal_means_are_the_papers_powers_of_four_on_sums(generated_and_images)
         sum(4**level * distance.sum() for level, distance in enumerate(bands))
         for bands in distances_by_scipy(generated, images, 3)
     ]
-    ours = float(LaplacianLoss(3, image_size=32)(generated, images))
+    ours = float(LaplacianLoss(3)(generated, images))
     assert 3 * 32 * 32 * ours == pytest.approx(np.mean(of_each_image), rel=1e-6)
 
 
@@ -79,19 +88,19 @@ def test_the_kernel_with_itself_is_the_two_dimensional_gaussian(sigma):
 
 def test_no_levels_is_plain_l1(generated_and_images):
     generated, images = generated_and_images.float()
-    torch.testing.assert_close(LaplacianLoss(0, image_size=32)(generated, images), (generated - images).abs().mean())
+    torch.testing.assert_close(LaplacianLoss(0)(generated, images), (generated - images).abs().mean())
 
 
 def test_the_mean_squared_error_is_added_by_its_weight(generated_and_images):
     generated, images = generated_and_images.float()
-    alone, both = (LaplacianLoss(2, image_size=32, l2_weight=weight) for weight in (0, 3))
+    alone, both = (LaplacianLoss(2, l2_weight=weight) for weight in (0, 3))
     squares = torch.nn.functional.mse_loss(generated, images)
     torch.testing.assert_close(both(generated, images) - alone(generated, images), 3 * squares, rtol=1e-4, atol=1e-6)
 
 
 def test_loss_is_zero_only_for_equal_images_and_has_finite_gradients(generated_and_images):
     generated, images = generated_and_images.float()
-    loss = LaplacianLoss(3, image_size=32)
+    loss = LaplacianLoss(3)
     generated.requires_grad_()
     assert loss(images, images) == 0
     loss(generated, images).backward()
@@ -101,7 +110,7 @@ def test_loss_is_zero_only_for_equal_images_and_has_finite_gradients(generated_a
 
 def test_loss_is_float32_under_autocast(generated_and_images):
     generated, images = generated_and_images.float()
-    loss = LaplacianLoss(3, image_size=32)
+    loss = LaplacianLoss(3)
     with torch.autocast("cpu", torch.bfloat16):
         low = loss(generated, images)
     assert low.dtype == torch.float32
@@ -118,7 +127,7 @@ pixels = arrays.arrays(np.float32, (2, 3, 32, 32), elements=floats(1), fill=floa
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pixels, pixels, st.integers(0, 5))
 def test_the_loss_is_a_distance(generated, images, levels):
-    loss = LaplacianLoss(levels, image_size=32)
+    loss = LaplacianLoss(levels)
     distance, other = float(loss(generated, images)), torch.zeros_like(images)
     assert float(loss(images, images)) == 0
     assert distance >= 0
@@ -131,7 +140,6 @@ def test_the_loss_is_a_distance(generated, images, levels):
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
-        ({"levels": 6}, "levels"),
         ({"levels": -1}, "levels"),
         ({"level_weights": [1, 1]}, "level_weights"),
         ({"level_weights": [1, 1, 1, math.nan]}, "level_weights"),
@@ -140,63 +148,88 @@ def test_the_loss_is_a_distance(generated, images, levels):
 )
 def test_wrong_arguments_are_named(arguments, key):
     with pytest.raises(InputError) as error:
-        LaplacianLoss(image_size=32, **arguments)
+        LaplacianLoss(**arguments)
     assert error.value.key == key
 
 
-# ------------------------------------------------------------------------------------------------------ losses by name
+def test_levels_that_images_do_not_have_are_named_at_the_first_images():
+    images, loss = torch.zeros(1, 3, 16, 16), LaplacianLoss(5)
+    with pytest.raises(InputError, match="levels 5: images of 16 pixels have at most 4 levels. Give fewer"):
+        loss(images, images)
 
 
-def test_losses_by_name(generated_and_images):
+def test_one_loss_compares_images_of_every_size_and_keeps_none_in_its_state(generated_and_images):
     generated, images = generated_and_images.float()
-    for name, expected in (
-        ("l2", torch.nn.functional.mse_loss(generated, images)),
-        ("torch.nn.L1Loss", torch.nn.functional.l1_loss(generated, images)),
-        ("lap_l1", LaplacianLoss(3, [1.0] * 4, image_size=32, l2_weight=0.0)(generated, images)),
+    loss = LaplacianLoss(2)
+    for size in (32, 16, 32):
+        some = generated[..., :size, :size], images[..., :size, :size]
+        assert torch.equal(loss(*some), LaplacianLoss(2)(*some))
+    assert not loss.state_dict()
+
+
+# ----------------------------------------------------------------------------------------------------- losses by class
+
+
+def make(part):
+    """What GLO makes of a class or a partial of one."""
+    return make_loss(describe_part(part, "loss"), 32, 3)
+
+
+def test_a_loss_is_made_of_a_class_or_of_a_partial_of_one(generated_and_images):
+    generated, images = generated_and_images.float()
+    for part, expected in (
+        (torch.nn.MSELoss, torch.nn.functional.mse_loss(generated, images)),
+        (LaplacianLoss, LaplacianLoss(3, [1.0] * 4)(generated, images)),
+        (partial(LaplacianLoss, levels=1, l2_weight=0.25), LaplacianLoss(1, None, 0.25)(generated, images)),
     ):
-        torch.testing.assert_close(make_loss(name, 32)(generated, images), expected)
-    for unknown in ("l3", "torch.nn.Nothing", "nothing.Loss", ""):
-        with pytest.raises(InputError, match=f"loss {unknown}: give lap_l1, l2 or the path"):
-            make_loss(unknown, 32)
+        torch.testing.assert_close(make(part)(generated, images), expected)
+    assert make(partial(torch.nn.HuberLoss, delta=0.25)).delta == 0.25
 
 
-def test_the_pyramids_arguments_reach_it(generated_and_images):
-    generated, images = generated_and_images.float()
-    ours = make_loss("lap_l1", 32, levels=1, level_weights=[2.0, 0.5], l2_weight=0.25)
-    expected = LaplacianLoss(1, [2.0, 0.5], 32, 0.25)
-    assert torch.equal(ours(generated, images), expected(generated, images))
+def test_losses_by_name():
+    """For commands that take the loss by name alone."""
+    for name, path in (("LaplacianLoss", "glo_lightning.losses.LaplacianLoss"), ("MSELoss", "torch.nn.MSELoss")):
+        assert find_loss(name)["class_path"] == path
+        assert make_loss(find_loss(name), 32, 3)
+    assert find_loss("my.Loss") == {"class_path": "my.Loss", "init_args": {}}
+    with pytest.raises(InputError, match="loss MSEloss: there is no such loss. [Dd]id you mean MSELoss?"):
+        find_loss("MSEloss")
+    with pytest.raises(InputError, match="loss lap_l1: there is no such loss. Give LaplacianLoss, MSELoss or"):
+        find_loss("lap_l1")
 
 
-def test_a_loss_by_path_is_made_with_its_arguments():
-    assert make_loss("torch.nn.HuberLoss", 32, loss_args={"delta": 0.25}).delta == 0.25
-    for arguments in ({"gamma": 1}, {"delta": 1, "gamma": 1}):
-        with pytest.raises(InputError, match=r"loss torch\.nn\.HuberLoss: cannot be made with the arguments given"):
-            make_loss("torch.nn.HuberLoss", 32, loss_args=arguments)
-    with pytest.raises(InputError, match="cannot be made with the arguments given"):
-        make_loss("torch.nn.Linear", 32)  # which needs some
+class PerPixel(torch.nn.MSELoss):
+    """A distance for each pixel."""
+
+    def __init__(self):
+        super().__init__(reduction="none")
 
 
-@pytest.mark.parametrize("name", ["os.abort", "collections.OrderedDict", "torch.nn.functional.l1_loss"])
-def test_a_loss_is_a_modules_class_and_nothing_else_is_called(name):
-    with pytest.raises(InputError, match="class"):
-        make_loss(name, 32)
+class Number(torch.nn.Module):
+    """A number that is no tensor, without gradients."""
+
+    def forward(self, generated, images):
+        return 0.0
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("part", "said"),
     [
-        ("l2", {"levels": 7}),
-        ("l2", {"level_weights": [1.0, 1.0]}),
-        ("l2", {"l2_weight": 0.0}),
-        ("torch.nn.L1Loss", {"levels": 3}),
-        ("torch.nn.L1Loss", {"l2_weight": 1.0}),
-        ("lap_l1", {"loss_args": {"delta": 1}}),
-        ("l2", {"loss_args": {"delta": 1}}),
+        (partial(torch.nn.HuberLoss, gamma=1), "cannot be made with its arguments"),
+        (torch.nn.Linear, "cannot be made with its arguments"),  # it needs some
+        (torch.nn.ReLU, r"does not compare images of shape \(2, 3, 32, 32\) \(TypeError at .*. Give one that maps"),
+        (PerPixel, r"makes \(2, 3, 32, 32\) of two images. Give a module that makes a scalar"),
+        (Number, "makes float of two images. Give a module that makes a scalar"),
     ],
 )
-def test_an_argument_that_the_loss_does_not_use_is_named_with_its_value(name, given):
-    ((key, value),) = given.items()
-    with pytest.raises(InputError) as error:
-        make_loss(name, 32, **given)
-    assert (error.value.key, error.value.value) == (key, value)
-    assert f"the loss {name} does not use it; give --model.{key} null" in error.value.remedy
+def test_a_class_that_is_no_loss_is_named_at_the_start(part, said):
+    with pytest.raises(InputError, match=rf"loss [\w.]+: {said}"):
+        make(part)
+
+
+def test_trying_a_loss_leaves_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    make(LaplacianLoss)
+    assert torch.equal(torch.rand(1), expected)

@@ -1,26 +1,35 @@
 import copy
+import inspect
+import time
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from conftest import equal
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins import Precision
 from sklearn.decomposition import PCA
+from torch.optim import SGD, Adagrad, AdamW, RMSprop
 
 from glo_lightning.callbacks import Curves
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
+from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import find_optimizer
+from glo_lightning.optimizers import WhitenedRows
 
-SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
+SMALL = {"latent_dim": 6, "image_size": 32, "generator": partial(Generator, width=4)}
 
 
-def fit(model: GLO, data: LSUNDataModule, tmp_path, **options) -> Trainer:
+def fit(model: GLO, data: LSUNDataModule, tmp_path, *callbacks: Callback, **options) -> Trainer:
     options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     curves = Curves()
-    trainer = Trainer(default_root_dir=tmp_path, callbacks=[curves], **quiet, **options)
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[curves, *callbacks], **quiet, **options)
     trainer.fit(model, data)
     trainer.initial = curves.initial
     return trainer
@@ -77,35 +86,42 @@ class TestTraining:
         moved = (model.latents.weight != initial).any(dim=1)
         assert sorted(moved.nonzero().flatten().tolist()) == sorted(in_batch.tolist())
 
-    def test_one_step_is_sgd_on_the_images_own_losses_then_the_projection(self, data, tmp_path):
-        model = GLO(24, **SMALL, latent_lr=3.0, generator_lr=0.5, weight_decay=0.1)
+    @pytest.mark.parametrize(
+        "optimizer",
+        [
+            partial(SGD, lr=0.5, weight_decay=0.1),
+            partial(SGD, lr=0.5, momentum=0.9, nesterov=True),
+            partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.1),
+            partial(RMSprop, lr=0.01),
+            partial(Adagrad, lr=0.1),
+        ],
+        ids=["SGD", "momentum", "AdamW", "RMSprop", "Adagrad"],
+    )
+    def test_one_step_is_the_optimizers_sgd_on_the_rows_then_the_projection(self, data, tmp_path, optimizer):
+        model = GLO(24, **SMALL, latent_lr=3.0, optimizer=optimizer)
         start = copy.deepcopy(model)
         initial = fit(model, data, tmp_path, max_steps=1).initial
         images, index = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
         start.train()
         codes = initial[index].requires_grad_()
-        loss = start.loss(start.generator(codes), images)
-        loss.backward()
+        start.loss(start.generator(codes), images).backward()
         rows = codes.detach() - 3.0 * len(index) * codes.grad
         rows /= rows.norm(dim=1, keepdim=True).clamp(min=1)
         torch.testing.assert_close(model.latents.weight[index], rows)
-        for trained, weight in zip(model.generator.parameters(), start.generator.parameters(), strict=True):
-            torch.testing.assert_close(trained, weight - 0.5 * (weight.grad + 0.1 * weight))
-
-    def test_the_first_step_of_adamw_is_its_rate_along_the_gradients_signs(self, data, tmp_path):
-        model = GLO(24, **SMALL, generator_optimizer="adamw")
-        before = copy.deepcopy(model.generator)
-        fit(model, data, tmp_path, max_steps=1)
-        for trained, weight in zip(model.generator.parameters(), before.parameters(), strict=True):
-            assert float((trained - weight).detach().abs().median()) == pytest.approx(0.003, rel=0.01)
-        assert GLO(24, **SMALL).generator_lr == 1.0
+        before = [weight.detach().clone() for weight in start.generator.parameters()]
+        optimizer(start.generator.parameters()).step()
+        for trained, weight, old in zip(
+            model.generator.parameters(), start.generator.parameters(), before, strict=True
+        ):
+            torch.testing.assert_close(trained - old, weight - old, rtol=1e-3, atol=1e-5)
+            assert not torch.equal(trained, old)
 
     def test_a_rows_step_does_not_depend_on_accumulation(self, data, tmp_path):
         # a generator that stands still and no BatchNorm: then a row's step is its own image's alone
         def codes_after(batch_size, accumulate):
             torch.manual_seed(0)
-            model = GLO(24, **SMALL, generator_lr=0)
+            model = GLO(24, **SMALL, optimizer=partial(SGD, lr=0.0))
             model.generator.layers = torch.nn.Sequential(
                 *[layer for layer in model.generator.layers if not isinstance(layer, torch.nn.BatchNorm2d)]
             )
@@ -140,7 +156,7 @@ class TestTraining:
         models = []
         for compiled in (False, True):
             torch.manual_seed(0)
-            models.append(GLO(24, latent_dim=6, image_size=8, width=4, levels=1, compile=compiled))
+            models.append(GLO(24, compile=compiled, loss=partial(LaplacianLoss, levels=1), **SMALL | {"image_size": 8}))
             fit(models[-1], data, tmp_path, max_steps=2)
         assert models[0].state_dict().keys() == models[1].state_dict().keys()
         for eager, compiled in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -151,18 +167,20 @@ class TestTraining:
         assert fit(GLO(24, **SMALL), data, tmp_path, max_epochs=9, max_steps=4).global_step == 4
 
     def test_both_rates_follow_the_cosine_of_the_step(self, data, tmp_path):
-        seen = []
-
-        class Look(find_optimizer("sgd")):
-            def step(self, closure=None):
-                seen.append([group["lr"] for group in self.param_groups])
-                return super().step(closure)
-
-        model = GLO(24, **SMALL, schedule="cosine", generator_lr=2.0, latent_lr=0.5)
-        model.optimizer_class = Look
-        fit(model, data, tmp_path, max_epochs=4)
+        model, rates = GLO(24, **SMALL, schedule="cosine", optimizer=partial(SGD, lr=2.0), latent_lr=0.5), Rates()
+        trainer = fit(model, data, tmp_path, rates, max_epochs=4)
         cosine = 0.5 + 0.5 * np.cos(np.pi * np.arange(12) / 12)
-        np.testing.assert_allclose(seen, np.outer(cosine, [2.0, 0.5]))
+        np.testing.assert_allclose(rates.seen, np.outer(cosine, [2.0, 0.5]))
+        assert trainer.callback_metrics["lr-SGD/generator"] == pytest.approx(rates.seen[-1][0])
+
+    def test_a_constant_schedule_leaves_a_callbacks_rates_alone(self, data, tmp_path):
+        class Halve(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                trainer.optimizers[0].param_groups[0]["lr"] = 2.0**-trainer.global_step
+
+        rates = Rates()
+        fit(GLO(24, **SMALL, latent_lr=0.5), data, tmp_path, Halve(), rates)
+        assert rates.seen == [[1.0, 0.5], [0.5, 0.5], [0.25, 0.5]]
 
     def test_an_endless_run_has_no_schedule(self, data, tmp_path):
         with pytest.raises(InputError, match="schedule"):
@@ -170,8 +188,8 @@ class TestTraining:
 
     def test_bare_load_of_a_module_made_in_python(self, data, tmp_path):
         model = GLO(
-            np.int64(24), latent_dim=np.int64(6), image_size=32, width=4, latent_lr=np.float64(0.1),
-            loss="lap_l1", levels=2, level_weights=np.array([1.0, 2.0, 3.0]),
+            np.int64(24), **SMALL | {"latent_dim": np.int64(6)}, latent_lr=np.float64(0.1),
+            loss=partial(LaplacianLoss, levels=2, level_weights=np.array([1.0, 2.0, 3.0])),
         )  # fmt: skip
         fit(model, data, tmp_path, enable_checkpointing=False).save_checkpoint(tmp_path / "a.ckpt")
         loaded = GLO.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
@@ -179,6 +197,104 @@ class TestTraining:
         assert torch.equal(loaded.latents.weight, model.latents.weight)
         codes = model.latents.weight[:4]
         assert torch.equal(loaded.eval()(codes), model.eval()(codes))
+
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_clipping_that_is_off_clips_nothing(self, data, tmp_path, value):
+        states = []
+        for options in ({}, {"gradient_clip_val": value}):
+            torch.manual_seed(0)
+            model = GLO(24, **SMALL)
+            fit(model, data, tmp_path, **options)
+            states.append(model.state_dict())
+        assert equal(*states)
+
+    def test_clipping_bounds_the_step_of_the_weights_alone(self, data, tmp_path):
+        models = [GLO(24, **SMALL)]
+        models.append(copy.deepcopy(models[0]))
+        before = [weight.detach().clone() for weight in models[0].generator.parameters()]
+        for model, options in zip(models, ({}, {"gradient_clip_val": 1e-3}), strict=True):
+            fit(model, data, tmp_path, max_steps=1, **options)
+        pairs = zip(models[1].generator.parameters(), before, strict=True)
+        moved = torch.stack([(new.detach() - old).norm() for new, old in pairs]).norm()
+        assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+        assert torch.equal(models[0].latents.weight, models[1].latents.weight)
+
+    def test_a_subclass_trains_its_own_weights_and_the_losss_stay(self, data, tmp_path):
+        model = Shifted(24, **SMALL, loss=WithWeights)
+        before = copy.deepcopy(model.loss.state_dict())
+        fit(model, data, tmp_path)
+        assert float(model.shift.detach().abs()) > 0
+        assert equal(model.loss.state_dict(), before)
+
+    @pytest.mark.parametrize("skipped", [False, True])
+    def test_half_precision_moves_rows_by_the_unscaled_gradient_unless_the_step_is_skipped(
+        self, data, tmp_path, skipped
+    ):
+        models = [GLO(24, **SMALL, latent_lr=3.0)]
+        models.append(copy.deepcopy(models[0]))
+        before = copy.deepcopy(models[0].generator)
+        initial = fit(models[0], data, tmp_path, max_steps=1).initial
+        fit(models[1], data, tmp_path, max_steps=1, plugins=[ScaledLoss(skipped)])
+        codes, generator = (initial, before) if skipped else (models[0].latents.weight, models[0].generator)
+        torch.testing.assert_close(models[1].latents.weight, codes)
+        for scaled, weight in zip(models[1].generator.parameters(), generator.parameters(), strict=True):
+            torch.testing.assert_close(scaled, weight)
+
+
+class Rates(Callback):
+    """The rates with which each step was taken."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(list(pl_module.learning_rates().values()))
+
+
+class Shifted(GLO):
+    """Has a weight besides the generator's."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+    def objective(self, codes, images):
+        return self.loss(self.generator(codes) + self.shift, images)
+
+
+class WithWeights(torch.nn.Module):
+    """A distance of features, whose weights are not to be learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 2, 3)
+
+    def forward(self, generated, images):
+        return (self.features(generated) - self.features(images)).abs().mean()
+
+
+class ScaledLoss(Precision):
+    """What 16-mixed does: a loss times 1024, gradients unscaled for the optimizer, or its step left out."""
+
+    def __init__(self, skip):
+        self.scaler, self.skip, self.scale = self, skip, 1024.0
+
+    def get_scale(self):
+        return self.scale
+
+    def pre_backward(self, tensor, module):
+        return tensor * self.scale
+
+    def optimizer_step(self, optimizer, model, closure, **_):
+        result = closure()
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad /= self.scale
+        if self.skip:
+            self.scale /= 2
+        else:
+            optimizer.step()
+        return result
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -222,15 +338,56 @@ def test_forward_generates():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("generator_lr", -1), ("latent_lr", float("nan")),
-     ("init", "zero"), ("constraint", "cube"), ("schedule", "step"), ("weight_decay", -1), ("l2_weight", -1),
-     ("latent_optimizer", "adamw"), ("generator_optimizer", "adam"), ("generator", "vae"), ("loss", "l3"),
-     ("levels", 6)],
+    [("num_images", 0), ("latent_dim", 25), ("n_pca", 0), ("latent_lr", -1), ("latent_lr", float("nan")),
+     ("init", "zero"), ("constraint", "cube"), ("schedule", "step")],
 )  # fmt: skip
 def test_wrong_arguments_are_named(key, value):
     with pytest.raises(InputError) as error:
         GLO(**{"num_images": 24, **SMALL, key: value})
     assert error.value.key == key
+
+
+def test_few_arguments():
+    assert len(inspect.signature(GLO).parameters) <= 15
+
+
+MANY = {"num_images": 24, **SMALL, "init": "random"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_images": 10**10},
+        {"latent_dim": 10**6},
+        {"generator": partial(SkipGenerator, width=4096)},
+        {"latent_dim": 20_000, "latent_optimizer": WhitenedRows},
+    ],
+    ids=["table", "first layer", "width", "matrices"],
+)
+def test_more_than_memory_holds_is_refused_before_it_is_made(arguments, monkeypatch):
+    monkeypatch.setattr("glo_lightning.memory.free_memory", lambda: 10**9)
+    since = time.monotonic()
+    with pytest.raises(InputError, match=r"would take [\d.]+ GB of memory, and 1.0 GB are free. Give less"):
+        GLO(**MANY | arguments)
+    assert time.monotonic() - since < 1
+
+
+class Devices(Generator):
+    """Says where it was made."""
+
+    made_on: ClassVar[list[str]] = []
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.made_on.append(self.layers[0].weight.device.type)
+
+
+def test_what_does_not_fit_is_made_on_no_device(monkeypatch):
+    monkeypatch.setattr(Devices, "made_on", [])
+    monkeypatch.setattr("glo_lightning.memory.free_memory", lambda: 10_000)
+    with pytest.raises(InputError, match=r"latent_dim 6: test_module\.Devices and its gradients would take"):
+        GLO(**MANY | {"generator": Devices})
+    assert Devices.made_on == ["meta"]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +397,7 @@ def test_gradients_that_are_added_up_are_kept_out_of_cuda_graphs(monkeypatch, de
     asked = []
     monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options["mode"]) or function)
     monkeypatch.setattr(GLO, "device", torch.device(device))
-    model = GLO(8, latent_dim=4, image_size=32, width=4, init="random", compile=True)
+    model = GLO(8, **SMALL, init="random", compile=True)
     model.trainer = SimpleNamespace(accumulate_grad_batches=batches)
     model.on_fit_start()
     assert asked == [mode]

@@ -30,7 +30,7 @@ def commands_of(readme: Path) -> list[list[str]]:
 
 ALL = [command for page in (README, *STUDIES) for command in commands_of(page)]
 COMMANDS = [command for command in ALL if "python" in command[:2]]  # the first word may be PYTHONPATH=...
-TRAINING = ("--model.width=4", "--accelerator=cpu", "--enable_progress_bar=false")
+TRAINING = ("--model.generator.width=4", "--accelerator=cpu", "--enable_progress_bar=false")
 SHORTER = {
     "benchmark.py": (
         *("--rows=64", "--batch_size=8", "--batches=4", "--rounds=1", "--workers=1", "--width=4", "--latent_dim=6"),

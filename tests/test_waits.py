@@ -19,7 +19,7 @@ FLAGS = (
     "--data.num_samples=96",
     "--data.image_size=32",
     "--data.batch_size=8",
-    "--model.width=4",
+    "--model.generator.width=4",
     "--model.latent_dim=6",
 )
 FLAGS += ("--accelerator=cpu", "--max_epochs=1", "--log_every_n_steps=5", "--trainer.callbacks+=test_waits.Kept")

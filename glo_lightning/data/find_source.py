@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.class_path import make_instance
 from glo_lightning.data.array_source import SUFFIXES, find_idx, open_arrays, open_idx
 from glo_lightning.data.folder_source import FolderSource, image_paths
 from glo_lightning.data.hub_source import HubSource, holds_tables
@@ -15,6 +14,7 @@ from glo_lightning.data.lmdb_source import LMDBSource, cache_folder, find_lmdb, 
 from glo_lightning.data.source import Source
 from glo_lightning.data.torchvision_source import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
+from glo_lightning.parts import find_class, make_instance
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # of a source; the path of its class may come out of a stranger's file
@@ -54,7 +54,8 @@ def open_source(
         remedy = "give the path of a class made with the root, --data.source_args, and split for another than train"
         other = {} if split == "train" else {"split": split}
         arguments = {**(source_args or {}), **other}
-        return make_instance(name, object, "source", remedy, root, arguments=arguments, has=METHODS)
+        find_class(name, object, "source", remedy, METHODS)
+        return make_instance(name, object, "source", remedy, root, **arguments)
     if name == "lmdb":
         if categories:
             return open_categories(root, categories, split)

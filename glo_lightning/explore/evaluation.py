@@ -13,11 +13,11 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from glo_lightning.class_path import make_instance
 from glo_lightning.encoding import Generate, Loss
 from glo_lightning.errors import InputError
 from glo_lightning.images import psnr, to_unit
 from glo_lightning.latents import as_rows, fit_pca
+from glo_lightning.parts import make_instance
 
 
 @torch.no_grad()

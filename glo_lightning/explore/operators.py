@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glo_lightning.class_path import FOREIGN, make_instance, reason
 from glo_lightning.data.image_files import find_images
 from glo_lightning.errors import InputError
 from glo_lightning.images import NotAnImageError, from_uint8, opened, reading_image
 from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.losses import blur_matrix, gaussian_kernel
+from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_instance
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow has it
 
@@ -107,12 +107,14 @@ def make_operator(
         except OSError as error:
             raise InputError("mask", file, f"cannot be read ({error.strerror}); give an image file") from error
     path = f"{__name__}.{OPERATORS[name]}" if name in OPERATORS else name
-    operator = make_instance(path, nn.Module, "operator", remedy, arguments=arguments)
+    operator = make_instance(path, nn.Module, "operator", remedy, **(arguments or {}))
     one, two = torch.randn(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         made, parts = operator(one - 2 * two), operator(one) - 2 * operator(two)
-    except FOREIGN as error:
-        raise InputError("operator", name, f"does not take images of this run ({reason(error)}); {remedy}") from error
+    except PLUGIN_ERRORS as error:
+        raise InputError(
+            "operator", name, f"does not take the run's images ({describe_exception(error)}); {remedy}"
+        ) from error
     shape = tuple(made.shape) if isinstance(made, Tensor) else ()
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or shape[2] != shape[3]:
         raise InputError("operator", name, f"makes {shape or type(made).__name__} of an image; {remedy}")

@@ -44,7 +44,7 @@ class FiniteLoss(Callback):
             self.averages = [buffer.clone() for buffer in pl_module.generator.buffers()]  # type: ignore[union-attr]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        rates = list(pl_module.learning_rates().values())  # type: ignore[operator]
         # a CUDA graph writes the next loss to the same place
         self.recent.append((trainer.global_step, rates, loss.detach().clone(), self.rows))
 
@@ -60,7 +60,7 @@ class FiniteLoss(Callback):
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
         if largest(not finite)[0]:
             log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
-            optimizer.zero_grad(set_to_none=True)
+            pl_module.zero_grad(set_to_none=True)
             for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
                 buffer.copy_(average)
         self.recent.clear()

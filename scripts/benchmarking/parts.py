@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from benchmarking.data import Images
 from benchmarking.plain_loops import CarefulLoop, MinimalLoop
-from benchmarking.training import is_low, seconds, set_tf32
+from benchmarking.training import is_low, make_model, seconds, set_tf32
 from glo_lightning.generator import FirstLayer, Generator
 from glo_lightning.images import from_uint8
 from glo_lightning.latents import fit_pca, init_from_pca, per_image, to_ball
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import find_optimizer
+from glo_lightning.optimizers import RowSGD
 
 
 def best_in_turn(
@@ -32,13 +32,13 @@ def best_in_turn(
     return {name: min(time[name] for time in times) for name in works}
 
 
-def update_codes(table: nn.Embedding, optimizer: torch.optim.Optimizer, rows: Tensor, gradient: Tensor) -> None:
+def update_codes(table: nn.Embedding, optimizer: RowSGD, rows: Tensor, gradient: Tensor, lr: float = 0.1) -> None:
     """Looks rows (B,) of the table up, gives them a sparse gradient (B, D), steps and projects, as in training."""
-    table.weight.grad = None
     per_image(table(rows)).backward(gradient)
-    optimizer.step()
     with torch.no_grad():
+        optimizer.update_rows(table.weight, table.weight.grad, lr)  # type: ignore[arg-type]
         table.weight[rows] = to_ball(table.weight[rows])
+    table.weight.grad = None
 
 
 class OurStep:
@@ -59,6 +59,8 @@ class OurStep:
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
+            model.latent_optimizer.update_rows(table, table.grad, model.latent_lr)
+            table.grad = None
             table[self.rows] = model.project(table[self.rows])
         return loss.detach()
 
@@ -67,7 +69,7 @@ def measure_step(options: argparse.Namespace, data: Images, device: torch.device
     """Milliseconds of one step on a batch that is there, ours and the plain loops', and of ours' parts, not compiled.
 
     ``generator`` and ``loss`` are forward and backward; ``update`` is the lookup of the codes with its sparse gradient,
-    SGD on generator and codes, and the projection; ``data`` gathers a batch's uint8 pixels and scales them.
+    SGD on the codes, and the projection; ``data`` gathers a batch's uint8 pixels and scales them.
     """
     torch.compiler.reset()
     low = is_low(options.precision[0])
@@ -77,7 +79,7 @@ def measure_step(options: argparse.Namespace, data: Images, device: torch.device
     images = from_uint8(pixels[rows])
 
     def ours(compiled: bool) -> OurStep:
-        model = GLO(data.num_images, options.latent_dim, width=options.width, init="random", compile=compiled)
+        model = make_model(options, data.num_images, compiled)
         return OurStep(model.to(device), images, rows, low)
 
     apart = ours(False)
@@ -100,7 +102,7 @@ def measure_step(options: argparse.Namespace, data: Images, device: torch.device
         "minimal_step": lambda: minimal.step(*on_host),
         "generator": generator_alone,
         "loss": lambda: model.loss(generated, images).backward(),
-        "update": lambda: update_codes(model.latents, apart.optimizer, rows, gradient),
+        "update": lambda: update_codes(model.latents, model.latent_optimizer, rows, gradient),
         "data": lambda: from_uint8(pixels[rows]),
     }
     repeats = 50 if device.type == "cuda" else 3
@@ -115,7 +117,7 @@ def measure_update(options: argparse.Namespace, device: torch.device) -> dict[st
 
     def update_of(num_rows: int) -> Callable[[], None]:
         table = nn.Embedding(num_rows, options.latent_dim, sparse=True, device=device)
-        optimizer = find_optimizer("sgd")(table.parameters(), lr=0.1)
+        optimizer = RowSGD(options.latent_dim)
         gradient = torch.full((128, options.latent_dim), 1e-3, device=device)
 
         def update() -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarking.data import Images
 from benchmarking.plain_loops import CarefulLoop, MinimalLoop
 from benchmarking.waits import Waits
 from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.finite_loss import FiniteLoss
@@ -110,6 +112,12 @@ class Clock(Callback):
             self.epoch_ended = self._now(pl_module.device)
 
 
+def make_model(options: argparse.Namespace, num_images: int, compile: bool) -> GLO:
+    """A GLO of the benchmark's size."""
+    generator = partial(Generator, width=options.width)
+    return GLO(num_images, options.latent_dim, generator=generator, init="random", compile=compile)
+
+
 def fit(
     options: argparse.Namespace,
     data: Images,
@@ -121,7 +129,7 @@ def fit(
 ) -> GLO:
     """Trains a GLO of the benchmark's size for so many steps, in a run folder that is removed; its output is hidden."""
     torch.compiler.reset()  # a function that was compiled for many models is compiled no more
-    model = GLO(data.num_images, options.latent_dim, width=options.width, init="random", compile=compile)
+    model = make_model(options, data.num_images, compile)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         make_trainer(options, Path(folder), precision, log_every, own, max_steps=steps).fit(model, data)
     return model

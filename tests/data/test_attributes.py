@@ -108,7 +108,13 @@ def test_images_without_a_table_have_no_attributes(flat_lmdb):
 def test_the_environment_tells_the_attributes(run, labelled, tmp_path):
     import json
 
-    flags = ("--data.image_size=32", "--model.width=4", "--model.latent_dim=2", "--max_epochs=1", "--accelerator=cpu")
+    flags = (
+        "--data.image_size=32",
+        "--model.generator.width=4",
+        "--model.latent_dim=2",
+        "--max_epochs=1",
+        "--accelerator=cpu",
+    )
     assert run("--data.root", labelled, *flags, "--output", tmp_path / "run") == (0, "")
     data = json.loads((tmp_path / "run" / "environment.json").read_text())[-1]["data"]
     assert data["attributes_sha256"] == LSUNDataModule(labelled).attributes.digest()

@@ -451,7 +451,7 @@ def test_a_class_of_ones_own_is_a_source():
 
 def test_the_command_line_trains_on_lsuns_classes_and_goes_on(run, lsun, tmp_path):
     flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:-3])
-    flags += ("--model.width=4", "--model.latent_dim=2", "--accelerator=cpu", "--enable_progress_bar=false")
+    flags += ("--model.generator.width=4", "--model.latent_dim=2", "--accelerator=cpu", "--enable_progress_bar=false")
     assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
     assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 8
     assert run("--resume", tmp_path / "a", "--max_epochs=2") == (0, "")

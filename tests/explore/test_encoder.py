@@ -7,6 +7,7 @@ import json
 import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from conftest import REPOSITORY, TINY, encode, flat_image, load
 from torch import nn
 
-from glo_lightning import GLO, load_run
+from glo_lightning import GLO, Generator, load_run
 from glo_lightning.encoding import NEAR, TRIAL_STEPS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
@@ -31,7 +32,7 @@ pytest.importorskip("safetensors.torch", reason="needs the extra export")
 def small_model(channels=3, image_size=32):
     """A model and its images: what it generates of its codes, after BatchNorm has seen them."""
     torch.manual_seed(0)
-    model = GLO(40, latent_dim=6, image_size=image_size, width=4, init="random", channels=channels)
+    model = GLO(40, 6, image_size, channels, partial(Generator, width=4), init="random")
     for layer in model.generator.layers:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
@@ -93,7 +94,7 @@ def test_one_step_finds_the_codes_that_a_linear_generator_made_images_of():
 
 @pytest.mark.parametrize(("num", "latent_dim"), [(1, 3), (5, 6), (40, 1)])
 def test_few_images_or_dimensions_will_do(num, latent_dim):
-    model = GLO(num, latent_dim, image_size=32, width=4, init="random").eval().requires_grad_(False)
+    model = GLO(num, latent_dim, 32, generator=partial(Generator, width=4), init="random").eval().requires_grad_(False)
     images = torch.randint(0, 256, (num, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
     encoder = fit_encoder(model, lambda rows: images[rows])
     assert encoder(torch.rand(2, 3, 32, 32), model).isfinite().all()

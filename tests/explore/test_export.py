@@ -9,7 +9,7 @@ from conftest import REPOSITORY, TINY
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.explore.export import load_export
-from glo_lightning.generator import GENERATORS
+from glo_lightning.generator import SkipGenerator
 from glo_lightning.module import GLO
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -36,8 +36,9 @@ def test_an_export_gives_the_images_the_codes_and_the_keys_back(export, tmp_path
 
 def test_an_export_is_of_use_without_lightning(export):
     about = json.loads((export / "glo.json").read_text())
-    arguments = {key: about["hyper_parameters"][key] for key in ("latent_dim", "image_size", "width")}
-    generator = GENERATORS[about["hyper_parameters"]["generator"]](**arguments)
+    assert about["generator"]["class"] == "glo_lightning.generator.SkipGenerator"
+    arguments = {key: about["hyper_parameters"][key] for key in ("latent_dim", "image_size", "channels")}
+    generator = SkipGenerator(**arguments, **about["hyper_parameters"]["generator"]["init_args"])
     generator.load_state_dict(safetensors_torch.load_file(export / "generator.safetensors"))
     codes = safetensors_torch.load_file(export / "codes.safetensors")["codes"]
     assert generator.eval()(codes[:2]).shape == (2, 3, 32, 32)

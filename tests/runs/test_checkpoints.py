@@ -70,12 +70,18 @@ def whole(run, tmp_path_factory, whole_runs):
         (("--data.cache=false", "--data.num_workers=2"), ()),
         ((), ("--model.schedule=constant", "--max_epochs=-1", "--max_steps=20")),
         ((), ("--data.holdout=8", "--max_epochs=-1", "--max_steps=18", "--model.schedule=constant")),
-        ((), ("--model.latent_optimizer=whitened",)),
-        ((), ("--model.generator_optimizer=adamw",)),
+        ((), ("--model.latent_optimizer=WhitenedRows",)),
+        ((), ("--model.optimizer.momentum=0.9",)),
+        ((), ("--model.optimizer=AdamW", "--model.optimizer.lr=0.003")),
+        ((), ("--model.optimizer=RMSprop", "--model.optimizer.lr=0.001", "--model.optimizer.centered=true")),
+        ((), ("--model.optimizer=Adagrad", "--model.optimizer.lr=0.01")),
         ((), ("--accumulate_grad_batches=3",)),
         ((), ("--limit_train_batches=7",)),
     ],
-    ids=["store", "streaming", "workers", "max_steps", "holdout", "whitened", "adamw", "accumulate", "limit"],
+    ids=[
+        *("store", "streaming", "workers", "max_steps", "holdout", "whitened", "momentum", "AdamW", "RMSprop"),
+        *("Adagrad", "accumulate", "limit"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tmp_path, at_step, data, flags):
@@ -87,7 +93,7 @@ def test_a_run_cut_off_anywhere_is_the_run_that_was_never_stopped(run, whole, tm
     for _ in range(4):
         statuses.append(run("--resume", tmp_path / "cut")[0])
     assert statuses == [130, 143, 130, 138, 0]
-    assert_same_run(whole(*flags), tmp_path / "cut")
+    assert_same_run(whole(*flags), tmp_path / "cut")  # the optimizers' state too
 
 
 def test_a_run_cut_off_by_max_steps_goes_on_in_its_epoch(run, whole, tmp_path):

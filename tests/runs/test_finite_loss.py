@@ -6,19 +6,19 @@ RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", 
 
 
 class NaNInCall5(torch.nn.L1Loss):
-    """A loss that is not a number the fifth time it is asked for."""
+    """A loss that is not a number in the fifth step."""
 
     calls = 0
 
     def forward(self, fakes, images):
-        type(self).calls += 1
+        type(self).calls += torch.is_grad_enabled()  # GLO tries it once, without gradients
         return super().forward(fakes, images) * (float("nan") if self.calls == 5 else 1)
 
 
 @pytest.fixture
 def poisoned(monkeypatch):
     monkeypatch.setattr(NaNInCall5, "calls", 0)
-    return (*RUN, "--model.loss=test_finite_loss.NaNInCall5", "--model.l2_weight=null", "--max_epochs=1")
+    return (*RUN, "--model.loss=test_finite_loss.NaNInCall5", "--max_epochs=1")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run, poisoned, tmp_path):

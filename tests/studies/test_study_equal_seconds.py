@@ -13,13 +13,13 @@ from torch import nn
 from glo_lightning.explore.flow import Flow
 from glo_lightning.module import GLO
 
-ROW = {"generators": "skips, gain 2, AdamW 0.003", "losses": "pixels, L2, SGD 3", "codes": "whitened, SGD 1"}
+ROW = {"generators": "skips, code_scale 2, AdamW 0.003", "losses": "pixels, L2, SGD 3", "codes": "whitened, SGD 1"}
 
 
 @pytest.mark.parametrize("what", ROWS)
 def test_every_row_is_a_model(what):
     for arguments in ROWS[what].values():
-        GLO(40, 4, image_size=32, init="random", **{**BASE, **arguments, "width": 2})
+        GLO(40, 4, image_size=32, init="random", **BASE | arguments)
 
 
 @pytest.mark.parametrize("what", ROWS)

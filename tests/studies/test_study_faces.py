@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import lmdb
 import numpy as np
@@ -15,6 +16,7 @@ from run_study import run_study
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import PRIORS
+from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 
 PARTS = {"0": 80, "1": 30, "2": 8}  # of the training, held out, of combinations that training lacks
@@ -73,7 +75,12 @@ def classifier(data):
 
 @pytest.fixture(scope="module")
 def metrics(data, classifier):
-    return FaceMetrics(GLO(80, latent_dim=4, width=2).eval().requires_grad_(False), data, classifier, num=30)
+    return FaceMetrics(
+        GLO(80, latent_dim=4, generator=partial(Generator, width=2)).eval().requires_grad_(False),
+        data,
+        classifier,
+        num=30,
+    )
 
 
 @pytest.fixture
@@ -135,7 +142,7 @@ def test_several_wanted_values_alternate():
 
 def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_flow, tmp_path):
     torch.jit.script(classifier).save(tmp_path / "classifier.pt")
-    flags = ("--data.holdout=38", "--model.latent_dim=4", "--model.width=2", "--max_epochs=1", "--prior=null")
+    flags = ("--data.holdout=38", "--model.latent_dim=4", "--model.generator.width=2", "--max_epochs=1", "--prior=null")
     assert run("--data.root", faces, *flags, "--output", tmp_path / "run")[0] == 0
     said = run_study(
         "faces/path_metrics", tmp_path / "run", "--faces", faces, "--priors", "gaussian", "flow", "--num_edited", 4,

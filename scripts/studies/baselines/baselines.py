@@ -105,7 +105,7 @@ def make_recipes(trained: TrainedRun) -> dict[str, Recipe]:
     """The rows: the run's recipe, its generator on frozen codes, and behind an encoder."""
     model, arguments = trained.model, trained.config["data"]
     hparams = {key: value for key, value in model.hparams.items() if key not in ("num_images", "compile")}
-    sizes = {key: hparams[key] for key in ("latent_dim", "image_size", "width")}
+    sizes = {key: hparams[key] for key in ("latent_dim", "image_size", "channels")}
 
     def glo(**changes: Any) -> Recipe:
         num_images = trained.data.num_images
@@ -113,9 +113,16 @@ def make_recipes(trained: TrainedRun) -> dict[str, Recipe]:
 
     def autoencoder(variational: bool) -> Recipe:
         def build(seed: int) -> tuple[LightningModule, LSUNDataModule]:
-            generator = make_generator(hparams["generator"], **sizes, generator_args=hparams["generator_args"])
+            generator = make_generator(hparams["generator"], **sizes)
             loss = copy.deepcopy(model.loss).train()
-            made = Autoencoder(generator=generator, loss=loss, variational=variational, **sizes)
+            made = Autoencoder(
+                hparams["latent_dim"],
+                generator,
+                loss,
+                image_size=hparams["image_size"],
+                width=hparams["generator"]["init_args"].get("width", 64),
+                variational=variational,
+            )
             return made, LSUNDataModule(**arguments | {"seed": seed})
 
         return build

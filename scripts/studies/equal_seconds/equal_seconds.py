@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, AdamW
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,33 +30,38 @@ from glo_lightning.explore.evaluation import extract, frechet, generate, load_fe
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.flow_way import through
 from glo_lightning.explore.priors import sample_codes
+from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.images import from_uint8, to_uint8
+from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import WhitenedRows
 
-BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3, "l2_weight": 1.0}
+PYRAMID_AND_L2 = partial(LaplacianLoss, l2_weight=1.0)
+BASE: dict[str, Any] = {"whiten": True, "schedule": "cosine", "loss": PYRAMID_AND_L2}
+BASE |= {"generator": partial(Generator, width=32)}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # arguments of GLO
     "generators": {
         "DCGAN": {},
-        "skips from the code": {"generator": "skip_z", "width": 24},
-        "skips, gain 2": {"generator": "skip_z", "width": 24, "generator_args": {"gain": 2.0}},
+        "skips from the code": {"generator": partial(SkipGenerator, width=24)},
+        "skips, code_scale 2": {"generator": partial(SkipGenerator, width=24, code_scale=2.0)},
     },
     "losses": {
-        "pyramid": {"l2_weight": 0.0},
+        "pyramid": {"loss": LaplacianLoss},
         "pyramid and L2": {},
-        "pixels, L1 and L2": {"levels": 0},
-        "pixels, L2": {"loss": "l2", "l2_weight": None},
+        "pixels, L1 and L2": {"loss": partial(LaplacianLoss, levels=0, l2_weight=1.0)},
+        "pixels, L2": {"loss": nn.MSELoss},
     },
     "codes": {
         "frozen": {"latent_lr": 0.0},
         "SGD": {},
-        "whitened": {"latent_optimizer": "whitened", "latent_lr": 0.05},
+        "whitened": {"latent_optimizer": WhitenedRows, "latent_lr": 0.05},
     },
 }
 RATES: dict[str, dict[str, Any]] = {
-    "SGD 1": {"generator_lr": 1.0},
-    "SGD 3": {"generator_lr": 3.0},
-    "AdamW 0.001": {"generator_optimizer": "adamw", "generator_lr": 0.001, "weight_decay": 0.01},
-    "AdamW 0.003": {"generator_optimizer": "adamw", "generator_lr": 0.003, "weight_decay": 0.01},
+    "SGD 1": {"optimizer": partial(SGD, lr=1.0, weight_decay=1e-3)},
+    "SGD 3": {"optimizer": partial(SGD, lr=3.0, weight_decay=1e-3)},
+    "AdamW 0.001": {"optimizer": partial(AdamW, lr=0.001, betas=(0.9, 0.99), weight_decay=0.01)},
+    "AdamW 0.003": {"optimizer": partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.01)},
 }
 ROWS = {
     what: {f"{name}, {rate}": {**variant, **RATES[rate]} for name, variant in variants.items() for rate in RATES}

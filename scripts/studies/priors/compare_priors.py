@@ -97,7 +97,7 @@ def prepare(mnist: Path, output: Path, images: Tensor, latent_dim: int, max_epoc
         torch.jit.script(classifier[0]).save(output / "features.pt")
     if not (output / "run").exists():
         train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32", "--prior=null"]
-        train += ["--model.generator=dcgan", "--model.width=32", f"--model.latent_dim={latent_dim}"]
+        train += ["--model.generator=Generator", "--model.generator.width=32", f"--model.latent_dim={latent_dim}"]
         train += [f"--max_epochs={max_epochs}", "--output", output / "run", "--enable_progress_bar=false"]
         subprocess.run([sys.executable, *map(str, train)], check=True)
 

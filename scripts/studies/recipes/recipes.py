@@ -8,10 +8,12 @@ PSNR is that of the mean squared error over these, SSIM the mean over images, bo
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import SGD
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,19 +23,20 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.evaluation import generate, quality
 from glo_lightning.generator import Generator
 from glo_lightning.images import from_uint8
+from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
 
 BASE: dict[str, Any] = {"latent_dim": 100, "batch_size": 32, "schedule": "cosine", "whiten": True}
-BASE |= {"l2_weight": 1.0, "weight_decay": 0.003}
+BASE |= {"loss": partial(LaplacianLoss, l2_weight=1.0), "optimizer": partial(SGD, lr=1.0, weight_decay=0.003)}
 MINIMAL_GLO: dict[str, Any] = {"batch_size": 128, "schedule": "constant", "whiten": False}
-MINIMAL_GLO |= {"l2_weight": 0.0, "weight_decay": 0.0}
+MINIMAL_GLO |= {"loss": LaplacianLoss, "optimizer": partial(SGD, lr=1.0)}
 
 
 class GroupNormGenerator(Generator):
     """DCGAN with a GroupNorm of 16 groups for every BatchNorm."""
 
-    def __init__(self, latent_dim: int, image_size: int, width: int, channels: int = 3):
-        super().__init__(latent_dim, image_size, width, channels)
+    def __init__(self, latent_dim: int, image_size: int, channels: int, width: int):
+        super().__init__(latent_dim, image_size, channels, width)
         for number, layer in enumerate(self.layers):
             if isinstance(layer, nn.BatchNorm2d):
                 self.layers[number] = nn.GroupNorm(min(16, layer.num_features), layer.num_features)
@@ -42,11 +45,11 @@ class GroupNormGenerator(Generator):
 RECIPES: dict[str, dict[str, Any]] = {
     "batch 32, cosine, whitened, L2 and weight decay": {},
     "minimal_glo's: batch 128, constant, not whitened": MINIMAL_GLO,
-    "no L2, no weight decay": {"l2_weight": 0.0, "weight_decay": 0.0},
-    "no L2": {"l2_weight": 0.0},
-    "no weight decay": {"weight_decay": 0.0},
-    "weight_decay 0.001": {"weight_decay": 0.001},
-    "weight_decay 0.01": {"weight_decay": 0.01},
+    "no L2, no weight decay": {"loss": LaplacianLoss, "optimizer": partial(SGD, lr=1.0)},
+    "no L2": {"loss": LaplacianLoss},
+    "no weight decay": {"optimizer": partial(SGD, lr=1.0)},
+    "weight_decay 0.001": {"optimizer": partial(SGD, lr=1.0, weight_decay=0.001)},
+    "weight_decay 0.01": {"optimizer": partial(SGD, lr=1.0, weight_decay=0.01)},
     "batch 128": {"batch_size": 128},
     "batch 64": {"batch_size": 64},
     "batch 16": {"batch_size": 16},
@@ -54,11 +57,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "not whitened": {"whiten": False},
     "whitened, on the sphere": {"constraint": "sphere"},
     "latent_lr / 10": {"latent_lr": 1 / 128},
-    "generator_lr 2": {"generator_lr": 2.0},
-    "generator_lr 0.5": {"generator_lr": 0.5},
-    "GroupNorm": {"generator": "recipes.GroupNormGenerator"},
-    "L1 and L2 (no pyramid)": {"levels": 0},
-    "L2 alone": {"loss": "l2", "l2_weight": None},
+    "generator_lr 2": {"optimizer": partial(SGD, lr=2.0, weight_decay=0.003)},
+    "generator_lr 0.5": {"optimizer": partial(SGD, lr=0.5, weight_decay=0.003)},
+    "GroupNorm": {"generator": GroupNormGenerator},
+    "L1 and L2 (no pyramid)": {"loss": partial(LaplacianLoss, levels=0, l2_weight=1.0)},
+    "L2 alone": {"loss": nn.MSELoss},
 }
 
 
@@ -66,9 +69,10 @@ def make_recipe(name: str, root: str | None, width: int) -> Recipe:
     """The recipe of that name, for ``harness.train``."""
 
     def build(seed: int) -> tuple[GLO, LSUNDataModule]:
-        arguments = BASE | RECIPES[name]
+        arguments = {"generator": Generator} | BASE | RECIPES[name]
         data = LSUNDataModule(root, batch_size=arguments.pop("batch_size"), seed=seed)
-        return GLO(data.num_images, width=width, **arguments), data
+        arguments["generator"] = partial(arguments["generator"], width=width)
+        return GLO(data.num_images, **arguments), data
 
     return build
 
