@@ -16,7 +16,7 @@ from test_sources import write_folder, write_mnist
 from torch import nn
 
 from glo_lightning import GLO, LaplacianLoss, LSUNDataModule, load_run
-from glo_lightning.data.array_source import ArraySource
+from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import pca_reconstructions, quality

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from glo_lightning.data.attributes import Attributes, find_attributes
-from glo_lightning.data.find_source import open_source
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import (
     FirstImages,
@@ -31,6 +30,7 @@ from glo_lightning.data.source import (
     record_digests,
     sampled_rows,
 )
+from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glo_lightning.data.folder_source import image_paths
-from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import StreamedImages
+from glo_lightning.data.sources.folder import image_paths
+from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -166,6 +167,27 @@ def digest_order(keys: Sequence[bytes]) -> list[int]:
     So what comes sorted by class is drawn fairly by its first images and its last, in one order on every machine.
     """
     return sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position]).digest())
+
+
+def numbered_key(split: str, number: int) -> bytes:
+    """The key of an image that has no name of its own: the split and its number in there."""
+    return f"{split}/{number}".encode()
+
+
+def numbered_order(split: str, num_images: int) -> list[int]:
+    """The numbers of a split's images in the order of the SHA-256 of their keys."""
+    return digest_order([numbered_key(split, number) for number in range(num_images)])
+
+
+def place_of(root: object, split: str, name: str = "") -> str:
+    """The place of a split, and of a set by name, in a root that may hold several: each has a store of its own."""
+    return ", ".join(filter(None, (str(root), name, "" if split == "train" else f"split {split}")))
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """What changes with a file: its size and the time it was written, in ns."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from glo_lightning.data.children import in_processes
-from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.data.source import Source, TwinSource, read_image
+from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
+from glo_lightning.files import cache_folder
 from glo_lightning.images import DECODING, ImageFormat, mirrored
 from glo_lightning.locks import Lock
 
@@ -186,7 +186,7 @@ def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, i
     done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # memory that all share
     number = min(os.cpu_count() or 1, -(-len(rows) // FEWEST))
     parts = [slice(first, None, number) for first in range(number)]
-    statuses = in_processes(
+    statuses = run_in_subprocesses(
         [functools.partial(_decode, rows[part], done[part], pixels, source, image_format) for part in parts]
     )
     left = np.flatnonzero(done == TODO)

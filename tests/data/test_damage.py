@@ -10,8 +10,8 @@ from conftest import encode
 from PIL import Image, features
 from test_sources import write_idx
 
-from glo_lightning.data.find_source import open_source
 from glo_lightning.data.source import read_image
+from glo_lightning.data.sources.find import open_source
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 

@@ -8,8 +8,8 @@ import torch
 from conftest import TINY, encode, flat_image, load, write_lmdb
 
 from glo_lightning import GLO, LSUNDataModule, load_run
-from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.source import key_table
+from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.images import from_uint8
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10, 3, 16, 16), np.uint8))

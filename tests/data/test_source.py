@@ -7,8 +7,8 @@ from conftest import encode, flat_image, write_lmdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import FirstImages, JoinedSource, StreamedImages, key_table, keys_digest, read_image
+from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat

@@ -12,9 +12,9 @@ from conftest import TINY, encode, flat_image, load, write_lmdb
 from PIL import Image
 
 from glo_lightning import LSUNDataModule
-from glo_lightning.data.array_source import ArraySource
-from glo_lightning.data.find_source import find_kind, open_source
 from glo_lightning.data.source import Source, read_image
+from glo_lightning.data.sources.arrays import ArraySource
+from glo_lightning.data.sources.find import find_kind, open_source
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 

@@ -12,11 +12,12 @@ import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.folder_source import FolderSource
-from glo_lightning.data.lmdb_source import LMDBSource, cache_folder
 from glo_lightning.data.source import FirstImages, StreamedImages
+from glo_lightning.data.sources.folder import FolderSource
+from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError, ReadError
+from glo_lightning.files import cache_folder
 from glo_lightning.images import ImageFormat
 from glo_lightning.locks import Lock
 
@@ -108,7 +109,7 @@ def test_a_cache_that_cannot_be_written_is_named(flat_lmdb, monkeypatch):
 def test_several_runs_do_the_work_once(flat_lmdb, tmp_path):
     program = "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
     program += (
-        "from glo_lightning.data.store import StoredImages\nfrom glo_lightning.data.lmdb_source import LMDBSource\n"
+        "from glo_lightning.data.store import StoredImages\nfrom glo_lightning.data.sources.lmdb import LMDBSource\n"
         "from glo_lightning.data.source import FirstImages\nfrom glo_lightning.images import ImageFormat\n"
     )
     program += f"StoredImages(FirstImages(LMDBSource({str(flat_lmdb)!r}), 290), ImageFormat(64))"

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import StudyParser
 
-from glo_lightning.data.children import in_processes
-from glo_lightning.data.find_source import open_source
 from glo_lightning.data.source import FirstImages, Source, channels_of
+from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.store import StoredImages
+from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.images import ImageFormat
 
 
@@ -44,7 +44,7 @@ def decode(source: Source, rows: range) -> None:
 
 def in_parallel(work: partial[None], num_images: int) -> None:
     cores = os.cpu_count() or 1
-    if any(in_processes([partial(work, range(first, num_images, cores)) for first in range(cores)])):
+    if any(run_in_subprocesses([partial(work, range(first, num_images, cores)) for first in range(cores)])):
         raise RuntimeError(f"{work.func.__name__} ended early")
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from glo_lightning.class_path import make_instance
-from glo_lightning.data.array_source import SUFFIXES, find_idx, open_arrays, open_idx
-from glo_lightning.data.folder_source import FolderSource, image_paths
-from glo_lightning.data.hub_source import HubSource, holds_tables
-from glo_lightning.data.lmdb_source import LMDBSource, cache_folder, find_lmdb, open_categories
 from glo_lightning.data.source import Source
-from glo_lightning.data.torchvision_source import SETS, TorchvisionSource, find_set
+from glo_lightning.data.sources.arrays import SUFFIXES, find_idx, open_arrays, open_idx
+from glo_lightning.data.sources.folder import FolderSource, image_paths
+from glo_lightning.data.sources.huggingface import HubSource, holds_tables
+from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, open_categories
+from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
+from glo_lightning.files import cache_folder
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # of a source; the path of its class may come out of a stranger's file

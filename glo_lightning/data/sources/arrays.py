@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glo_lightning.data.source import digest_order
+from glo_lightning.data.source import file_state, numbered_key, numbered_order, place_of
 from glo_lightning.errors import InputError
 
 SUFFIXES = {".npy", ".npz"}
@@ -77,27 +77,6 @@ class ArraySource:
 
     def labels(self, index: int) -> dict[str, str]:
         return {name: column[self._position(index)] for name, column in self._labels.items()}
-
-
-def numbered_key(split: str, number: int) -> bytes:
-    """The key of an image that has no name of its own: the split and its number in there."""
-    return f"{split}/{number}".encode()
-
-
-def numbered_order(split: str, num_images: int) -> list[int]:
-    """The numbers of a split's images in the order of the SHA-256 of their keys."""
-    return digest_order([numbered_key(split, number) for number in range(num_images)])
-
-
-def place_of(root: object, split: str, name: str = "") -> str:
-    """The place of a split, and of a set by name, in a root that may hold several: each has a store of its own."""
-    return ", ".join(filter(None, (str(root), name, "" if split == "train" else f"split {split}")))
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """What changes with a file: its size and the time it was written, in ns."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
 
 
 def _of_file(images: np.ndarray | Tensor, labels: Any, path: Path, split: str) -> ArraySource:

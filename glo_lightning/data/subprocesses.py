@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 
-def in_processes(actions: Sequence[Callable[[], object]]) -> list[int]:
+def run_in_subprocesses(actions: Sequence[Callable[[], object]]) -> list[int]:
     """Does each in a process that is forked from this one, all at once; returns their exit statuses.
 
     A status is 0, or minus the number of the signal that ended the process. Where the system has no fork, all is done

@@ -14,22 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.children import in_processes
 from glo_lightning.data.source import JoinedSource, Labels, Source
+from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, ReadError, did_you_mean
-from glo_lightning.files import write_whole
+from glo_lightning.files import cache_folder, write_whole
 
 if TYPE_CHECKING:
     import lmdb
 
 log = logging.getLogger(__name__)
 
-FACES = Path(__file__).parent / "faces"  # the images that come with the package
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/glo_lightning``, else ``~/.cache/glo_lightning``; not created here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glo_lightning"
+FACES = Path(__file__).parents[1] / "faces"  # the images that come with the package
 
 
 def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
@@ -137,7 +132,7 @@ def read_keys(path: Path) -> np.ndarray:
     name = hashlib.sha256(repr(fingerprint(path)).encode()).hexdigest()[:32]
     file = cache_folder() / "keys" / f"{name}.npy"
     if not file.exists():
-        if min(in_processes([functools.partial(_try_to_list, path)])) < 0:
+        if min(run_in_subprocesses([functools.partial(_try_to_list, path)])) < 0:
             raise InputError("root", path, "its data.mdb is damaged (liblmdb dies of it); copy it again")
         import lmdb
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glo_lightning.data.array_source import numbered_key, numbered_order, place_of
+from glo_lightning.data.source import numbered_key, numbered_order, place_of
 from glo_lightning.errors import InputError
 from glo_lightning.images import reading_image
 

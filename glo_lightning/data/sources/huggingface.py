@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.data.array_source import file_state, numbered_key, numbered_order, place_of
-from glo_lightning.data.lmdb_source import cache_folder
+from glo_lightning.data.source import file_state, numbered_key, numbered_order, place_of
 from glo_lightning.errors import InputError, ReadError
+from glo_lightning.files import cache_folder
 
 SUFFIXES = {".parquet", ".arrow"}
 # what pyarrow raises of damaged tables

@@ -15,9 +15,9 @@ from conftest import encode, flat_image, rows_of, write_lmdb
 from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import find_attributes
-from glo_lightning.data.lmdb_source import FACES, LMDBSource
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.data.source import FirstImages, StreamedImages, keys_digest, read_image
+from glo_lightning.data.sources.lmdb import FACES, LMDBSource
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
@@ -66,7 +66,7 @@ def test_a_changed_database_is_listed_anew(tmp_path):
 
 def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
     LMDBSource(flat_lmdb)
-    monkeypatch.setattr("glo_lightning.data.lmdb_source.write_whole", lambda *_, **__: pytest.fail("listed again"))
+    monkeypatch.setattr("glo_lightning.data.sources.lmdb.write_whole", lambda *_, **__: pytest.fail("listed again"))
     assert len(LMDBSource(flat_lmdb)) == 300
 
 
@@ -141,14 +141,14 @@ def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
     content = bytearray((flat_lmdb / "data.mdb").read_bytes())
     content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
     (folder / "data.mdb").write_bytes(content)
-    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.lmdb_source import *\n"
+    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.sources.lmdb import *\n"
     program += f"try: [LMDBSource({str(folder)!r}).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
     assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
 
 
 def test_pages_that_liblmdb_dies_of_are_one_line(flat_lmdb, tmp_path, monkeypatch):
     folder = shutil.copytree(flat_lmdb, tmp_path / "lmdb")
-    monkeypatch.setattr("glo_lightning.data.lmdb_source._list_keys", lambda path: os.kill(os.getpid(), 9))
+    monkeypatch.setattr("glo_lightning.data.sources.lmdb._list_keys", lambda path: os.kill(os.getpid(), 9))
     with pytest.raises(InputError, match="liblmdb dies of it"):
         LMDBSource(folder)
 

@@ -1,0 +1,1 @@
+"""Sources of images, by the format that they lie in."""
