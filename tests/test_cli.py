@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, encode, flat_image, load, write_lmdb
+from image_sets import write_celeba, write_mnist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_sources import write_celeba, write_mnist
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, encode, flat_image, load
+from image_sets import write_folder, write_mnist
 from PIL import Image
-from test_sources import write_folder, write_mnist
 from torch import nn
 
 from glo_lightning import GLO, LaplacianLoss, LSUNDataModule, load_run

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 from conftest import encode
+from image_sets import write_idx
 from PIL import Image, features
-from test_sources import write_idx
 
 from glo_lightning.data.source import read_image
 from glo_lightning.data.sources.find import open_source
