@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
+OnError = Literal[
+    "raise", "skip"
+]  # the one scheme of --on_bad_loss, --data.on_invalid_image, --checkpoint.on_bad_write
 
 
 class InputError(ValueError):

@@ -43,11 +43,11 @@ class Attributes:
         self.table = torch.tensor(numbered).T.contiguous()
 
     @property
-    def sizes(self) -> list[int]:
+    def cardinalities(self) -> list[int]:
         """How many values each attribute has."""
         return [len(values) for values in self.values.values()]
 
-    def numbers(self, given: Sequence[str]) -> Tensor:
+    def parse(self, given: Sequence[str]) -> Tensor:
         """``name=value``, of some attributes, as numbers (A,); -1 for an attribute that is not given.
 
         Raises:
@@ -73,21 +73,21 @@ class Attributes:
 
     def rows(self, given: Sequence[str]) -> Tensor:
         """The rows, in order, of the images that have all of these."""
-        numbers = self.numbers(given)
+        numbers = self.parse(given)
         return ((self.table == numbers) | (numbers < 0)).all(dim=1).nonzero()[:, 0]
 
     def new_pairs(self, num_rows: int) -> Tensor:
         """Of each image, (N,): whether two of its values come together in none of the first so many images."""
         new = torch.zeros(len(self.table), dtype=torch.bool)
-        for first, second in itertools.combinations(range(len(self.sizes)), 2):
-            pairs = self.table[:, first] * self.sizes[second] + self.table[:, second]
+        for first, second in itertools.combinations(range(len(self.cardinalities)), 2):
+            pairs = self.table[:, first] * self.cardinalities[second] + self.table[:, second]
             known = (self.table[:, [first, second]] >= 0).all(dim=1)
             new |= known & ~torch.isin(pairs, pairs[:num_rows][known[:num_rows]])
         return new
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the values by name, and one small array of integers."""
-        small = max(self.sizes) <= torch.iinfo(torch.int8).max
+        small = max(self.cardinalities) <= torch.iinfo(torch.int8).max
         return {"values": self.values, "table": self.table.to(torch.int8 if small else torch.int32)}
 
     @classmethod

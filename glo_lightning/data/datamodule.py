@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from glo_lightning.data.attributes import Attributes, find_attributes
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import (
-    FirstImages,
-    JoinedSource,
+    ConcatSource,
+    HeadSource,
+    MirroredSource,
     Source,
-    StreamedImages,
-    TwinSource,
+    StreamingDataset,
     channels_of,
     key_text,
     keys_digest,
@@ -31,7 +31,7 @@ from glo_lightning.data.source import (
     sampled_rows,
 )
 from glo_lightning.data.sources.find import open_source
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
 from glo_lightning.processes import everyones, together
@@ -68,7 +68,7 @@ class StoredBatch(NamedTuple):
 class _Stored(Dataset[StoredBatch]):
     """The images as they are stored: the device mirrors them faster."""
 
-    def __init__(self, images: StoredImages):
+    def __init__(self, images: CachedDataset):
         self.images = images
 
     def __getitem__(self, index: Sequence[int]) -> StoredBatch:
@@ -101,9 +101,9 @@ class LSUNDataModule(LightningDataModule):
         num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
         cache: decodes every image once, in processes of its own, into a store in the user's cache folder; otherwise
             each is decoded whenever it is wanted, and a damaged LMDB may end the run without a word.
-        device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
+        cache_on_device: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
             a step; a batch is then an index.
-        on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
+        on_invalid_image: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
         seed: of the order of the images.
 
     Raises:
@@ -119,8 +119,8 @@ class LSUNDataModule(LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         cache: bool = True,
-        device_resident: bool | Literal["auto", "true", "false"] = "auto",
-        on_bad_record: OnError = "raise",
+        cache_on_device: bool | Literal["auto", "true", "false"] = "auto",
+        on_invalid_image: OnError = "raise",
         seed: int = 0,
         source: str | Source | None = None,
         source_args: dict[str, Any] | None = None,
@@ -138,15 +138,15 @@ class LSUNDataModule(LightningDataModule):
         check_at_least("holdout", holdout, 0)
         check_at_least("seed", seed, 0)
         check_at_least("image_size", image_size, 1)
-        self.device_resident = str(device_resident).lower()  # YAML reads true and false as booleans
-        check_choice("device_resident", self.device_resident, ("auto", "true", "false"))
-        if self.device_resident == "true" and not cache:
+        self.cache_on_device = str(cache_on_device).lower()  # YAML reads true and false as booleans
+        check_choice("cache_on_device", self.cache_on_device, ("auto", "true", "false"))
+        if self.cache_on_device == "true" and not cache:
             raise InputError(
-                "device_resident", "true", "images that are not cached cannot be kept; give --data.cache true"
+                "cache_on_device", "true", "images that are not cached cannot be kept; give --data.cache true"
             )
-        check_choice("on_bad_record", on_bad_record, OnError)
+        check_choice("on_invalid_image", on_invalid_image, OnError)
         self.root, self.num_samples, self.holdout = root, num_samples, holdout
-        self.image_size, self.on_bad_record = image_size, on_bad_record
+        self.image_size, self.on_invalid_image = image_size, on_invalid_image
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
         if channels not in ("auto", 1, 3):
             raise InputError("channels", channels, "give auto, 1 for grey or 3 for RGB")
@@ -164,18 +164,18 @@ class LSUNDataModule(LightningDataModule):
         """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
         source = self._open(self.split, "num_samples", self.num_samples)
         if self.holdout_split is not None:
-            source = JoinedSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
-        return TwinSource(source) if self.flip else source
+            source = ConcatSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
+        return MirroredSource(source) if self.flip else source
 
     def _open(self, split: str, key: str, num_images: int | None) -> Source:
         source = open_source(self.root, split=split, **self._opened_by)
-        return source if num_images is None else FirstImages(source, num_images, key)
+        return source if num_images is None else HeadSource(source, num_images, key)
 
     @functools.cached_property
-    def dataset(self) -> StreamedImages | StoredImages:
+    def dataset(self) -> StreamingDataset | CachedDataset:
         """The images by index; the first use decodes what is not in the store yet."""
-        images = StoredImages if self.cache else StreamedImages
-        return images(self.source, self.image_format, self.on_bad_record)
+        images = CachedDataset if self.cache else StreamingDataset
+        return images(self.source, self.image_format, self.on_invalid_image)
 
     @property
     def image_format(self) -> ImageFormat:
@@ -203,10 +203,10 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: when no image is left besides those held out.
         """
-        images = self.source.source if isinstance(self.source, TwinSource) else self.source
+        images = self.source.source if isinstance(self.source, MirroredSource) else self.source
         number = len(images) - self.holdout
         if self.holdout_split is not None:
-            assert isinstance(images, JoinedSource)
+            assert isinstance(images, ConcatSource)
             number = images.ends[0]
         if number < 1:
             raise InputError("holdout", self.holdout, f"leaves none of {len(images)} images; give a smaller one")
@@ -215,7 +215,7 @@ class LSUNDataModule(LightningDataModule):
     @property
     def rows_per_image(self) -> int:
         """2 where each image has a mirror image, else 1."""
-        return 2 if isinstance(self.source, TwinSource) else 1
+        return 2 if isinstance(self.source, MirroredSource) else 1
 
     def original_rows(self, most: int) -> list[int]:
         """The rows of the first so many training images, none of them mirrored."""
@@ -229,11 +229,11 @@ class LSUNDataModule(LightningDataModule):
         Raises:
             InputError: in all processes, when one cannot read its images, or has others than the first.
         """
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_world_size()
         with together():
-            if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
+            if world_size > 1 and self.on_invalid_image == "skip" and not self.cache:
                 remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
-                raise InputError("on_bad_record", "skip", remedy)
+                raise InputError("on_invalid_image", "skip", remedy)
             digest = self._keys_digest if world_size > 1 else None
         firsts = everyones(digest)[0]
         with together():
@@ -249,24 +249,24 @@ class LSUNDataModule(LightningDataModule):
         with together():
             self._order(self.seed, rank, world_size)
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
         resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, *self._place())
+        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, *self._rank_and_world_size())
 
     def _unmirrored(self) -> Dataset:
         """The dataset, whose mirror images ``on_after_batch_transfer`` makes where they are not stored."""
-        late = isinstance(self.dataset, StoredImages) and self.rows_per_image == 2
+        late = isinstance(self.dataset, CachedDataset) and self.rows_per_image == 2
         return _Stored(self.dataset) if late else self.dataset  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> DataLoader:
-        """As ``ordered_dataloader``; of several processes each has its part of every batch."""
-        return self._loader(self.dataset, None, *self._place())
+        """As ``sequential_dataloader``; of several processes each has its part of every batch."""
+        return self._loader(self.dataset, None, *self._rank_and_world_size())
 
-    def ordered_dataloader(self) -> DataLoader:
+    def sequential_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
         return self._loader(self.dataset, None)
 
@@ -277,20 +277,20 @@ class LSUNDataModule(LightningDataModule):
 
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
-        skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
+        skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, CachedDataset) else set()
         held_out = range(self.num_images, len(self.source), self.rows_per_image)
         rows = (row for row in held_out if row not in skipped)
         return list(itertools.islice(rows, most))
 
     def _order(self, seed: int | None, rank: int, world_size: int) -> RowBatchSampler:
         skipped: Sequence[int] | np.ndarray = ()
-        if isinstance(self.dataset, StoredImages):
+        if isinstance(self.dataset, CachedDataset):
             skipped = self.dataset.skipped
         return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped)
 
     def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
         # out of the store a batch is one gather
-        workers = 0 if isinstance(self.dataset, StoredImages) else self.num_workers
+        workers = 0 if isinstance(self.dataset, CachedDataset) else self.num_workers
         loader = DataLoader if seed is None else ResumableLoader
         return loader(
             dataset,
@@ -304,18 +304,18 @@ class LSUNDataModule(LightningDataModule):
 
     def _resident_images(self) -> Tensor | None:
         """The decoded images on the trainer's device, if they are to be kept there; moved once."""
-        if not self.trainer or not isinstance(self.dataset, StoredImages):
+        if not self.trainer or not isinstance(self.dataset, CachedDataset):
             return None
         device, images = self.trainer.strategy.root_device, self.dataset.images
         if self._resident is not None and self._resident.device != device:
             self._resident = None
-        if self._resident is None and self._are_to_be_resident(device, images):
+        if self._resident is None and self._fits_on_device(device, images):
             self._resident = images.to(device, copy=True)
         return self._resident
 
-    def _are_to_be_resident(self, device: torch.device, images: Tensor) -> bool:
-        if self.device_resident != "auto" or device.type != "cuda":
-            return self.device_resident == "true"
+    def _fits_on_device(self, device: torch.device, images: Tensor) -> bool:
+        if self.cache_on_device != "auto" or device.type != "cuda":
+            return self.cache_on_device == "true"
         free = torch.cuda.mem_get_info(device)[0]  # the model is there by now
         needed = images.nbytes + STEP_MEMORY + BATCH_MEMORY * self.batch_size * 3 * self.image_size**2
         sizes = [size / 1e9 for size in (images.nbytes, needed - images.nbytes, free)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glo_lightning.data.source import StreamedImages
+from glo_lightning.data.source import StreamingDataset
 from glo_lightning.data.sources.folder import image_paths
 from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.errors import InputError
@@ -61,7 +61,7 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
             source = LMDBSource(path)
-            read, rows = StreamedImages(source, image_format, "skip")[list(range(len(source)))]
+            read, rows = StreamingDataset(source, image_format, "skip")[list(range(len(source)))]
             images += read
             names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
             unreadable += len(source) - len(rows)

@@ -44,7 +44,7 @@ class Source(Protocol):
     def fingerprint(self) -> tuple[Any, ...]: ...
 
 
-class FirstImages:
+class HeadSource:
     """The first images of a source.
 
     Args:
@@ -85,7 +85,7 @@ class FirstImages:
         return key_table(self.source)[: len(self)]
 
 
-class JoinedSource:
+class ConcatSource:
     """The images of several sources, one after the other: a set's training and held-out parts, or LSUN's classes."""
 
     def __init__(self, parts: Sequence[Source]):
@@ -123,7 +123,7 @@ class JoinedSource:
         return max(map(channels_of, self.parts))
 
 
-class TwinSource:
+class MirroredSource:
     """Every image of a source twice: row 2i is image i, and row 2i + 1 its mirror image.
 
     ``read`` gives both as they lie there; ``read_image`` and the store mirror the second.
@@ -179,12 +179,12 @@ def numbered_order(split: str, num_images: int) -> list[int]:
     return digest_order([numbered_key(split, number) for number in range(num_images)])
 
 
-def place_of(root: object, split: str, name: str = "") -> str:
+def dataset_location(root: object, split: str, name: str = "") -> str:
     """The place of a split, and of a set by name, in a root that may hold several: each has a store of its own."""
     return ", ".join(filter(None, (str(root), name, "" if split == "train" else f"split {split}")))
 
 
-def file_state(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
     """What changes with a file: its size and the time it was written, in ns."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns
@@ -199,13 +199,13 @@ def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:
     """
     if not 0 <= index < len(source):
         raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
-    if isinstance(source, TwinSource):
+    if isinstance(source, MirroredSource):
         image = read_image(source.source, index // 2, image_format)
         return image.flip(-1) if index % 2 else image
     try:
         return decode_image(source.read(index), image_format)
     except NotAnImageError as error:
-        remedy = f"is not an image ({error}); leave it out by --data.on_bad_record skip"
+        remedy = f"is not an image ({error}); leave it out by --data.on_invalid_image skip"
         raise InputError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
     except OSError as error:
         remedy = f"cannot be read ({error.strerror or error}). Check the disk, and start again"
@@ -257,7 +257,7 @@ def _record_digest(source: Source, row: int) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 1 or 1
 
 
-class StreamedImages(Dataset[tuple[Tensor, Any]]):
+class StreamingDataset(Dataset[tuple[Tensor, Any]]):
     """The images of a source by index, read whenever they are wanted: ``dataset[i] -> (image, i)``.
 
     A list of B indices gives a batch: images (B, C, H, W), uint8, and indices (B,).
@@ -265,11 +265,11 @@ class StreamedImages(Dataset[tuple[Tensor, Any]]):
     Args:
         source: where the images come from.
         image_format: what they are made to be.
-        on_bad_record: ``raise``, or ``skip`` records that are no images: batches lack them, with a warning.
+        on_invalid_image: ``raise``, or ``skip`` records that are no images: batches lack them, with a warning.
     """
 
-    def __init__(self, source: Source, image_format: ImageFormat, on_bad_record: OnError = "raise"):
-        self.source, self.image_format, self.on_bad_record = source, image_format, on_bad_record
+    def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
+        self.source, self.image_format, self.on_invalid_image = source, image_format, on_invalid_image
 
     def __len__(self) -> int:
         return len(self.source)
@@ -283,7 +283,7 @@ class StreamedImages(Dataset[tuple[Tensor, Any]]):
                 images.append(self._read(row))
                 rows.append(row)
             except InputError as error:
-                if self.on_bad_record == "raise":
+                if self.on_invalid_image == "raise":
                     raise
                 log.warning("%s", error)
         none = torch.empty(0, *self.image_format.shape, dtype=torch.uint8)

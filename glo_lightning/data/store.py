@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from glo_lightning.data.source import Source, TwinSource, read_image
+from glo_lightning.data.source import MirroredSource, Source, read_image
 from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
 from glo_lightning.files import cache_folder
@@ -35,7 +35,7 @@ FEWEST = 16  # images for which a process is started
 CHUNK = 1024  # images decoded between two syncs to the disk, at least
 
 
-class StoredImages(Dataset[tuple[Tensor, Any]]):
+class CachedDataset(Dataset[tuple[Tensor, Any]]):
     """The images of a source, by the same index, out of a store that is filled when it is first asked for.
 
     The store is keyed by everything that its content depends on. It is filled with all cores; a process that is
@@ -44,25 +44,25 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
 
     Attributes:
         images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
-        rows_per_image: 2 of a ``TwinSource``, else 1.
+        rows_per_image: 2 of a ``MirroredSource``, else 1.
         skipped: the rows, in order, whose records are no images, or could not be read; their pixels are black.
 
     Args:
         source: where the images come from.
         image_format: what they are made to be.
-        on_bad_record: ``raise`` or ``skip`` records that are no images.
+        on_invalid_image: ``raise`` or ``skip`` records that are no images.
 
     Raises:
         InputError: for a record that is no image, when none is left, and for a cache folder without room.
     """
 
-    def __init__(self, source: Source, image_format: ImageFormat, on_bad_record: OnError = "raise"):
-        self.rows_per_image = 2 if isinstance(source, TwinSource) else 1
-        source = source.source if isinstance(source, TwinSource) else source
+    def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
+        self.rows_per_image = 2 if isinstance(source, MirroredSource) else 1
+        source = source.source if isinstance(source, MirroredSource) else source
         folder = _folder(source, image_format)
         self.file, self.shape = folder / "pixels", (len(source), *image_format.shape)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, source, image_format, on_bad_record)
+            status = _fill(folder, source, image_format, on_invalid_image)
             self.images = self._map()
         self.skipped = np.flatnonzero(np.repeat(status != DECODED, self.rows_per_image))
 
@@ -134,7 +134,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fill(folder: Path, source: Source, image_format: ImageFormat, on_bad_record: OnError) -> np.ndarray:
+def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_image: OnError) -> np.ndarray:
     """Decodes the rows that are still to do; returns the status of every row.
 
     To ``raise``, these are also the rows that an earlier run skipped. A row that cannot be read stays TODO: the disk
@@ -143,7 +143,7 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_bad_record
     shape = (len(source), *image_format.shape)
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
-    todo = np.flatnonzero(status == TODO if on_bad_record == "skip" else status != DECODED)
+    todo = np.flatnonzero(status == TODO if on_invalid_image == "skip" else status != DECODED)
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
@@ -157,7 +157,7 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_bad_record
                         pixels[rows[position]] = read_image(source, int(rows[position]), image_format).numpy()
                         done[position] = DECODED
                     except InputError as error:
-                        if on_bad_record == "raise":
+                        if on_invalid_image == "raise":
                             raise
                         log.warning("%s", error)
                         if isinstance(error, ReadError):

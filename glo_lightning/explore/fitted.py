@@ -47,7 +47,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         prior.fit(codes)
         log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
         return prior
-    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.sizes)
+    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
     name = f"flow-{_codes_digest(codes, attributes)}-{_digest(json.dumps([FLOW_VERSION, prior.arguments]).encode())}.pt"
     folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
     for folder in folders:

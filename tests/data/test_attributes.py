@@ -29,7 +29,7 @@ def test_rows_have_all_that_is_given():
     assert attributes.rows(["hat=top", "eyes=2"]).tolist() == [0]
     assert attributes.rows(["hat="]).tolist() == [1]
     assert attributes.rows([]).tolist() == [0, 1, 2, 3]
-    assert attributes.numbers(["eyes=1"]).tolist() == [-1, 0]
+    assert attributes.parse(["eyes=1"]).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_rows_have_all_that_is_given():
 )
 def test_what_does_not_exist_is_named_with_the_nearest(given, remedy):
     with pytest.raises(InputError, match=remedy) as error:
-        Attributes(COLUMNS).numbers([given])
+        Attributes(COLUMNS).parse([given])
     assert (error.value.key, error.value.value) == ("given", given)
 
 
 def test_a_name_is_given_once():
     with pytest.raises(InputError, match="given twice"):
-        Attributes(COLUMNS).numbers(["eyes=1", "eyes=2"])
+        Attributes(COLUMNS).parse(["eyes=1", "eyes=2"])
 
 
 def test_attributes_are_read_by_key_and_follow_num_samples(labelled):

@@ -35,7 +35,7 @@ def mixed_lmdb(tmp_path):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
-    data = LSUNDataModule(str(mixed_lmdb), image_size=32, batch_size=7, cache=cached, on_bad_record="skip")
+    data = LSUNDataModule(str(mixed_lmdb), image_size=32, batch_size=7, cache=cached, on_invalid_image="skip")
     batches = list(data.train_dataloader())
     assert all(torch.equal(rows_of(images), index) for images, index in batches)
     assert sorted(torch.cat([index for _, index in batches]).tolist()) == sorted({*range(30)} - {3, 17})
@@ -44,7 +44,7 @@ def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
 
 
 def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
-    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, cache_on_device="true")
     data.trainer = SimpleNamespace(
         global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
@@ -64,12 +64,12 @@ def test_images_stay_on_a_gpu_that_has_room_for_a_step_besides(monkeypatch, capl
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
     data = LSUNDataModule(batch_size=batch_size)
     with caplog.at_level("INFO", "glo_lightning"):
-        assert data._are_to_be_resident(torch.device("cuda"), LSUN) == resident
+        assert data._fits_on_device(torch.device("cuda"), LSUN) == resident
     assert f"images stay on the {'device' if resident else 'host'}: they take 37.3 GB" in caplog.text
 
 
 def test_images_leave_the_device_after_the_fit_and_for_another_device(flat_lmdb):
-    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, cache_on_device="true")
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
     data.train_dataloader()
@@ -87,7 +87,7 @@ def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):
     assert (
         sorted(trained.tolist())
         == list(range(80))
-        == sorted(torch.cat([i for _, i in data.ordered_dataloader()]).tolist())
+        == sorted(torch.cat([i for _, i in data.sequential_dataloader()]).tolist())
     )
     ((images, index),) = list(data.val_dataloader())
     assert index.tolist() == list(range(80, 96))

@@ -39,7 +39,7 @@ def test_one_copy_is_stored():
     assert data_of().dataset.images.shape == (10, 3, 16, 16)
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": False}, {"device_resident": "true"}])
+@pytest.mark.parametrize("options", [{}, {"cache": False}, {"cache_on_device": "true"}])
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_a_step_sees_each_row_as_it_is_whatever_the_way_to_the_device(options):
     data = data_of(**options)
@@ -52,7 +52,7 @@ def test_a_step_sees_each_row_as_it_is_whatever_the_way_to_the_device(options):
         assert torch.equal(images, from_uint8(torch.stack([expected(row) for row in rows.tolist()])))
         seen += rows.tolist()
     assert sorted(seen) == list(range(20))
-    for images, rows in data.ordered_dataloader():  # of the PCA
+    for images, rows in data.sequential_dataloader():  # of the PCA
         assert torch.equal(images, torch.stack([expected(row) for row in rows.tolist()]))
 
 
@@ -75,7 +75,7 @@ def test_digest_and_keys_tell_twins_apart_and_labels_do_not():
 
 def test_a_bad_record_takes_its_mirror_image_with_it(tmp_path):
     records = {b"%02x" % row: encode(flat_image(row)) for row in range(6)} | {b"02": b"hello"}
-    data = LSUNDataModule(write_lmdb(tmp_path / "a", records), image_size=32, flip=True, on_bad_record="skip")
+    data = LSUNDataModule(write_lmdb(tmp_path / "a", records), image_size=32, flip=True, on_invalid_image="skip")
     assert data.dataset.skipped.tolist() == [4, 5]
     assert sorted(torch.cat([rows for _, rows in data.train_dataloader()]).tolist()) == [0, 1, 2, 3, *range(6, 12)]
 

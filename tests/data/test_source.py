@@ -7,9 +7,9 @@ from conftest import encode, flat_image, write_lmdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glo_lightning.data.source import FirstImages, JoinedSource, StreamedImages, key_table, keys_digest, read_image
+from glo_lightning.data.source import ConcatSource, HeadSource, StreamingDataset, key_table, keys_digest, read_image
 from glo_lightning.data.sources.lmdb import LMDBSource
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
@@ -49,13 +49,16 @@ class Squares:
 
 
 def test_a_source_of_ones_own_is_streamed_and_stored():
-    for images in (StreamedImages(Squares(), ImageFormat(8), "skip"), StoredImages(Squares(), ImageFormat(8), "skip")):
+    for images in (
+        StreamingDataset(Squares(), ImageFormat(8), "skip"),
+        CachedDataset(Squares(), ImageFormat(8), "skip"),
+    ):
         batch, rows = images[[4, 0]]
         assert batch[:, 0, 0, 0].tolist() == [40, 0]
         assert rows.tolist() == [4, 0]
-    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[2, 3]][1].tolist() == [2]
-    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[3]][0].shape == (0, 3, 8, 8)
-    for images in (StreamedImages, StoredImages):
+    assert StreamingDataset(Squares(), ImageFormat(8), "skip")[[2, 3]][1].tolist() == [2]
+    assert StreamingDataset(Squares(), ImageFormat(8), "skip")[[3]][0].shape == (0, 3, 8, 8)
+    for images in (StreamingDataset, CachedDataset):
         with pytest.raises(InputError, match="abcd"):
             _ = images(Squares(), ImageFormat(8))[[3]]
 
@@ -69,20 +72,20 @@ def test_keys_of_any_source_are_those_of_an_lmdb_with_the_same(tmp_path):
 
 
 def test_workers_get_the_name_of_the_mapped_keys(flat_lmdb):
-    source = FirstImages(LMDBSource(flat_lmdb), 7)
+    source = HeadSource(LMDBSource(flat_lmdb), 7)
     assert len(pickle.dumps(source)) < 2000
     assert [pickle.loads(pickle.dumps(source)).key(row) for row in range(7)] == [source.key(row) for row in range(7)]
 
 
 def test_joined_sources_follow_each_other(flat_lmdb, tmp_path):
     other = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(77))})
-    joined = JoinedSource([FirstImages(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
+    joined = ConcatSource([HeadSource(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
     assert len(joined) == 9
     assert [joined.key(row) for row in (0, 2, 3, 4, 8)] == [b"%040x" % 0, b"%040x" % 2, b"a", b"a", b"abcde"]
     assert [int(read_image(joined, row, ImageFormat(8))[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
-    assert StoredImages(FirstImages(joined, 6), ImageFormat(8)).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
+    assert CachedDataset(HeadSource(joined, 6), ImageFormat(8)).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
     with pytest.raises(InputError, match="give 1 to 9"):
-        FirstImages(joined, 10)
+        HeadSource(joined, 10)
 
 
 def test_pixels_of_any_size_grey_or_not_become_rgb_of_the_size_asked_for():

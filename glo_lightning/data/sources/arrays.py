@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glo_lightning.data.source import file_state, numbered_key, numbered_order, place_of
+from glo_lightning.data.source import dataset_location, file_stamp, numbered_key, numbered_order
 from glo_lightning.errors import InputError
 
 SUFFIXES = {".npy", ".npz"}
@@ -80,7 +80,7 @@ class ArraySource:
 
 
 def _of_file(images: np.ndarray | Tensor, labels: Any, path: Path, split: str) -> ArraySource:
-    fingerprint = (place_of(path, split), *file_state(path))
+    fingerprint = (dataset_location(path, split), *file_stamp(path))
     return ArraySource(images, labels, fingerprint, split, numbered_order(split, len(images)) if images.ndim else None)
 
 

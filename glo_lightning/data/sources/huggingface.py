@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.data.source import file_state, numbered_key, numbered_order, place_of
+from glo_lightning.data.source import dataset_location, file_stamp, numbered_key, numbered_order
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import cache_folder
 
@@ -77,10 +77,10 @@ class HubSource:
         except DAMAGED as error:
             raise InputError("root", self.place, f"its labels cannot be read ({error}); copy it again") from error
         files = sorted(path.rglob("*")) if path.is_dir() else []
-        state = [(os.fspath(f), *file_state(f)) for f in files if f.suffix in SUFFIXES]
+        state = [(os.fspath(f), *file_stamp(f)) for f in files if f.suffix in SUFFIXES]
         state = state or sorted(file["filename"] for file in table.cache_files)  # which the Hub's commit is part of
         self.fingerprint = (
-            place_of(self.place, split, name or ""),
+            dataset_location(self.place, split, name or ""),
             self.column,
             hashlib.sha256(repr(state).encode()).hexdigest(),
         )
@@ -118,7 +118,7 @@ class HubSource:
             image = self.table[self.order[index]][self.column] or {}
             return Path(image["path"] or "").read_bytes() if image["bytes"] is None else image["bytes"]
         except DAMAGED as error:
-            remedy = f"cannot be read ({' '.join(str(error).split())}); leave it out by --data.on_bad_record skip"
+            remedy = f"cannot be read ({' '.join(str(error).split())}); leave it out by --data.on_invalid_image skip"
             raise ReadError(f"key {self.key(index).decode()} of", self.place, remedy) from error
 
     def labels(self, index: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.source import JoinedSource, Labels, Source
+from glo_lightning.data.source import ConcatSource, Labels, Source
 from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, ReadError, did_you_mean
 from glo_lightning.files import cache_folder, write_whole
@@ -69,7 +69,7 @@ def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[st
             raise InputError("categories", category, remedy)
         if category in categories[:position]:
             raise InputError("categories", category, "is given twice; give it once")
-    return JoinedSource([LMDBSource(find_lmdb(folder, name, split), category=name) for name in categories])
+    return ConcatSource([LMDBSource(find_lmdb(folder, name, split), category=name) for name in categories])
 
 
 # An environment can be opened once in a process and must not cross a fork:

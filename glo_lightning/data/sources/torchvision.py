@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glo_lightning.data.source import numbered_key, numbered_order, place_of
+from glo_lightning.data.source import dataset_location, numbered_key, numbered_order
 from glo_lightning.errors import InputError
 from glo_lightning.images import reading_image
 
@@ -72,7 +72,7 @@ class TorchvisionSource:
         self.channels = 1 if data is not None and data.ndim == 3 else 3
         digest = "" if data is None else hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
         variant = " ".join([name, *(f"{key}={value}" for key, value in sorted((arguments or {}).items()))])
-        self.fingerprint = (place_of(self.root, split, variant), len(self.order), digest)
+        self.fingerprint = (dataset_location(self.root, split, variant), len(self.order), digest)
 
     def _load(self, download: bool, arguments: Mapping[str, Any]) -> Any:
         from torchvision import datasets  # a second of import that other sources need not wait for

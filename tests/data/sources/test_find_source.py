@@ -103,7 +103,7 @@ BAD = [
     ("--data.root photos --data.split test", "--data.split test", "--data.holdout"),
     ("--data.root photos --data.holdout_split train", "--data.holdout_split train", "--data.holdout"),
     ("--data.root photos --data.source_args.a 1", "--data.source_args", "takes none"),
-    ("--data.root mixed", "key notes.jpg of", "--data.on_bad_record skip"),
+    ("--data.root mixed", "key notes.jpg of", "--data.on_invalid_image skip"),
     ("--data.root cut", "key cut.jpg of", "truncated"),
     ("--data.root floats.npy", "--data.root", "float64; give uint8"),
     ("--data.root flat.npy", "--data.root", "of shape 9x9"),
@@ -152,7 +152,7 @@ def test_wrong_data_end_in_one_line(run, bad_inputs, tmp_path, arguments, first,
 
 def test_what_is_no_image_in_a_folder_is_named_counted_and_skipped_on_request(bad_inputs, tmp_path, caplog):
     with caplog.at_level("INFO", "glo_lightning"):
-        data = LSUNDataModule(tmp_path / "mixed", image_size=32, on_bad_record="skip")
+        data = LSUNDataModule(tmp_path / "mixed", image_size=32, on_invalid_image="skip")
         assert len(data.dataset.skipped) == 1
     assert "key notes.jpg of" in caplog.text
     assert "decoded 25 of 25 images, skipped 1" in caplog.text

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import find_attributes
 from glo_lightning.data.sampler import RowBatchSampler
-from glo_lightning.data.source import FirstImages, StreamedImages, keys_digest, read_image
+from glo_lightning.data.source import HeadSource, StreamingDataset, keys_digest, read_image
 from glo_lightning.data.sources.lmdb import FACES, LMDBSource
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
@@ -25,7 +25,7 @@ from glo_lightning.images import ImageFormat
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
-    dataset = StreamedImages(LMDBSource(flat_lmdb), ImageFormat(32))
+    dataset = StreamingDataset(LMDBSource(flat_lmdb), ImageFormat(32))
     dataset[0]  # the environment is open in this process
     sampler = RowBatchSampler(len(dataset), 32, seed=1)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
@@ -35,7 +35,7 @@ def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
 
 
 def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
-    whole, part = LMDBSource(flat_lmdb), FirstImages(LMDBSource(flat_lmdb), 7)
+    whole, part = LMDBSource(flat_lmdb), HeadSource(LMDBSource(flat_lmdb), 7)
     assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
     assert all(part.read(row) == whole.read(row) for row in range(7))
     with pytest.raises(IndexError):
@@ -50,7 +50,7 @@ def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
     longer = LMDBSource(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}))
     other = LMDBSource(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}))
     assert [short.key(0), short.key(1)] == [b"a", b"b\0"]
-    assert keys_digest(short) == keys_digest(FirstImages(longer, 2)) != keys_digest(other)
+    assert keys_digest(short) == keys_digest(HeadSource(longer, 2)) != keys_digest(other)
 
 
 def test_a_changed_database_is_listed_anew(tmp_path):
