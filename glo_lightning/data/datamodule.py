@@ -8,7 +8,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from glo_lightning.data.source import (
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
+from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8
 from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
@@ -56,23 +56,6 @@ class _Rows(Dataset[Tensor]):
 
     def __getitem__(self, index: Sequence[int]) -> Tensor:
         return torch.tensor(index)
-
-
-class StoredBatch(NamedTuple):
-    """Images (B, C, H, W) as the store has them, those of odd rows still to be mirrored, and the rows (B,)."""
-
-    images: Tensor
-    rows: Tensor
-
-
-class _Stored(Dataset[StoredBatch]):
-    """The images as they are stored: the device mirrors them faster."""
-
-    def __init__(self, images: CachedDataset):
-        self.images = images
-
-    def __getitem__(self, index: Sequence[int]) -> StoredBatch:
-        return StoredBatch(*self.images.stored(index))
 
 
 class LSUNDataModule(LightningDataModule):
@@ -164,8 +147,11 @@ class LSUNDataModule(LightningDataModule):
         """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
         source = self._open(self.split, "num_samples", self.num_samples)
         if self.holdout_split is not None:
-            source = ConcatSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
-        return MirroredSource(source) if self.flip else source
+            held_out = self._open(self.holdout_split, "holdout", self.holdout or None)
+            source, self.holdout = ConcatSource([source, held_out]), len(held_out)
+        elif len(source) <= self.holdout:
+            raise InputError("holdout", self.holdout, f"leaves none of {len(source)} images; give a smaller one")
+        return MirroredSource(source, len(source) - self.holdout) if self.flip else source
 
     def _open(self, split: str, key: str, num_images: int | None) -> Source:
         source = open_source(self.root, split=split, **self._opened_by)
@@ -198,28 +184,8 @@ class LSUNDataModule(LightningDataModule):
 
     @property
     def num_images(self) -> int:
-        """N, the number of rows that the latent table needs.
-
-        Raises:
-            InputError: when no image is left besides those held out.
-        """
-        images = self.source.source if isinstance(self.source, MirroredSource) else self.source
-        number = len(images) - self.holdout
-        if self.holdout_split is not None:
-            assert isinstance(images, ConcatSource)
-            number = images.ends[0]
-        if number < 1:
-            raise InputError("holdout", self.holdout, f"leaves none of {len(images)} images; give a smaller one")
-        return self.rows_per_image * number
-
-    @property
-    def rows_per_image(self) -> int:
-        """2 where each image has a mirror image, else 1."""
-        return 2 if isinstance(self.source, MirroredSource) else 1
-
-    def original_rows(self, most: int) -> list[int]:
-        """The rows of the first so many training images, none of them mirrored."""
-        return list(range(0, self.num_images, self.rows_per_image))[:most]
+        """N, the number of rows that the latent table needs."""
+        return len(self.source) - self.holdout
 
     def setup(self, stage: str) -> None:
         """Decodes what is not in the store yet: in the first process, then in the first of each other node, if need be.
@@ -255,12 +221,7 @@ class LSUNDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, *self._rank_and_world_size())
-
-    def _unmirrored(self) -> Dataset:
-        """The dataset, whose mirror images ``on_after_batch_transfer`` makes where they are not stored."""
-        late = isinstance(self.dataset, CachedDataset) and self.rows_per_image == 2
-        return _Stored(self.dataset) if late else self.dataset  # type: ignore[arg-type]
+        return self._loader(_Rows() if resident else self.dataset, self.seed, *self._rank_and_world_size())
 
     def predict_dataloader(self) -> DataLoader:
         """As ``sequential_dataloader``; of several processes each has its part of every batch."""
@@ -278,7 +239,7 @@ class LSUNDataModule(LightningDataModule):
     def holdout_rows(self, most: int) -> list[int]:
         """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
         skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, CachedDataset) else set()
-        held_out = range(self.num_images, len(self.source), self.rows_per_image)
+        held_out = range(self.num_images, len(self.source))
         rows = (row for row in held_out if row not in skipped)
         return list(itertools.islice(rows, most))
 
@@ -333,10 +294,8 @@ class LSUNDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._resident is not None and isinstance(batch, Tensor):
-            batch = StoredBatch(self._resident[batch // self.rows_per_image], batch)
+            batch = self._resident[batch], batch
         images, index = batch
-        if isinstance(batch, StoredBatch) and self.rows_per_image == 2:
-            images = mirrored(images, index % 2 == 1)
         return from_uint8(images), index
 
     @functools.cached_property

@@ -44,7 +44,44 @@ class Source(Protocol):
     def fingerprint(self) -> tuple[Any, ...]: ...
 
 
-class HeadSource:
+class _View:
+    """The images of other sources in an order of its own; a ``Source``, whose subclasses say which row is which.
+
+    Args:
+        sources: the images come from these.
+        fingerprint: see ``Source``.
+    """
+
+    def __init__(self, sources: Sequence[Source], fingerprint: tuple[Any, ...]):
+        self.sources, self.fingerprint = list(sources), fingerprint
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        """The source of row ``index``, and its row there."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> Encoded | Tensor:
+        source, row = self._find(index)
+        return source.read(row)
+
+    def key(self, index: int) -> bytes:
+        source, row = self._find(index)
+        return source.key(row)
+
+    @property
+    def labels(self) -> Labels | None:
+        return self._labels_of_row if any(map(labels_of, self.sources)) else None
+
+    def _labels_of_row(self, index: int) -> dict[str, str]:
+        source, row = self._find(index)
+        labels = labels_of(source)
+        return labels(row) if labels else {}
+
+    @property
+    def channels(self) -> int:
+        return max(map(channels_of, self.sources))
+
+
+class HeadSource(_View):
     """The first images of a source.
 
     Args:
@@ -60,95 +97,60 @@ class HeadSource:
         if not 1 <= num_images <= len(source):
             remedy = f"{source.fingerprint[0]} has {len(source)} images: give 1 to {len(source)}"
             raise InputError(key, num_images, remedy)
-        self.source, self.num_images = source, num_images
-        self.fingerprint = source.fingerprint
+        super().__init__([source], source.fingerprint)
+        self.num_images = num_images
 
     def __len__(self) -> int:
         return self.num_images
 
-    def read(self, index: int) -> Encoded | Tensor:
-        return self.source.read(index)
-
-    def key(self, index: int) -> bytes:
-        return self.source.key(index)
-
-    @property
-    def labels(self) -> Labels | None:
-        return labels_of(self.source)
-
-    @property
-    def channels(self) -> int:
-        return channels_of(self.source)
+    def _find(self, index: int) -> tuple[Source, int]:
+        return self.sources[0], index
 
     @property
     def keys(self) -> np.ndarray:
-        return key_table(self.source)[: len(self)]
+        return key_table(self.sources[0])[: len(self)]
 
 
-class ConcatSource:
+class ConcatSource(_View):
     """The images of several sources, one after the other: a set's training and held-out parts, or LSUN's classes."""
 
-    def __init__(self, parts: Sequence[Source]):
-        self.parts = list(parts)
-        self.ends = list(itertools.accumulate(map(len, self.parts)))
-        places = [str(part.fingerprint[0]) for part in self.parts]
-        self.fingerprint = (", ".join(places), *(part.fingerprint[1:] for part in self.parts))
+    def __init__(self, sources: Sequence[Source]):
+        places = ", ".join(str(source.fingerprint[0]) for source in sources)
+        super().__init__(sources, (places, *(source.fingerprint[1:] for source in sources)))
+        self.ends = list(itertools.accumulate(map(len, self.sources)))
 
     def __len__(self) -> int:
         return self.ends[-1]
 
     def _find(self, index: int) -> tuple[Source, int]:
-        part = bisect.bisect_right(self.ends, index)
-        return self.parts[part], index - ([0, *self.ends][part])
-
-    def read(self, index: int) -> Encoded | Tensor:
-        part, row = self._find(index)
-        return part.read(row)
-
-    def key(self, index: int) -> bytes:
-        part, row = self._find(index)
-        return part.key(row)
-
-    @property
-    def labels(self) -> Labels | None:
-        return self._labels_of_row if any(map(labels_of, self.parts)) else None
-
-    def _labels_of_row(self, index: int) -> dict[str, str]:
-        part, row = self._find(index)
-        labels = labels_of(part)
-        return labels(row) if labels else {}
-
-    @property
-    def channels(self) -> int:
-        return max(map(channels_of, self.parts))
+        number = bisect.bisect_right(self.ends, index)
+        return self.sources[number], index - ([0, *self.ends][number])
 
 
-class MirroredSource:
-    """Every image of a source twice: row 2i is image i, and row 2i + 1 its mirror image.
+class MirroredSource(_View):
+    """The first images of a source with their mirror images, then the others as they are.
 
-    ``read`` gives both as they lie there; ``read_image`` and the store mirror the second.
+    Row 2i is image i, and row 2i + 1 its mirror image, for the first ``num_mirrored``. ``read`` gives both as they lie
+    there; ``read_image`` mirrors the second.
     """
 
-    def __init__(self, source: Source):
-        self.source, self.fingerprint = source, source.fingerprint
+    def __init__(self, source: Source, num_mirrored: int):
+        place, *state = source.fingerprint
+        super().__init__([source], (f"{place}, {num_mirrored} mirrored", *state))
+        self.num_mirrored = num_mirrored
 
     def __len__(self) -> int:
-        return 2 * len(self.source)
+        return self.num_mirrored + len(self.sources[0])
 
-    def read(self, index: int) -> Encoded | Tensor:
-        return self.source.read(index // 2)
+    def _find(self, index: int) -> tuple[Source, int]:
+        return self.sources[0], max(index // 2, index - self.num_mirrored)
+
+    def is_mirrored(self, index: int) -> bool:
+        """Whether row ``index`` is a mirror image."""
+        return index % 2 == 1 and index < 2 * self.num_mirrored
 
     def key(self, index: int) -> bytes:
-        return self.source.key(index // 2) + (b" mirrored" if index % 2 else b"")
-
-    @property
-    def labels(self) -> Labels | None:
-        labels = labels_of(self.source)
-        return labels and (lambda index: labels(index // 2))
-
-    @property
-    def channels(self) -> int:
-        return channels_of(self.source)
+        return super().key(index) + (b" mirrored" if self.is_mirrored(index) else b"")
 
 
 def channels_of(source: Source) -> int:
@@ -200,8 +202,8 @@ def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:
     if not 0 <= index < len(source):
         raise IndexError(f"index {index} is not one of 0 to {len(source) - 1}")
     if isinstance(source, MirroredSource):
-        image = read_image(source.source, index // 2, image_format)
-        return image.flip(-1) if index % 2 else image
+        image = read_image(*source._find(index), image_format)
+        return image.flip(-1) if source.is_mirrored(index) else image
     try:
         return decode_image(source.read(index), image_format)
     except NotAnImageError as error:

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from glo_lightning.data.source import MirroredSource, Source, read_image
+from glo_lightning.data.source import Source, read_image
 from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
 from glo_lightning.files import cache_folder
-from glo_lightning.images import DECODING, ImageFormat, mirrored
+from glo_lightning.images import DECODING, ImageFormat
 from glo_lightning.locks import Lock
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
     once one fills it while the others wait.
 
     Attributes:
-        images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
-        rows_per_image: 2 of a ``MirroredSource``, else 1.
+        images: (N, C, H, W), uint8, mapped from the file.
         skipped: the rows, in order, whose records are no images, or could not be read; their pixels are black.
 
     Args:
@@ -57,31 +56,22 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
     """
 
     def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
-        self.rows_per_image = 2 if isinstance(source, MirroredSource) else 1
-        source = source.source if isinstance(source, MirroredSource) else source
         folder = _folder(source, image_format)
         self.file, self.shape = folder / "pixels", (len(source), *image_format.shape)
         with _locked(folder.with_suffix(".lock")):
             status = _fill(folder, source, image_format, on_invalid_image)
             self.images = self._map()
-        self.skipped = np.flatnonzero(np.repeat(status != DECODED, self.rows_per_image))
+        self.skipped = np.flatnonzero(status != DECODED)
 
     def __len__(self) -> int:
-        return self.rows_per_image * self.shape[0]
+        return self.shape[0]
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
-        if isinstance(index, Sequence):
-            images, rows = self.stored(index)
-            return (mirrored(images, rows % 2 == 1) if self.rows_per_image == 2 else images), rows
-        image = self.images[index // self.rows_per_image]
-        return (image.flip(-1) if index % self.rows_per_image else image), index
-
-    def stored(self, index: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A batch as it is stored: the images of these rows, none of them mirrored, and the rows."""
+        if not isinstance(index, Sequence):
+            return self.images[index], index
+        self._read_ahead(index)
         rows = torch.tensor(index)
-        places = rows // self.rows_per_image
-        self._read_ahead(places.tolist())
-        return self.images.index_select(0, places), rows  # five times as fast as indexing
+        return self.images.index_select(0, rows), rows  # five times as fast as indexing
 
     def _map(self) -> Tensor:
         with open(self.file, "rb") as file:  # a write to the tensor would not reach it

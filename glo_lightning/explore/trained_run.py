@@ -195,10 +195,6 @@ class TrainedRun:
         data = self.data
         return data.dataset[[row for row in rows if row < data.num_images]][0]
 
-    def originals(self, rows: Tensor) -> Tensor:
-        """The training images of these rows (n,), or whose mirror images they are, (n, C, H, W), uint8."""
-        return self.images((rows - rows % self.data.rows_per_image).tolist())
-
     def read(self, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
         """Images that a user names, made as the run's are; see ``read_images``."""
         return read_images(paths, self.data.image_format)
@@ -289,7 +285,7 @@ class TrainedRun:
     def training(self) -> Tensor:
         """The training images that a PCA is fitted to (n, C, H, W), uint8; those of a file are no copy in memory."""
         data = self.data
-        if isinstance(data.dataset, CachedDataset) and data.rows_per_image == 1:
+        if isinstance(data.dataset, CachedDataset):
             return data.dataset.images[: min(self.model.n_pca, data.num_images)]
         return self.images(range(self.model.n_pca))
 
