@@ -38,7 +38,7 @@ def check_choice(key: str, value: object, choices: Any) -> None:
     """Raises InputError unless ``value`` is one of ``choices``, a tuple or a ``Literal``."""
     choices = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in choices:
-        raise InputError(key, value, f"give one of {', '.join(choices)}")
+        raise InputError(key, value, f"give one of {', '.join(map(str, choices))}")
 
 
 def check_at_least(key: str, value: float, least: float) -> None:

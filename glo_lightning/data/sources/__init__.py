@@ -1,1 +1,1 @@
-"""Sources of images, by the format that they lie in."""
+"""Sources of images, one file for each format."""

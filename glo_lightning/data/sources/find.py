@@ -1,4 +1,4 @@
-"""Which source ``--data.root`` and ``--data.source`` mean."""
+"""Finds the source that ``--data.root`` and ``--data.source`` mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.files import cache_folder
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
-METHODS = ("__len__", "read", "key")  # of a source; the path of its class may come out of a stranger's file
+METHODS = ("__len__", "read", "key")  # methods that a source must have, as its class may be named by a stranger's file
 
 
 def open_source(
@@ -29,57 +29,73 @@ def open_source(
     split: str = "train",
     download: bool = False,
 ) -> Source:
-    """The source that a root is, or that is named; see ``LSUNDataModule`` for the arguments.
+    """Opens the source that a root is, or that is named; see ``LSUNDataModule`` for the arguments.
 
     Raises:
-        InputError: for a root that is none, a name that is none, an argument that this source does not have.
+        InputError: for a root that is not a source, an unknown name, and an argument that the source does not have.
     """
     if source is not None and not isinstance(source, str):
-        for method in METHODS:
-            if not callable(getattr(source, method, None)):
-                raise InputError("source", source, f"has no {method}; give a name, a class path or a Source")
-        if split != "train":
-            raise InputError("split", split, "a source that is given as an object is one split; leave it out")
-        return source
-    name = _named(source) if source is not None else "lmdb" if root is None or categories else find_kind(Path(root))
-    if categories and name != "lmdb":
-        raise InputError("categories", " ".join(categories), f"are of LSUN, and {root} is {name}; leave them out")
-    if source_args and name in ("lmdb", "folder", "array", "idx"):
-        raise InputError("source_args", dict(source_args), f"a source of kind {name} takes none; leave them out")
-    if name in SETS:
-        place = cache_folder() / "sets" if root is None else root
-        if root is None and download:
-            cache_folder().mkdir(parents=True, exist_ok=True)
-        return TorchvisionSource(name, place, split, download, source_args)
-    if name not in KINDS:
+        return _check_object(source, split)
+    arguments = dict(source_args or {})
+    kind = _find_name(source) if source is not None else "lmdb" if root is None or categories else find_kind(Path(root))
+    if categories and kind != "lmdb":
+        raise InputError("categories", " ".join(categories), f"are LSUN's, but {root} is {kind}. Leave them out.")
+    if kind in SETS:
+        return _open_torchvision(kind, root, split, download, arguments)
+    if kind not in KINDS:
         remedy = "give the path of a class made with the root, --data.source_args, and split for another than train"
-        other = {} if split == "train" else {"split": split}
-        arguments = {**(source_args or {}), **other}
-        return make_instance(name, object, "source", remedy, root, arguments=arguments, has=METHODS)
-    if name == "lmdb":
+        arguments |= {} if split == "train" else {"split": split}
+        return make_instance(kind, object, "source", remedy, root, arguments=arguments, has=METHODS)
+    if arguments and kind != "huggingface":
+        raise InputError("source_args", arguments, f"a source of kind {kind} takes none. Leave them out.")
+    if kind == "lmdb":
         if categories:
             return open_categories(root, categories, split)
         return LMDBSource(root if split == "train" else find_lmdb(root, split=split))
     if root is None:
-        raise InputError("source", name, "needs a place; give it by --data.root")
-    path = Path(root).expanduser()
-    if name == "huggingface":
-        taken = ("column", "name")
-        for key in source_args or {}:
-            if key not in taken:
-                raise InputError("source_args", key, f"a dataset of Hugging Face takes {' and '.join(taken)}")
-        return HubSource(root, split, download, **(source_args or {}))
-    if name == "idx":
-        return open_idx(path, split)
-    if name == "array":
-        return open_arrays(path, split)
+        raise InputError("source", kind, "needs a location. Give it by --data.root.")
+    return _open_files(kind, root, split, download, arguments)
+
+
+def _check_object(source: Source, split: str) -> Source:
+    for method in METHODS:
+        if not callable(getattr(source, method, None)):
+            raise InputError("source", source, f"has no {method}. Give a name, a class path or a Source.")
     if split != "train":
-        raise InputError("split", split, f"the folder of images {root} has none; leave it out, and give --data.holdout")
+        raise InputError("split", split, "a source given as an object is a single split. Leave it out.")
+    return source
+
+
+def _open_torchvision(
+    name: str, root: str | os.PathLike[str] | None, split: str, download: bool, arguments: Mapping[str, Any]
+) -> TorchvisionSource:
+    if root is None:
+        root = cache_folder() / "sets"
+        if download:
+            cache_folder().mkdir(parents=True, exist_ok=True)
+    return TorchvisionSource(name, root, split, download, arguments)
+
+
+def _open_files(
+    kind: str, root: str | os.PathLike[str], split: str, download: bool, arguments: Mapping[str, Any]
+) -> Source:
+    if kind == "huggingface":
+        for key in arguments:
+            if key not in ("column", "name"):
+                raise InputError(
+                    "source_args", key, "is not an argument of a Hugging Face dataset. Give column or name."
+                )
+        return HubSource(root, split, download, **arguments)
+    if kind in ("idx", "array"):
+        return (open_idx if kind == "idx" else open_arrays)(Path(root).expanduser(), split)
+    if split != "train":
+        remedy = f"the folder of images {root} has no splits. Leave it out, and give --data.holdout."
+        raise InputError("split", split, remedy)
     return FolderSource(root)
 
 
-def _named(source: str) -> str:
-    """The source's name as it is spelt here; a class path as it is."""
+def _find_name(source: str) -> str:
+    """Returns the name of a kind or a dataset in its own spelling, or a class path."""
     names = {name.lower(): name for name in (*KINDS, *SETS)}
     if "." not in source and source.lower() not in names:
         meant = did_you_mean(source.lower(), names, f"there are {', '.join(names.values())}")
@@ -88,30 +104,29 @@ def _named(source: str) -> str:
 
 
 def find_kind(root: Path) -> str:
-    """The kind of source that a file or folder is: one of ``KINDS``, or one of torchvision's sets.
+    """Returns the kind of source that a file or folder is: one of ``KINDS``, or the name of a torchvision dataset.
 
     Raises:
-        InputError: when it is none.
+        InputError: for a root that is not a source, or may not be read.
     """
     root = root.expanduser()
     try:
         if not root.exists():
-            remedy = "does not exist; give an LMDB, an LSUN folder, a folder of images, a .npy, .npz or IDX file"
+            remedy = "does not exist. Give an LMDB, an LSUN folder, a folder of images, a .npy, .npz or IDX file."
             raise InputError("root", root, remedy)
         if root.is_file():
             if root.suffix in SUFFIXES:
                 return "array"
             if find_idx(root):
                 return "idx"
-            raise InputError("root", root, "is a file, but neither .npy, .npz nor IDX; give one of these, or a folder")
+            raise InputError("root", root, "is a file, but not .npy, .npz or IDX. Give one of these, or a folder.")
         if (root / "data.mdb").is_file() or any(root.glob("*_lmdb/data.mdb")):
             return "lmdb"
         if name := find_set(root):
             return name
         if find_idx(root):
             return "idx"
-        if next(image_paths(root), None):
-            return "folder"
-        return "huggingface" if holds_tables(root) else "folder"
+        is_table = not next(image_paths(root), None) and holds_tables(root)
+        return "huggingface" if is_table else "folder"
     except PermissionError as error:
-        raise InputError("root", root, "may not be read; ask for the permission to read it") from error
+        raise InputError("root", root, "may not be read. Ask for permission to read it.") from error

@@ -1,4 +1,4 @@
-"""Images out of a folder, of any depth, whose subfolders are their classes."""
+"""A folder of images, of any depth, whose subfolders are the classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.source import digest_order
+from glo_lightning.data.source import digest_order, file_stamp
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import holds_run
 
@@ -20,22 +20,35 @@ log = logging.getLogger(__name__)
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-def image_paths(
-    folder: str | os.PathLike[str], runs: list[str] | None = None, above: tuple[str, ...] = ()
-) -> Iterator[os.DirEntry[str]]:
-    """The files below a folder that have an image's suffix; hidden ones are left out, and links to folders above.
-
-    Folders of runs are left out too: the pictures in them are made by a training, not for it.
-
-    Args:
-        folder: to search.
-        runs: gets the paths of the run folders that were left out.
-        above: the folders around this one.
+def list_images(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Lists the image files in a folder and below, see ``image_paths``, and logs the run folders that are skipped.
 
     Raises:
         OSError: for a folder that may not be read.
     """
-    above = (*above, os.path.realpath(folder))
+    runs: list[str] = []
+    files = list(image_paths(folder, runs))
+    for run in sorted(runs):
+        log.info("skipped %s: it is a run folder, whose pictures are not training images", run)
+    return files
+
+
+def image_paths(
+    folder: str | os.PathLike[str], runs: list[str] | None = None, parents: tuple[str, ...] = ()
+) -> Iterator[os.DirEntry[str]]:
+    """Yields the files in a folder and below that have the suffix of an image.
+
+    Hidden files, links to a parent folder and run folders are skipped: a run's pictures are made by training.
+
+    Args:
+        folder: the folder to search.
+        runs: a list that the paths of skipped run folders are added to.
+        parents: the folders around this one.
+
+    Raises:
+        OSError: for a folder that may not be read.
+    """
+    parents = (*parents, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -44,45 +57,39 @@ def image_paths(
                 if holds_run(entry.path):
                     if runs is not None:
                         runs.append(entry.path)
-                elif os.path.realpath(entry.path) not in above:
-                    yield from image_paths(entry.path, runs, above)
+                elif os.path.realpath(entry.path) not in parents:
+                    yield from image_paths(entry.path, runs, parents)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield entry
 
 
 class FolderSource:
-    """The image files of a folder and all folders in it, in the order of the SHA-256 of their paths; a ``Source``.
+    """The image files in a folder and below, sorted by the SHA-256 of their keys; a ``Source``.
 
-    A key is the path in the folder, its parts joined by ``/``. The first part, where there are several, is the image's
-    label ``class``, as in torchvision's ImageFolder; ``attributes.csv`` in the folder may say more.
+    A key is the file's path in the folder, with ``/`` between its parts. The first part is the label ``class``, as in
+    torchvision's ImageFolder, where there are several. ``attributes.csv`` in the folder adds labels.
 
     Args:
         root: the folder.
 
     Raises:
-        InputError: for a folder without images, or that may not be read.
+        InputError: for a folder that has no images or may not be read.
     """
 
     def __init__(self, root: str | os.PathLike[str]):
         self.folder = Path(root).expanduser().absolute()
         if not self.folder.is_dir():
-            raise InputError("root", self.folder, "is no folder; give a folder of images")
-        found: dict[bytes, tuple[int, int]] = {}
-        runs: list[str] = []
+            raise InputError("root", self.folder, "is not a folder. Give a folder of images.")
         try:
-            for entry in image_paths(self.folder, runs):
-                state = entry.stat()
-                found[_key(entry.path, self.folder)] = (state.st_size, state.st_mtime_ns)
+            stamps = {_key(entry.path, self.folder): file_stamp(Path(entry)) for entry in list_images(self.folder)}
         except OSError as error:
-            raise InputError("root", error.filename or self.folder, f"cannot be read ({error.strerror})") from error
-        for run in sorted(runs):
-            log.info("left out %s: it is a run folder, and its pictures are no training images", run)
-        if not found:
-            kinds = ", ".join(sorted(SUFFIXES))
-            raise InputError("root", self.folder, f"holds no images, which are files that end in {kinds}")
-        keys = list(found)
+            raise InputError("root", error.filename or self.folder, f"cannot be read ({error.strerror}).") from error
+        if not stamps:
+            endings = ", ".join(sorted(SUFFIXES))
+            raise InputError("root", self.folder, f"holds no images. Give a folder of files that end in {endings}.")
+        keys = list(stamps)
         self.names = [keys[position] for position in digest_order(keys)]
-        content = hashlib.sha256(repr([(key, found[key]) for key in self.names]).encode()).hexdigest()
+        content = hashlib.sha256(repr([(key, stamps[key]) for key in self.names]).encode()).hexdigest()
         self.fingerprint = (os.fspath(self.folder), content)
 
     def __len__(self) -> int:
@@ -92,33 +99,34 @@ class FolderSource:
         return self.names[index]
 
     def read(self, index: int) -> bytes:
-        """The content of the file of row ``index``.
+        """Returns the content of the file of row ``index``.
 
         Raises:
-            ReadError: for a file that is gone, or cannot be read.
+            ReadError: for a file that is gone or cannot be read.
         """
-        path = self.folder / os.fsdecode(self.names[index])
+        path = self.folder / os.fsdecode(self.key(index))
         try:
             return path.read_bytes()
         except OSError as error:
-            remedy = f"cannot be read ({error.strerror}). Check the disk and the file, and start again"
+            remedy = f"cannot be read ({error.strerror}). Check the disk and the file, and start again."
             raise ReadError("key", path, remedy) from error
 
     @functools.cached_property
-    def _labels(self) -> dict[bytes, dict[str, str]]:
+    def _table(self) -> dict[bytes, dict[str, str]]:
         return read_labels(self.folder, self.names)
 
     def labels(self, index: int) -> dict[str, str]:
-        """The class, and what ``attributes.csv`` says.
+        """Returns the class of row ``index`` and its labels in ``attributes.csv``.
 
         Raises:
-            InputError: when that names other images.
+            InputError: when that file belongs to other images.
         """
-        first, slash, _ = os.fsdecode(self.names[index]).partition("/")
-        return ({"class": first} if slash else {}) | self._labels.get(self.names[index], {})
+        key = self.key(index)
+        first, slash, _ = os.fsdecode(key).partition("/")
+        return ({"class": first} if slash else {}) | self._table.get(key, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_labels"}
+        return {name: value for name, value in self.__dict__.items() if name != "_table"}
 
 
 def _key(path: str, folder: Path) -> bytes:

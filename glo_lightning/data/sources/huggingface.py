@@ -8,36 +8,36 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.data.source import dataset_location, file_stamp, numbered_key, numbered_order
+from glo_lightning.data.source import NumberedSource, dataset_location, file_stamp, numbered_order
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import cache_folder
 
 SUFFIXES = {".parquet", ".arrow"}
-# what pyarrow raises of damaged tables
+# what pyarrow raises for damaged tables
 DAMAGED = (OSError, ValueError, LookupError, TypeError, RuntimeError, SystemError, MemoryError)
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
 
 
 def holds_tables(folder: Path) -> bool:
-    """Whether there are parquet or arrow files in a folder, or below."""
+    """Returns whether there are parquet or arrow files in a folder or below."""
     return any(path.suffix in SUFFIXES for path in folder.rglob("*"))
 
 
-class HubSource:
-    """The images of one split of a dataset, in the order of the SHA-256 of their keys; a ``Source``.
+class HubSource(NumberedSource):
+    """The images of one split of a dataset, sorted by the SHA-256 of their keys; a ``Source``.
 
-    A key is the split and the number in it, such as ``train/7``. Labels are the columns of classes and of true or false
+    A key is the split and the number in it, such as ``train/7``. Labels are the columns of classes and of booleans
     (``1`` or ``0``), by the columns' names.
 
     Args:
         root: a folder, or the name of a dataset on the Hub.
-        split: of the dataset.
-        download: whether the Hub may be asked.
-        column: of the images; the first one that has some if not given.
-        name: of the dataset's configuration, where it has several.
+        split: a split of the dataset.
+        download: whether the dataset may be downloaded from the Hub.
+        column: the column of images; the first one if not given.
+        name: the configuration of the dataset, where it has several.
 
     Raises:
-        InputError: without the package ``datasets``, for what is no dataset of images, or has no such split.
+        InputError: without the package ``datasets``, and for a root that is not a dataset of images with this split.
     """
 
     def __init__(
@@ -51,87 +51,79 @@ class HubSource:
         try:
             import datasets
         except ImportError as error:
-            remedy = "needs the package datasets; pip install -e '.[hub]'"
+            remedy = "needs the package datasets. Install it by pip install -e '.[hub]'."
             raise InputError("source", "huggingface", remedy) from error
         datasets.disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its tries
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every retry
         self.split, path = split, Path(root).expanduser()
-        self.place = os.fspath(path.absolute()) if path.exists() else os.fspath(root)
+        self.location = os.fspath(path.absolute()) if path.exists() else os.fspath(root)
         if not path.exists() and not download:
-            remedy = "does not exist; if it is a name on the Hub, give --data.download true"
+            remedy = "does not exist. If it is a name on the Hub, give --data.download true."
             raise InputError("root", root, remedy)
         table = self._load(datasets, path, name)
-        kinds = {key: type(feature).__name__ for key, feature in table.features.items()}
-        images = [key for key, kind in kinds.items() if kind == "Image"]
-        if not images or column not in (None, *images):
-            what = f"has no column {column} of images" if column else "has no column of images"
-            raise InputError("root", self.place, f"{what}; its columns are {', '.join(kinds)}")
-        self.column = column or images[0]
-        encoded = table.cast_column(self.column, datasets.Image(decode=False))
-        self.table = encoded.select_columns([self.column])
+        self.column = self._find_column(table, column)
+        self.table = table.cast_column(self.column, datasets.Image(decode=False)).select_columns([self.column])
         self.order = numbered_order(split, len(table))
         if not self.order:
-            raise InputError("root", self.place, f"holds no image of split {split}; give another")
+            raise InputError("root", self.location, f"holds no image of split {split}. Give another split.")
         try:
-            self._known = _known(table, datasets)
+            self.columns = _label_columns(table, datasets)
         except DAMAGED as error:
-            raise InputError("root", self.place, f"its labels cannot be read ({error}); copy it again") from error
+            raise InputError("root", self.location, f"its labels cannot be read ({error}). Copy it again.") from error
         files = sorted(path.rglob("*")) if path.is_dir() else []
-        state = [(os.fspath(f), *file_stamp(f)) for f in files if f.suffix in SUFFIXES]
-        state = state or sorted(file["filename"] for file in table.cache_files)  # which the Hub's commit is part of
-        self.fingerprint = (
-            dataset_location(self.place, split, name or ""),
-            self.column,
-            hashlib.sha256(repr(state).encode()).hexdigest(),
-        )
+        state = [(os.fspath(file), *file_stamp(file)) for file in files if file.suffix in SUFFIXES]
+        # without local files those in the cache, whose names hold the Hub's commit
+        state = state or sorted(file["filename"] for file in table.cache_files)
+        digest = hashlib.sha256(repr(state).encode()).hexdigest()
+        self.fingerprint = (dataset_location(self.location, split, name or ""), self.column, digest)
 
     def _load(self, datasets: Any, path: Path, name: str | None) -> Any:
         try:
             if any((path / file).is_file() for file in SAVED):
                 loaded = datasets.load_from_disk(os.fspath(path))
             else:
-                kept = os.fspath(cache_folder() / "huggingface")
-                loaded = datasets.load_dataset(self.place, name=name, cache_dir=kept)
+                cache = os.fspath(cache_folder() / "huggingface")
+                loaded = datasets.load_dataset(self.location, name=name, cache_dir=cache)
         except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
-            said = " ".join(str(error.__cause__ or error).split())
-            remedy = f"is no dataset that can be had ({said}); give a folder of parquet files, or a name on the Hub"
-            raise InputError("root", self.place, remedy) from error
+            reason = " ".join(str(error.__cause__ or error).split())
+            remedy = f"cannot be loaded as a dataset ({reason}). Give a folder of parquet files, or a name on the Hub."
+            raise InputError("root", self.location, remedy) from error
         if not isinstance(loaded, dict):
             loaded = {"train": loaded}
         if self.split not in loaded:
-            raise InputError("split", self.split, f"{self.place} has the splits {', '.join(loaded)}; give one of these")
+            remedy = f"{self.location} has the splits {', '.join(loaded)}. Give one of them."
+            raise InputError("split", self.split, remedy)
         return loaded[self.split]
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def key(self, index: int) -> bytes:
-        return numbered_key(self.split, self.order[index])
+    def _find_column(self, table: Any, column: str | None) -> str:
+        kinds = {key: type(feature).__name__ for key, feature in table.features.items()}
+        images = [key for key, kind in kinds.items() if kind == "Image"]
+        if not images or column not in (None, *images):
+            problem = f"has no column {column} of images" if column else "has no column of images"
+            raise InputError("root", self.location, f"{problem}. Its columns are {', '.join(kinds)}.")
+        return column or images[0]
 
     def read(self, index: int) -> bytes:
-        """The encoded image of row ``index``.
+        """Returns the encoded image of row ``index``.
 
         Raises:
-            ReadError: for a table that cannot be read there, or a file that is gone.
+            ReadError: for a table that cannot be read, or a file that is gone.
         """
         try:
             image = self.table[self.order[index]][self.column] or {}
             return Path(image["path"] or "").read_bytes() if image["bytes"] is None else image["bytes"]
         except DAMAGED as error:
-            remedy = f"cannot be read ({' '.join(str(error).split())}); leave it out by --data.on_invalid_image skip"
-            raise ReadError(f"key {self.key(index).decode()} of", self.place, remedy) from error
-
-    def labels(self, index: int) -> dict[str, str]:
-        values = {name: column[self.order[index]] for name, column in self._known.items()}
-        return {name: value for name, value in values.items() if value is not None}
+            reason = " ".join(str(error).split())
+            remedy = f"cannot be read ({reason}). Skip such images by --data.on_invalid_image skip."
+            raise ReadError(f"key {self.key(index).decode()} of", self.location, remedy) from error
 
 
-def _known(table: Any, datasets: Any) -> dict[str, list[str | None]]:
-    """The labels of all images, in the table's order, by name; None where one is not labelled."""
-    known: dict[str, list[str | None]] = {}
+def _label_columns(table: Any, datasets: Any) -> dict[str, list[str | None]]:
+    """Returns the labels of all images, in the table's order, by name; None where an image has none."""
+    columns: dict[str, list[str | None]] = {}
     for key, feature in table.features.items():
         if isinstance(feature, datasets.ClassLabel):
-            known[key] = [None if v is None or v < 0 else feature.int2str(v) for v in table[key][:]]
+            columns[key] = [None if v is None or v < 0 else feature.int2str(v) for v in table[key][:]]
         elif getattr(feature, "dtype", None) == "bool":
-            known[key] = [None if v is None else str(int(v)) for v in table[key][:]]
-    return known
+            columns[key] = [None if v is None else str(int(v)) for v in table[key][:]]
+    return columns

@@ -10,7 +10,7 @@ from glo_lightning.errors import InputError
 
 
 @pytest.mark.parametrize("shape", [(20, 9, 9), (20, 9, 9, 1), (20, 1, 9, 9), (20, 9, 9, 3), (20, 3, 9, 9)])
-def test_arrays_are_read_by_the_digest_of_split_and_number(tmp_path, shape):
+def test_arrays_are_sorted_by_the_digest_of_split_and_number(tmp_path, shape):
     images = RANDOM.integers(0, 256, shape, np.uint8)
     np.save(tmp_path / "a.npy", images)
     np.savez_compressed(tmp_path / "a.npz", x=images, y=np.arange(20))
@@ -27,7 +27,7 @@ def test_arrays_are_read_by_the_digest_of_split_and_number(tmp_path, shape):
 
 
 @pytest.mark.parametrize("names", ["x_{0} y_{0}", "{0}_images {0}_labels"])
-def test_an_archive_of_splits_gives_each(tmp_path, names):
+def test_an_archive_of_splits(tmp_path, names):
     arrays = {}
     for split, number in (("train", 8), ("test", 5)):
         images, labels = names.format(split).split()

@@ -18,7 +18,7 @@ def lsun(tmp_path):
     return tmp_path / "lsun"
 
 
-def test_lsuns_classes_are_joined_in_the_order_given_and_labelled(lsun):
+def test_categories_follow_each_other_in_the_given_order_and_are_labelled(lsun):
     data = LSUNDataModule(lsun, image_size=32, categories=["church_outdoor", "bedroom"])
     assert data.dataset.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2, 3, 4]
     assert data.attributes.rows(["class=bedroom"]).tolist() == [3, 4, 5, 6, 7]
@@ -27,7 +27,7 @@ def test_lsuns_classes_are_joined_in_the_order_given_and_labelled(lsun):
     assert held_out.num_images == 5
 
 
-def test_a_root_is_found_to_be_what_it_is(lsun, tmp_path):
+def test_the_kind_of_a_root_is_found(lsun, tmp_path):
     write_folder(tmp_path / "photos", NAMES)
     write_mnist(tmp_path / "idx")
     write_mnist(tmp_path / "set" / "FashionMNIST" / "raw")
@@ -39,7 +39,7 @@ def test_a_root_is_found_to_be_what_it_is(lsun, tmp_path):
 
 
 class Rainbow:
-    """A source of one's own, as configs/README.md shows how to write it."""
+    """A custom source, as glo_lightning/data/README.md shows it."""
 
     def __init__(self, root, shades=4):
         self.shades, self.fingerprint = shades, (f"rainbow of {root}", shades)
@@ -54,13 +54,13 @@ class Rainbow:
         return b"shade %d" % index
 
 
-def test_a_class_of_ones_own_is_a_source():
+def test_a_custom_class_is_a_source():
     data = LSUNDataModule("the sky", source="test_find_source.Rainbow", source_args={"shades": 6}, image_size=8)
     assert data.dataset.images[:, 0, 0, 0].tolist() == [0, 51, 102, 153, 204, 255]
     assert data.attributes is None
 
 
-def test_the_command_line_trains_on_lsuns_classes_and_goes_on(run, lsun, tmp_path):
+def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
     flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:-3])
     flags += ("--model.width=4", "--model.latent_dim=2", "--accelerator=cpu", "--enable_progress_bar=false")
     assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
@@ -86,17 +86,17 @@ def test_a_folder_that_shrank_or_changed_since_the_checkpoint_is_named(run, tmp_
     status, line = run("--resume", tmp_path / "all", "--max_epochs=2")
     assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: rows are needed now, and the checkpoint has 12")
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
-    assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images: give 1 to 8")
+    assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images. Give 1 to 8.")
 
 
 BAD = [
-    ("--data.root empty", "--data.root", "holds no images, which are files that end in .bmp"),
+    ("--data.root empty", "--data.root", "holds no images. Give a folder of files that end in .bmp"),
     ("--data.root photos --data.categories bedroom", "--data.root", "is no LSUN folder"),
     ("--data.root lsun --data.categories church_outdor", "--data.categories church_outdor", "mean church_outdoor?"),
     ("--data.root lsun --data.categories bedroom bedroom", "--data.categories bedroom", "twice"),
     ("--data.categories bedroom", "--data.categories bedroom", "--data.root"),
     ("--data.source MNITS", "--data.source MNITS", "did you mean MNIST?"),
-    ("--data.source celebA --data.root photos", "--data.root", "holds no whole CelebA"),
+    ("--data.source celebA --data.root photos", "--data.root", "holds no complete CelebA"),
     ("--data.source zzzzzz", "--data.source zzzzzz", "there are lmdb, folder"),
     ("--data.source no.Source", "--data.source no.Source", "class"),
     ("--data.source folder", "--data.source folder", "--data.root"),
@@ -105,10 +105,10 @@ BAD = [
     ("--data.root photos --data.source_args.a 1", "--data.source_args", "takes none"),
     ("--data.root mixed", "key notes.jpg of", "--data.on_invalid_image skip"),
     ("--data.root cut", "key cut.jpg of", "truncated"),
-    ("--data.root floats.npy", "--data.root", "float64; give uint8"),
-    ("--data.root flat.npy", "--data.root", "of shape 9x9"),
-    ("--data.root objects.npy", "--data.root", "cannot be read as NumPy's"),
-    ("--data.root cut.npz", "--data.root", "cannot be read as NumPy's"),
+    ("--data.root floats.npy", "--data.root", "float64. Give uint8"),
+    ("--data.root flat.npy", "--data.root", "has shape 9x9"),
+    ("--data.root objects.npy", "--data.root", "cannot be read as a NumPy file"),
+    ("--data.root cut.npz", "--data.root", "cannot be read as a NumPy file"),
     ("--data.root cut_idx", "--data.root", "cannot be read as an IDX file"),
     ("--data.root idx --data.split val", "--data.split val", "val-images-idx3-ubyte"),
     ("--data.root two_sets", "--data.root", "holds CIFAR10 and STL10"),
@@ -122,7 +122,7 @@ def bad_inputs(lsun, tmp_path):
     write_folder(tmp_path / "photos", NAMES)
     (tmp_path / "empty" / "deep").mkdir(parents=True)
     write_folder(tmp_path / "mixed", [f"{n}.png" for n in range(24)])
-    (tmp_path / "mixed" / "notes.jpg").write_text("no image")
+    (tmp_path / "mixed" / "notes.jpg").write_text("not an image")
     write_folder(tmp_path / "cut", [f"{n}.png" for n in range(24)])
     whole = encode(RANDOM.integers(0, 256, (64, 64, 3), np.uint8), "JPEG")
     (tmp_path / "cut" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -150,7 +150,7 @@ def test_wrong_data_end_in_one_line(run, bad_inputs, tmp_path, arguments, first,
     assert set(tmp_path.iterdir()) == before
 
 
-def test_what_is_no_image_in_a_folder_is_named_counted_and_skipped_on_request(bad_inputs, tmp_path, caplog):
+def test_invalid_images_are_named_counted_and_skipped_on_request(bad_inputs, tmp_path, caplog):
     with caplog.at_level("INFO", "glo_lightning"):
         data = LSUNDataModule(tmp_path / "mixed", image_size=32, on_invalid_image="skip")
         assert len(data.dataset.skipped) == 1

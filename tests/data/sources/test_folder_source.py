@@ -8,10 +8,10 @@ from glo_lightning.data.sources.find import open_source
 from glo_lightning.images import ImageFormat
 
 
-def test_a_folder_is_read_by_the_digest_of_its_paths_and_its_subfolders_are_classes(tmp_path):
+def test_files_are_sorted_by_the_digest_of_their_paths_and_subfolders_are_classes(tmp_path):
     folder = write_folder(tmp_path / "photos", NAMES, lossless=True)
-    (folder / "cats" / "README.txt").write_text("no image")
-    (folder / ".hidden.png").write_text("no image either")
+    (folder / "cats" / "README.txt").write_text("not an image")
+    (folder / ".hidden.png").write_text("not an image either")
     source = open_source(folder)
     assert keys_of(source) == in_digest_order(NAMES)
     assert [int(read_image(source, row, ImageFormat(32))[0, 9, 9]) for row in range(5)] == [
@@ -24,7 +24,7 @@ def test_a_folder_is_read_by_the_digest_of_its_paths_and_its_subfolders_are_clas
     assert attributes.rows(["class=dogs"]).tolist() == [row for row, name in enumerate(expected) if name == "dogs"]
 
 
-def test_a_folder_may_have_a_table_of_attributes_besides(tmp_path):
+def test_a_folder_may_have_a_table_of_attributes(tmp_path):
     folder = write_folder(tmp_path / "photos", NAMES)
     (folder / "attributes.csv").write_text("key,mood\ncats/1.png,good\nloose.png,\n")
     attributes = LSUNDataModule(folder).attributes
@@ -32,7 +32,7 @@ def test_a_folder_may_have_a_table_of_attributes_besides(tmp_path):
     assert [keys_of(open_source(folder))[row] for row in attributes.rows(["mood=good"]).tolist()] == ["cats/1.png"]
 
 
-def test_a_link_to_a_folder_above_is_not_followed_and_another_is(tmp_path):
+def test_links_to_folders_are_followed_but_not_to_a_parent(tmp_path):
     folder = write_folder(tmp_path / "photos", NAMES)
     write_folder(tmp_path / "others", ["1.png"])
     (folder / "cats" / "loop").symlink_to(folder)

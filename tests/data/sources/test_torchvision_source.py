@@ -57,7 +57,7 @@ def test_cifar_is_read_by_torchvision(tmp_path, monkeypatch):
     assert [source.labels(row)["class"] for row in range(30)] == [names[n % 6] for n in numbers_of(source)]
 
 
-def test_a_pickle_that_is_not_cifars_is_never_loaded(tmp_path, monkeypatch):
+def test_an_unknown_pickle_is_never_loaded(tmp_path, monkeypatch):
     write_cifar(tmp_path, monkeypatch)
 
     class Bomb:
@@ -68,7 +68,7 @@ def test_a_pickle_that_is_not_cifars_is_never_loaded(tmp_path, monkeypatch):
         file = tmp_path / "cifar-10-batches-py" / name
         whole = file.read_bytes()
         file.write_bytes(pickle.dumps(Bomb()))
-        with pytest.raises(InputError, match="holds no whole CIFAR10"):
+        with pytest.raises(InputError, match="holds no complete CIFAR10"):
             open_source(tmp_path)
         file.write_bytes(whole)
     assert len(open_source(tmp_path)) == 30
@@ -109,7 +109,7 @@ def test_stl10_is_read_by_torchvision_and_has_images_without_labels(tmp_path, mo
     for row, number in enumerate(numbers_of(source)):
         assert np.array_equal(np.asarray(source.read(row)), every[number].transpose(1, 2, 0))
         assert source.labels(row) == ({"class": names[number]} if number < 4 else {})
-    with pytest.raises(InputError, match=r"split valid: is none of STL10 .*unlabeled"):
+    with pytest.raises(InputError, match=r"split valid: is not a split of STL10 .*unlabeled"):
         open_source(tmp_path, split="valid")
 
 
@@ -125,7 +125,7 @@ def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch
         read_image(source, 1, ImageFormat(32))
 
 
-def test_sets_and_splits_in_one_folder_keep_stores_of_their_own(tmp_path):
+def test_datasets_and_splits_in_one_folder_are_cached_apart(tmp_path):
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path / name / "raw")
     choices = [(name, split) for name in ("MNIST", "FashionMNIST") for split in ("train", "test")]
@@ -139,7 +139,7 @@ def test_sets_and_splits_in_one_folder_keep_stores_of_their_own(tmp_path):
     assert len(set(files)) == len(files)
 
 
-def test_emnists_variant_is_an_argument_and_its_split_is_ours(tmp_path):
+def test_emnists_variant_is_an_argument_and_its_split_is_a_split(tmp_path):
     for variant, number in (("letters", 7), ("balanced", 5)):
         for part in ("train", "test"):
             raw = tmp_path / "EMNIST" / "raw"
@@ -148,7 +148,7 @@ def test_emnists_variant_is_an_argument_and_its_split_is_ours(tmp_path):
     assert len(open_source(tmp_path)) == 5
     letters = open_source(tmp_path, "EMNIST", {"split": "letters"}, split="test")
     assert (len(letters), letters.labels(0)) == (7, {"class": "a"})
-    with pytest.raises(InputError, match=r"source_args .*sprit.* are not those of EMNIST"):
+    with pytest.raises(InputError, match=r"source_args .*sprit.* are not arguments of EMNIST"):
         open_source(tmp_path, "EMNIST", {"sprit": "letters"})
 
 
@@ -161,7 +161,9 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nno network")
 
     monkeypatch.setattr(MNIST, "download", download)
-    with pytest.raises(InputError, match=r"download true: MNIST cannot be had \(Error downloading .* no network\)"):
+    with pytest.raises(
+        InputError, match=r"download true: MNIST cannot be downloaded \(Error downloading .* no network\)"
+    ):
         open_source(tmp_path / "sets", "mnist", download=True)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(MNIST, "download", lambda self: write_mnist(Path(self.raw_folder)))
