@@ -27,16 +27,18 @@ class Digests:
 
     def __init__(self, source: Source, num_rows: int):
         self.source, self.num_rows = source, num_rows
+        rows = np.linspace(0, num_rows - 1, min(num_rows, NUM_SAMPLED_RECORDS))
+        self.sampled_rows: list[int] = rows.astype(int).tolist()
 
     @functools.cached_property
     def keys(self) -> str:
-        """See ``keys_digest``."""
+        """The digest of the rows' keys; see ``keys_digest``."""
         return keys_digest(self.source, self.num_rows)
 
     @functools.cached_property
     def records(self) -> list[int]:
-        """See ``record_digests``."""
-        return record_digests(self.source, self.num_rows)
+        """63 bits of the SHA-256 of the record of each sampled row; 0 for a record that cannot be read."""
+        return [_record_digest(self.source, row) for row in self.sampled_rows]
 
     @property
     def fingerprint(self) -> str:
@@ -62,11 +64,10 @@ class Digests:
             raise InputError("root", location, remedy)
         if state["fingerprint"] == self.fingerprint:
             return
-        rows = sampled_rows(self.num_rows)
-        compared = zip(rows, state["record_digests"].tolist(), self.records, strict=True)
+        compared = zip(self.sampled_rows, state["record_digests"].tolist(), self.records, strict=True)
         changed = [row for row, was, now in compared if was and now and was != now]
         if changed:
-            problem = f"{len(changed)} of {len(rows)} compared images differ from the checkpoint's, such as "
+            problem = f"{len(changed)} of {len(self.records)} compared images differ from the checkpoint's, such as "
             problem += f"{key_text(self.source, changed[0])}. Give the images of the run, or begin a new one."
             raise InputError("root", location, problem)
 
@@ -90,19 +91,6 @@ def keys_digest(source: Source, num_rows: int | None = None) -> str:
     table = key_table(source, num_rows)
     width = int(table["length"].max())  # of these rows only, so that the digest does not depend on later rows
     return hashlib.sha256(table["length"].tobytes() + table["key"].astype(f"V{width}").tobytes()).hexdigest()
-
-
-def sampled_rows(num_rows: int) -> list[int]:
-    """Returns all rows, or 1,024 evenly spaced ones."""
-    return np.linspace(0, num_rows - 1, min(num_rows, NUM_SAMPLED_RECORDS)).astype(int).tolist()
-
-
-def record_digests(source: Source, num_rows: int) -> list[int]:
-    """Returns 63 bits of the SHA-256 of each sampled row's record, or 0 where a record cannot be read.
-
-    They tie a latent table to the content of its images, as ``keys_digest`` does to their names.
-    """
-    return [_record_digest(source, row) for row in sampled_rows(num_rows)]
 
 
 def _record_digest(source: Source, row: int) -> int:

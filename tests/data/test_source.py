@@ -4,8 +4,6 @@ import pickle
 import pytest
 import torch
 from conftest import encode, flat_image, write_lmdb
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from glo_lightning.data.digests import key_table, keys_digest
 from glo_lightning.data.source import ConcatSource, HeadSource, read_image
@@ -13,23 +11,6 @@ from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.data.store import CachedDataset, StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
-
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@quick
-@given(st.binary(max_size=300) | st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=20)))
-def test_random_bytes_are_an_image_or_an_input_error(tmp_path_factory, record):
-    if isinstance(record, tuple):  # an image with some bytes overwritten
-        place, noise = record
-        image = encode(flat_image(3))
-        record = image[:place] + noise + image[place + len(noise) :]
-    folder = write_lmdb(tmp_path_factory.mktemp("noise") / "lmdb", {b"key": record})
-    try:
-        image = read_image(LMDBSource(folder), 0, ImageFormat(32))
-    except InputError:
-        return
-    assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
 
 
 class Squares:

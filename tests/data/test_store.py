@@ -1,11 +1,11 @@
 import errno
 import hashlib
+import logging
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -89,17 +89,20 @@ def test_a_cache_that_cannot_be_written_is_named(flat_lmdb, monkeypatch):
     assert LSUNDataModule(str(flat_lmdb), image_size=32, cache=False).dataset[5][1] == 5
 
 
-def test_of_several_runs_one_decodes(flat_lmdb):
-    program = f"""
-import logging, sys; logging.basicConfig(level="INFO", stream=sys.stdout)
-from glo_lightning.data.source import HeadSource
-from glo_lightning.data.sources.lmdb import LMDBSource
-from glo_lightning.data.store import CachedDataset
-from glo_lightning.images import ImageFormat
-CachedDataset(HeadSource(LMDBSource({str(flat_lmdb)!r}), 290), ImageFormat(64))"""
-    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [run.communicate(timeout=100)[0] for run in runs]
-    assert sorted(int(re.search(r"decoded (\d+) of 290", text)[1]) for text in outputs) == [0, 290]
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_of_several_runs_one_decodes(flat_lmdb, tmp_path):
+    def fill(file):
+        logging.getLogger("glo_lightning").setLevel("INFO")
+        logging.getLogger("glo_lightning").addHandler(logging.FileHandler(file))
+        CachedDataset(HeadSource(LMDBSource(flat_lmdb), 290), ImageFormat(64))
+
+    files = [tmp_path / "first.log", tmp_path / "second.log"]
+    runs = [multiprocessing.get_context("fork").Process(target=fill, args=(file,)) for file in files]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(100)
+    assert sorted(int(re.search(r"decoded (\d+) of 290", file.read_text())[1]) for file in files) == [0, 290]
 
 
 def test_any_error_of_a_source_is_raised_by_the_run():

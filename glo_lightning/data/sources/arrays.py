@@ -53,7 +53,10 @@ class ArraySource(NumberedSource):
     ):
         location = "an array in memory" if fingerprint is None else fingerprint[0]
         self.images = _channels_first(torch.as_tensor(images).detach().cpu(), location)
-        self.fingerprint = fingerprint or (f"{location} of SHA-256 {_digest(self.images)}",)
+        if fingerprint is None:
+            digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data).hexdigest()
+            fingerprint = (f"{location} of SHA-256 {digest}",)
+        self.fingerprint = fingerprint
         self.split, self.channels = split, self.images.shape[1]
         self.order = range(len(self.images)) if order is None else order
         columns = labels if isinstance(labels, Mapping) else {} if labels is None else {"class": labels}
@@ -83,10 +86,6 @@ def _channels_first(images: Tensor, location: object) -> Tensor:
     shape = "x".join(map(str, images.shape))
     remedy = f"has shape {shape}. Give N x H x W, N x H x W x C or N x C x H x W, with C 1 or 3."
     raise InputError("root", location, remedy)
-
-
-def _digest(images: Tensor) -> str:
-    return hashlib.sha256(np.ascontiguousarray(images.numpy()).data).hexdigest()
 
 
 def open_arrays(path: Path, split: str = "train") -> ArraySource:

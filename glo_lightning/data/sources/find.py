@@ -15,7 +15,6 @@ from glo_lightning.data.sources.huggingface import HubSource, holds_tables
 from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, open_categories
 from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
-from glo_lightning.files import cache_folder
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # methods that a source must have, as its class may be named by a stranger's file
@@ -41,7 +40,7 @@ def open_source(
     if categories and kind != "lmdb":
         raise InputError("categories", " ".join(categories), f"are LSUN's, but {root} is {kind}. Leave them out.")
     if kind in SETS:
-        return _open_torchvision(kind, root, split, download, arguments)
+        return TorchvisionSource(kind, root, split, download, arguments)
     if kind not in KINDS:
         remedy = "give the path of a class made with the root, --data.source_args, and split for another than train"
         arguments |= {} if split == "train" else {"split": split}
@@ -64,16 +63,6 @@ def _check_object(source: Source, split: str) -> Source:
     if split != "train":
         raise InputError("split", split, "a source given as an object is a single split. Leave it out.")
     return source
-
-
-def _open_torchvision(
-    name: str, root: str | os.PathLike[str] | None, split: str, download: bool, arguments: Mapping[str, Any]
-) -> TorchvisionSource:
-    if root is None:
-        root = cache_folder() / "sets"
-        if download:
-            cache_folder().mkdir(parents=True, exist_ok=True)
-    return TorchvisionSource(name, root, split, download, arguments)
 
 
 def _open_files(

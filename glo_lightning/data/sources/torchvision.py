@@ -17,6 +17,7 @@ from PIL import Image
 
 from glo_lightning.data.source import NumberedSource, dataset_location, numbered_order
 from glo_lightning.errors import InputError
+from glo_lightning.files import cache_folder
 from glo_lightning.images import reading_image
 
 # Data sets whose readers unpickle no unknown file: CIFAR's files are pickles, and torchvision loads them only after it
@@ -45,7 +46,7 @@ class TorchvisionSource(NumberedSource):
 
     Args:
         name: name of torchvision's class, one of ``SETS``.
-        root: the folder that torchvision takes.
+        root: the folder that torchvision takes; one in the user's cache folder for None.
         split: ``train``, ``test`` or another split of the dataset.
         download: whether missing files are downloaded. A download is complete or leaves nothing.
         arguments: further arguments of the class, such as EMNIST's ``split``.
@@ -57,12 +58,13 @@ class TorchvisionSource(NumberedSource):
     def __init__(
         self,
         name: str,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None,
         split: str = "train",
         download: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ):
-        self.name, self.split, self.root = name, split, Path(root).expanduser().absolute()
+        self.name, self.split = name, split
+        self.root = cache_folder() / "sets" if root is None else Path(root).expanduser().absolute()
         self.images = self._load(download, {**VARIANTS.get(name, {}), **(arguments or {})})
         self.order = numbered_order(split, len(self.images))
         if not self.order:
@@ -146,6 +148,8 @@ def _label_columns(images: Any) -> dict[str, Sequence[str | None]]:
 @contextlib.contextmanager
 def _download_folder(root: Path) -> Iterator[Path]:
     """Yields a temporary folder to download into; moves its files to ``root`` once all are there."""
+    if root == cache_folder() / "sets":
+        cache_folder().mkdir(parents=True, exist_ok=True)
     if not root.parent.is_dir():
         raise InputError("root", root, "the folder around it does not exist. Make it, or give another.")
     temporary = root.with_name(f".{root.name}.download")

@@ -1,3 +1,5 @@
+import contextlib
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -40,10 +42,9 @@ def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
     whole, part = LMDBSource(flat_lmdb), HeadSource(LMDBSource(flat_lmdb), 7)
     assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
     assert all(part.read(row) == whole.read(row) for row in range(7))
-    with pytest.raises(IndexError):
-        read_image(part, 7, ImageFormat(32))
-    with pytest.raises(IndexError):
-        read_image(part, -1, ImageFormat(32))
+    for row in (7, -1):
+        with pytest.raises(IndexError):
+            read_image(part, row, ImageFormat(32))
 
 
 def test_the_digest_of_a_prefix_does_not_depend_on_later_keys(tmp_path):
@@ -73,9 +74,8 @@ def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
 
 
 def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
-    write_lmdb_folder = tmp_path / "bedroom_train_lmdb"
-    write_lmdb(write_lmdb_folder, {b"a": encode(flat_image(3))})
-    assert LMDBSource(tmp_path).read(0) == LMDBSource(write_lmdb_folder).read(0)
+    folder = write_lmdb(tmp_path / "bedroom_train_lmdb", {b"a": encode(flat_image(3))})
+    assert LMDBSource(tmp_path).read(0) == LMDBSource(folder).read(0)
 
 
 def png(width: int, height: int) -> bytes:
@@ -136,16 +136,26 @@ def test_a_truncated_database_is_refused(tmp_path, opened):
         (dataset or LMDBSource(folder)).read(49)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_pages_of_random_bytes_are_an_input_error(flat_lmdb, tmp_path):
-    # in a subprocess, which the system must not kill either
     folder = tmp_path / "lmdb"
     folder.mkdir()
     content = bytearray((flat_lmdb / "data.mdb").read_bytes())
     content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
     (folder / "data.mdb").write_bytes(content)
-    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.sources.lmdb import *\n"
-    program += f"try: [LMDBSource({str(folder)!r}).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
-    assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
+
+    def read():
+        with contextlib.suppress(InputError):
+            source = LMDBSource(folder)
+            for row in range(300):
+                source.read(row)
+            os._exit(1)
+        os._exit(3)
+
+    process = multiprocessing.get_context("fork").Process(target=read)  # which the system must not kill either
+    process.start()
+    process.join()
+    assert process.exitcode == 3
 
 
 def test_pages_that_crash_liblmdb_are_an_input_error(flat_lmdb, tmp_path, monkeypatch):
@@ -174,11 +184,8 @@ def test_no_permission(what):
 
 def test_two_datasets_share_one_environment(flat_lmdb):
     first, second = LMDBSource(flat_lmdb), LMDBSource(flat_lmdb)
-    assert (
-        rows_of(read_image(first, 5, ImageFormat(32))[None])
-        == rows_of(read_image(second, 5, ImageFormat(64))[None])
-        == 5
-    )
+    images = [read_image(source, 5, ImageFormat(size))[None] for source, size in ((first, 32), (second, 64))]
+    assert [rows_of(image).item() for image in images] == [5, 5]
 
 
 def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
