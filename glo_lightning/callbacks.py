@@ -96,14 +96,13 @@ class ReconstructionGrid(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
             data = trainer.datamodule  # type: ignore[attr-defined]
-            images, _ = data.dataset[data.original_rows(self.num_images)]
+            images, _ = data.dataset[range(min(self.num_images, data.num_images))]
             _show(trainer, "targets", to_unit(from_uint8(images)), "targets.png")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
-            rows = trainer.datamodule.original_rows(self.num_images)  # type: ignore[attr-defined]
-            _show_generated(trainer, pl_module, "reconstructions", pl_module.latents.weight[rows])
+            _show_generated(trainer, pl_module, "reconstructions", pl_module.latents.weight[: self.num_images])
 
 
 class SampleGrid(Callback):

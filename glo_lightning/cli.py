@@ -289,7 +289,7 @@ class TrainCLI(LightningCLI):
         data, table = self.datamodule, self.model.latents.weight
         images = f"{data.resident_bytes / 1e9:.1f} GB of images" if data.resident_bytes else "no images"
         taken = f"it holds {images} and a table of {table.nbytes / 1e9:.1f} GB"
-        remedy = "lower it, or --model.generator.width, or give --data.device_resident false"
+        remedy = "lower it, or --model.generator.width, or give --data.cache_on_device false"
         return f"--data.batch_size {data.batch_size}: the device is out of memory; {taken}; {remedy}"
 
     def _tell(self, error: BaseException) -> int:

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
+OnError = Literal[
+    "raise", "skip"
+]  # the one scheme of --on_bad_loss, --data.on_invalid_image, --checkpoint.on_bad_write
 
 
 class InputError(ValueError):
@@ -36,7 +38,7 @@ def check_choice(key: str, value: object, choices: Any) -> None:
     """Raises InputError unless ``value`` is one of ``choices``, a tuple or a ``Literal``."""
     choices = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in choices:
-        raise InputError(key, value, f"give one of {', '.join(choices)}")
+        raise InputError(key, value, f"give one of {', '.join(map(str, choices))}")
 
 
 def check_at_least(key: str, value: float, least: float) -> None:

@@ -138,11 +138,6 @@ def _draft_size(width: int, height: int, image_size: int) -> tuple[int, int]:
     return width // scale, height // scale
 
 
-def mirrored(images: Tensor, which: Tensor) -> Tensor:
-    """Images (B, C, H, W), those of them left and right exchanged that ``which``, (B,), says."""
-    return torch.where(which[:, None, None, None], images.flip(-1), images)
-
-
 def from_pixels(pixels: Tensor) -> Image.Image:
     """An image of Pillow's, grey or RGB, of uint8 pixels (C, H, W), C 1 or 3."""
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())

@@ -180,7 +180,7 @@ class GLO(LightningModule):
         LSUNDataModule's can. Of another's batches all processes must have equal parts, as torch's DistributedSampler
         makes them.
         """
-        tell = getattr(self.trainer.train_dataloader, "parts_of", None) if several() else None
+        tell = getattr(self.trainer.train_dataloader, "batch_sizes_by_rank", None) if several() else None
         return tell and [sum(parts) for parts in zip(*map(tell, batches), strict=True)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -256,7 +256,7 @@ class GLO(LightningModule):
     def on_fit_start(self) -> None:
         """Initialises codes that are not yet, the same in all processes, and compiles the objective."""
         if self.init == "pca" and not self.initialised:
-            loader = getattr(getattr(self.trainer, "datamodule", None), "ordered_dataloader", None)
+            loader = getattr(getattr(self.trainer, "datamodule", None), "sequential_dataloader", None)
             if loader is None:
                 remedy = "reads the images from an LSUNDataModule; fit with one, or give init random"
                 raise InputError("init", "pca", remedy)

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     means = [places.mean(0) for places in enter(codes).split(sizes)]
     made = project(leave(torch.stack([*means, arithmetic(means[0], means[1], means[2], options.strength)])))
     images = generate(trained.model, made).cpu()
-    (closest,) = trained.originals(nearest(made[3:], [(table, torch.arange(len(table)))]))
+    (closest,) = trained.images(nearest(made[3:], [(table, torch.arange(len(table)))]).tolist())
 
     def cell(term: int, row: int) -> Tensor | str | None:
         if row >= sizes[term]:

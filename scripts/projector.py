@@ -46,14 +46,13 @@ def run(options: argparse.Namespace) -> None:
     most = (SPRITE // trained.data.image_size) ** 2
     if not 1 <= options.num <= most:
         raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
-    rows = trained.data.original_rows(options.num)
-    images, index = trained.data.dataset[rows]
+    images, index = trained.data.dataset[range(min(options.num, trained.data.num_images))]
     codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
     names, table = described(index.tolist(), trained.attributes)
     shown = to_unit(from_uint8(images))
     with output_folder(options.output, options.overwrite) as folder, SummaryWriter(folder) as writer:
         writer.add_embedding(codes, table, shown, trained.global_step, "codes", metadata_header=names)
-    log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(rows), options.output, options.output)
+    log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(codes), options.output, options.output)
 
 
 if __name__ == "__main__":

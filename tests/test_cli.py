@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, encode, flat_image, load, write_lmdb
+from image_sets import write_celeba, write_mnist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_sources import write_celeba, write_mnist
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
@@ -174,12 +174,12 @@ def test_resuming_with_other_data_or_another_shape_is_refused(run, trained, tmp_
 
 
 @pytest.mark.parametrize("value", ["auto", "true", "false"])
-def test_device_resident_is_heard_from_flags_and_files(run, tmp_path, value):
-    (tmp_path / "given.yaml").write_text(f"data: {{device_resident: {value}}}")
+def test_cache_on_device_is_heard_from_flags_and_files(run, tmp_path, value):
+    (tmp_path / "given.yaml").write_text(f"data: {{cache_on_device: {value}}}")
     run("--config", tmp_path / "given.yaml", *TINY, "--max_epochs=1", "--output", tmp_path / "file")
     without_quickstart = ("--model.schedule=constant", "--model.whiten=false", "--model.generator=Generator")
     without_quickstart += ("--model.loss.l2_weight=0", "--model.optimizer.weight_decay=0")
-    given = f"--data.device_resident={value}"
+    given = f"--data.cache_on_device={value}"
     run(*TINY, "--max_epochs=1", given, *without_quickstart, "--output", tmp_path / "flag")
     assert states_equal(tmp_path / "file", tmp_path / "flag")
 
@@ -287,7 +287,7 @@ BAD = [
     ("--model.latent_lr -1", "--model.latent_lr", "-1"),
     ("--model.latent_from 0.5", "--model.latent_from", "did you mean --model.latent_lr?"),
     ("--checkpoint.on_error skip", "--checkpoint.on_error", "--checkpoint.on_bad_write"),
-    ("--data.on_error=skip", "--data.on_error", "--data.on_bad_record"),
+    ("--data.on_bad_record=skip", "--data.on_bad_record", "--data.on_invalid_image"),
     ("--on_bad_loss never", "--on_bad_loss never", "skip"),
     ("--model.init zero", "--model.init", "pca"),
     ("--model.constraint cube", "--model.constraint", "ball"),
@@ -407,7 +407,7 @@ def test_a_device_without_memory_is_one_line(run, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(GLO, "training_step", training_step)
-    status, line = run(*TINY, "--data.device_resident=true", "--max_epochs=1", "--output", tmp_path / "run")
+    status, line = run(*TINY, "--data.cache_on_device=true", "--max_epochs=1", "--output", tmp_path / "run")
     assert status == 1
     assert line.startswith("--data.batch_size 8: the device is out of memory; it holds 0.0 GB of images and a table of")
 

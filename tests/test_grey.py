@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, encode, flat_image, load
+from image_sets import write_folder, write_mnist
 from PIL import Image
-from test_sources import write_folder, write_mnist
 from torch import nn
 
 from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule, load_run
-from glo_lightning.data.array_source import ArraySource
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.sources.arrays import ArraySource
+from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError
 from glo_lightning.explore.evaluation import pca_reconstructions, quality
 from glo_lightning.explore.priors import PRIORS
@@ -59,7 +59,7 @@ def test_auto_channels_are_the_sources_and_others_are_made(tmp_path):
 def test_stores_of_other_channels_and_crops_stand_side_by_side():
     source = ArraySource(RANDOM.integers(0, 256, (3, 8, 12, 3), np.uint8))
     made = [(3, "center"), (1, "center"), (3, "none"), (1, "none")]
-    stores = [StoredImages(source, ImageFormat(8, *kind)) for kind in made]
+    stores = [CachedDataset(source, ImageFormat(8, *kind)) for kind in made]
     assert len({store.file for store in stores}) == 4
     for store, kind in zip(stores, made, strict=True):
         assert torch.equal(store.images[1], decode_image(source.read(1), ImageFormat(8, *kind)))

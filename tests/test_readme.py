@@ -20,6 +20,7 @@ from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import PRIORS
 
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "explore" / "page" / "README.md"
+DATA = REPOSITORY / "glo_lightning" / "data" / "README.md"
 STUDIES = sorted((REPOSITORY / "scripts" / "studies").rglob("README.md"))
 
 
@@ -163,7 +164,7 @@ def test_the_readmes_python_trains(tmp_path, monkeypatch):
     assert names["images"].abs().max() <= 1
 
 
-@pytest.mark.parametrize("readme", [README, PAGE, *STUDIES], ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("readme", [README, PAGE, DATA, *STUDIES], ids=lambda page: page.parent.name)
 def test_a_readme_shows_files_and_headings_that_are_there(readme):
     for path, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", readme.read_text()):
         target = readme.parent / path
@@ -173,8 +174,8 @@ def test_a_readme_shows_files_and_headings_that_are_there(readme):
             assert heading in [title.lower().replace(" ", "-") for title in titles]
 
 
-def test_the_source_that_the_recipes_readme_writes_is_one(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "configs" / "README.md").read_text(), re.DOTALL)
+def test_the_source_that_the_page_on_images_shows_is_one(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", DATA.read_text(), re.DOTALL)
     volume = np.random.default_rng(0).integers(0, 256, (6, 16, 16), np.uint8)
     np.savez(tmp_path / "scan.npz", volume=volume)
     names: dict = {"numpy": np, "torch": torch, "os": os}

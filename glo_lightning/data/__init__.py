@@ -1,6 +1,6 @@
-"""Images by index: sources, the store of decoded pixels, the order of the data, the LightningDataModule."""
+"""Images by index: sources, the cache of decoded pixels, the order of the data, the LightningDataModule."""
 
-from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.datamodule import LSUNDataModule
+from glo_lightning.data.sources.arrays import ArraySource
 
 __all__ = ["ArraySource", "LSUNDataModule"]

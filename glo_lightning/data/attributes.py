@@ -1,4 +1,4 @@
-"""What is known of the images: a table of attributes, read by key, and ``name=value`` as users give it."""
+"""Labels of images: a table of attributes by row, the file attributes.csv, and ``name=value`` as users give it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FILE = "attributes.csv"  # beside an LMDB's data.mdb, or in a folder of images
 
 
 class Attributes:
-    """The attributes of N images, each one of a few values; the value ``""`` says that an image has none.
+    """The attributes of N images, each with a few values. The value ``""`` says that an image has none of them.
 
     Attributes:
-        values: of each attribute by name, sorted.
-        table: (N, A), int64: the number of each image's value; -1 where that is not known.
+        values: the sorted values of each attribute, by name.
+        table: (N, A), int64, the number of each image's value; -1 where it is not known.
 
     Args:
         columns: the N values of each attribute, by name; None where a value is not known.
@@ -36,79 +36,74 @@ class Attributes:
         self.values = {
             name: sorted({value for value in column if value is not None}) for name, column in columns.items()
         }
-        numbered = []
-        for name, column in columns.items():
-            numbers = {value: number for number, value in enumerate(self.values[name])}
-            numbered.append([-1 if value is None else numbers[value] for value in column])
-        self.table = torch.tensor(numbered).T.contiguous()
+        numbers = {name: {value: number for number, value in enumerate(known)} for name, known in self.values.items()}
+        rows = [[-1 if value is None else numbers[name][value] for value in column] for name, column in columns.items()]
+        self.table = torch.tensor(rows).T.contiguous()
 
     @property
-    def sizes(self) -> list[int]:
-        """How many values each attribute has."""
+    def cardinalities(self) -> list[int]:
+        """The number of values of each attribute."""
         return [len(values) for values in self.values.values()]
 
-    def numbers(self, given: Sequence[str]) -> Tensor:
-        """``name=value``, of some attributes, as numbers (A,); -1 for an attribute that is not given.
+    def parse(self, conditions: Sequence[str]) -> Tensor:
+        """Turns conditions ``name=value`` into numbers of values (A,), -1 for attributes without a condition.
 
         Raises:
-            InputError: for a name or a value that does not exist, naming the nearest, and a name that is given twice.
+            InputError: for a name or a value that does not exist, naming the nearest, and for a name that comes twice.
         """
-        numbers = torch.full((len(self.values),), -1)
-        for text in given:
+        numbers, names = torch.full((len(self.values),), -1), list(self.values)
+        for text in conditions:
             name, equals, value = text.partition("=")
             if not equals:
-                raise InputError("given", text, f"is not name=value; the names are {', '.join(self.values)}")
-            if name not in self.values:
-                raise InputError(
-                    "given", text, f"there is no attribute {name}; {did_you_mean(name, list(self.values))}"
-                )
+                raise InputError("given", text, f"is not name=value. The names are {', '.join(names)}.")
+            if name not in names:
+                raise InputError("given", text, f"there is no attribute {name}; {did_you_mean(name, names)}")
             if value not in self.values[name]:
-                remedy = f"{name} has no value {value!r}; {did_you_mean(value, self.values[name])}"
-                raise InputError("given", text, remedy)
-            position = list(self.values).index(name)
-            if numbers[position] >= 0:
-                raise InputError("given", text, f"{name} is given twice; give it once")
-            numbers[position] = self.values[name].index(value)
+                meant = did_you_mean(value, self.values[name])
+                raise InputError("given", text, f"{name} has no value {value!r}; {meant}")
+            if numbers[names.index(name)] >= 0:
+                raise InputError("given", text, f"{name} is given twice. Give it once.")
+            numbers[names.index(name)] = self.values[name].index(value)
         return numbers
 
-    def rows(self, given: Sequence[str]) -> Tensor:
-        """The rows, in order, of the images that have all of these."""
-        numbers = self.numbers(given)
+    def rows(self, conditions: Sequence[str]) -> Tensor:
+        """Returns the rows, in order, of the images that meet all conditions ``name=value``."""
+        numbers = self.parse(conditions)
         return ((self.table == numbers) | (numbers < 0)).all(dim=1).nonzero()[:, 0]
 
     def new_pairs(self, num_rows: int) -> Tensor:
-        """Of each image, (N,): whether two of its values come together in none of the first so many images."""
+        """Returns for each image, (N,), whether two of its values occur together in none of the first rows."""
         new = torch.zeros(len(self.table), dtype=torch.bool)
-        for first, second in itertools.combinations(range(len(self.sizes)), 2):
-            pairs = self.table[:, first] * self.sizes[second] + self.table[:, second]
+        for first, second in itertools.combinations(range(len(self.values)), 2):
+            pairs = self.table[:, first] * self.cardinalities[second] + self.table[:, second]
             known = (self.table[:, [first, second]] >= 0).all(dim=1)
             new |= known & ~torch.isin(pairs, pairs[:num_rows][known[:num_rows]])
         return new
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the values by name, and one small array of integers."""
-        small = max(self.sizes) <= torch.iinfo(torch.int8).max
+        """Returns the values by name and the table as small integers, for a checkpoint."""
+        small = max(self.cardinalities) <= torch.iinfo(torch.int8).max
         return {"values": self.values, "table": self.table.to(torch.int8 if small else torch.int32)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Attributes:
-        """The attributes whose ``state`` this is."""
+        """Restores the attributes from their ``state``."""
         restored = cls.__new__(cls)
         restored.values, restored.table = state["values"], state["table"].long()
         return restored
 
     def digest(self, num_rows: int | None = None) -> str:
-        """SHA-256 of names and values of the first rows, or of all."""
+        """Returns the SHA-256 of names and values of the first rows, or of all."""
         values, table = self.values.values(), self.table[:num_rows].tolist()
         rows = [[names[n] if n >= 0 else None for names, n in zip(values, row, strict=True)] for row in table]
         return hashlib.sha256(repr((list(self.values), rows)).encode()).hexdigest()
 
 
 def find_attributes(source: Source) -> Attributes | None:
-    """The labels of all images of a source by row; None where it has none.
+    """Collects the labels of all images of a source by row; None where it has no labels.
 
     Raises:
-        InputError: when its ``attributes.csv`` is no such table, or belongs to other images.
+        InputError: for an ``attributes.csv`` that is malformed or belongs to other images.
     """
     labels = labels_of(source)
     if labels is None:
@@ -124,33 +119,34 @@ def find_attributes(source: Source) -> Attributes | None:
 
 
 def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, str]]:
-    """What ``attributes.csv`` in this folder says of each image, by key; nothing without such a file.
+    """Reads the labels of images by key from the ``attributes.csv`` in a folder; empty without such a file.
 
-    It has a heading; the image's key, then a column for each attribute, empty where an image has none. Images without a
-    line are not labelled.
+    The file has a header line; then a line for each image with its key and a value for each attribute, empty where the
+    image has none. Images without a line have no labels.
 
     Args:
-        folder: of the images.
-        keys: of the images.
+        folder: the folder of the images.
+        keys: the keys of the images.
 
     Raises:
-        InputError: for a file that is no such table, or names none of these images.
+        InputError: for a file that is malformed, or that names none of these images.
     """
     file = folder / FILE
     if not file.is_file():
         return {}
     try:
         with open(file, newline="", encoding="utf-8") as opened:
-            heading, *lines = csv.reader(opened)
+            header, *lines = csv.reader(opened)
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError("attributes", file, f"cannot be read ({error}); make it anew, or remove it") from error
-    wrong = next((number for number, line in enumerate(lines, 2) if len(line) != len(heading)), None)
-    if wrong is not None or len(heading) < 2 or len(set(heading)) < len(heading):
-        where = (
-            f"line {wrong} has not as many fields as the heading" if wrong else "its heading is not key,name,name..."
-        )
-        raise InputError("attributes", file, f"{where}; mend it, or remove the file")
-    by_key = {line[0].encode(): dict(zip(heading[1:], line[1:], strict=True)) for line in lines}
+        raise InputError("attributes", file, f"cannot be read ({error}). Write it again, or remove it.") from error
+    wrong = next((number for number, line in enumerate(lines, 2) if len(line) != len(header)), None)
+    if wrong is not None or len(header) < 2 or len(set(header)) < len(header):
+        problem = "its header is not key,name,name..."
+        if wrong is not None:
+            problem = f"line {wrong} and the header differ in the number of fields"
+        raise InputError("attributes", file, f"{problem}. Correct the file, or remove it.")
+    by_key = {line[0].encode(): dict(zip(header[1:], line[1:], strict=True)) for line in lines}
     if not any(key in by_key for key in keys):
-        raise InputError("attributes", file, "names none of these images, but others: make it anew, or remove it")
+        remedy = "names none of these images; it belongs to others. Write it again, or remove it."
+        raise InputError("attributes", file, remedy)
     return by_key

@@ -1,113 +1,82 @@
-"""The LightningDataModule: the way of the images from their source to the device."""
+"""The LightningDataModule, which brings the images from their source to the device."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import logging
 import signal
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import Attributes, find_attributes
-from glo_lightning.data.find_source import open_source
+from glo_lightning.data.digests import Digests
 from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
-from glo_lightning.data.source import (
-    FirstImages,
-    JoinedSource,
-    Source,
-    StreamedImages,
-    TwinSource,
-    channels_of,
-    key_text,
-    keys_digest,
-    record_digests,
-    sampled_rows,
-)
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.source import ConcatSource, HeadSource, MirroredSource, Source, channels_of
+from glo_lightning.data.sources.find import open_source
+from glo_lightning.data.store import CachedDataset, StreamingDataset
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
+from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8
 from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 
-# settings that a resumed run may change, by their flags
-TOLD = {"crop": "--data.crop", "batch_size": "--data.batch_size", "seed": "--seed_everything"}
-# What a step needs on the device beyond images and model: kernels and their workspace; for each byte of RGB images the
-# default generator's activations, of which 99 bytes are kept for the way back, their gradients and the pyramids.
+LEAST = {"holdout": 0, "image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
+CHOICES = {
+    "cache_on_device": ("auto", True, False),
+    "channels": ("auto", 1, 3),
+    "crop": Crop,
+    "on_invalid_image": OnError,
+}
+# settings that a resumed run may change, with their flags
+SETTINGS = {"crop": "--data.crop", "batch_size": "--data.batch_size", "seed": "--seed_everything"}
+# Device memory of a step beside images and model: kernels and their workspace; and for each byte of RGB images the
+# default generator's activations (99 bytes are kept for the backward pass), their gradients and the pyramids.
 STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
 def _ignore_signals(_: int) -> None:
-    """In a worker: a signal to the whole process group is the training process's, which ends its workers itself."""
+    """Ignores signals in a worker; the training process answers them and ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Rows(Dataset[Tensor]):
-    """The index alone, where the images are on the device already."""
-
-    def __getitem__(self, index: Sequence[int]) -> Tensor:
-        return torch.tensor(index)
-
-
-class StoredBatch(NamedTuple):
-    """Images (B, C, H, W) as the store has them, those of odd rows still to be mirrored, and the rows (B,)."""
-
-    images: Tensor
-    rows: Tensor
-
-
-class _Stored(Dataset[StoredBatch]):
-    """The images as they are stored: the device mirrors them faster."""
-
-    def __init__(self, images: StoredImages):
-        self.images = images
-
-    def __getitem__(self, index: Sequence[int]) -> StoredBatch:
-        return StoredBatch(*self.images.stored(index))
-
-
 class LSUNDataModule(LightningDataModule):
-    """Batches of (images, index) for training; images are uint8 until they are on the device, then in [-1, 1].
+    """Batches of (images, index). Images are uint8 until they are on the device, then float32 in [-1, 1].
 
     Args:
-        root: where the images are: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
-            images, of a torchvision set, of IDX or of parquet files, a ``.npy`` or ``.npz`` file; the shipped faces if
-            not given.
-        num_samples: takes the first so many images, in the source's order; all if not given.
-        holdout: keeps the last so many of these out of training: they own no row and never reach the PCA. 16 of them
-            are encoded after each epoch for ``val/psnr``.
-        source: what the root is, where that is in doubt: ``lmdb``, ``folder``, ``array``, ``idx``, ``huggingface``, the
-            name of a torchvision set, or the path of a class, see ``Source``; in Python also such an object.
-        source_args: further arguments of that class or set.
-        categories: LSUN's classes to take, in this order, such as ``bedroom church_outdoor``.
-        split: of a source that has several, the one to train on.
-        holdout_split: the one that is held out, or the first ``holdout`` images of it.
-        download: lets a set that is not in the root be fetched.
-        image_size: H and W to resize and crop to.
-        channels: 1 for grey, 3 for RGB; ``auto`` is what an array or a torchvision set has, else 3.
-        crop: ``center`` of what is not square; ``none`` resizes all of it to a square.
-        flip: trains on every image and its mirror image, the rows 2i and 2i + 1 of image i. ``num_samples`` and
-            ``holdout`` count images, ``num_images`` rows. Of held-out images the mirror images are not shown.
-        batch_size: images in a step, over all devices.
-        num_workers: processes that decode when nothing is cached; 0 decodes in the training process.
-        cache: decodes every image once, in processes of its own, into a store in the user's cache folder; otherwise
-            each is decoded whenever it is wanted, and a damaged LMDB may end the run without a word.
-        device_resident: ``true`` keeps the decoded images on the accelerator, ``auto`` where they leave room there for
-            a step; a batch is then an index.
-        on_bad_record: ``raise``, or ``skip`` records that are no images; their rows belong to them all the same.
-        seed: of the order of the images.
+        root: location of the images: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
+            image files, of a torchvision dataset, of IDX or of parquet files, or a ``.npy`` or ``.npz`` file. The
+            shipped faces if not given.
+        num_samples: number of images to use, the first ones in the source's order; all if not given.
+        holdout: number of images, the last ones, that are not trained on and own no row. The first 16 of them are
+            encoded after each epoch for ``val/psnr``.
+        source: kind of the root, where it is ambiguous: ``lmdb``, ``folder``, ``array``, ``idx``, ``huggingface``, the
+            name of a torchvision dataset, or a class path, see ``Source``. In Python also a ``Source`` object.
+        source_args: further arguments of that class or dataset.
+        categories: categories of LSUN, in this order, such as ``bedroom church_outdoor``.
+        split: split to train on, of a source that has several.
+        holdout_split: split that is held out, all of it or its first ``holdout`` images.
+        download: whether a torchvision or Hugging Face dataset may be downloaded.
+        image_size: H and W.
+        channels: 1 for grey, 3 for RGB; ``auto`` keeps those of an array or a torchvision dataset, else takes 3.
+        crop: ``center`` crops images to a square, ``none`` squeezes them into it.
+        flip: adds the mirror image of every training image: image i owns rows 2i and 2i + 1. ``num_samples`` and
+            ``holdout`` count images without their mirror images.
+        batch_size: number of images in a step, over all devices.
+        num_workers: number of processes that decode images where nothing is cached; 0 decodes in the training process.
+        cache: decodes every image once, into the user's cache folder. Otherwise each is decoded in every epoch, and a
+            damaged LMDB may kill the run without a message.
+        cache_on_device: keeps the decoded images on the accelerator; ``auto`` does so on a GPU where they fit.
+        on_invalid_image: ``raise``, or ``skip`` files and records that are not images. They keep their rows.
+        seed: seed of the order of the images.
 
     Raises:
-        InputError: for a value out of range; for the data itself once ``num_images`` or a loader is asked for.
+        InputError: for a value out of range; for the images themselves when they are first used.
     """
 
     def __init__(
@@ -119,8 +88,8 @@ class LSUNDataModule(LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         cache: bool = True,
-        device_resident: bool | Literal["auto", "true", "false"] = "auto",
-        on_bad_record: OnError = "raise",
+        cache_on_device: bool | Literal["auto"] = "auto",
+        on_invalid_image: OnError = "raise",
         seed: int = 0,
         source: str | Source | None = None,
         source_args: dict[str, Any] | None = None,
@@ -133,114 +102,88 @@ class LSUNDataModule(LightningDataModule):
         flip: bool = False,
     ):
         super().__init__()
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("num_workers", num_workers, 0)
-        check_at_least("holdout", holdout, 0)
-        check_at_least("seed", seed, 0)
-        check_at_least("image_size", image_size, 1)
-        self.device_resident = str(device_resident).lower()  # YAML reads true and false as booleans
-        check_choice("device_resident", self.device_resident, ("auto", "true", "false"))
-        if self.device_resident == "true" and not cache:
-            raise InputError(
-                "device_resident", "true", "images that are not cached cannot be kept; give --data.cache true"
-            )
-        check_choice("on_bad_record", on_bad_record, OnError)
-        self.root, self.num_samples, self.holdout = root, num_samples, holdout
-        self.image_size, self.on_bad_record = image_size, on_bad_record
-        self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
-        if channels not in ("auto", 1, 3):
-            raise InputError("channels", channels, "give auto, 1 for grey or 3 for RGB")
-        check_choice("crop", crop, Crop)
-        self.channels, self.crop, self.flip = channels, crop, flip
+        self.num_samples, self.holdout, self.split, self.holdout_split = num_samples, holdout, split, holdout_split
+        self.image_size, self.channels, self.crop, self.flip = image_size, channels, crop, flip
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.cache, self.cache_on_device, self.on_invalid_image = cache, cache_on_device, on_invalid_image
+        self._open = functools.partial(open_source, root, source, source_args, categories, download=download)
+        self._device_images: Tensor | None = None
+        for key, least in LEAST.items():
+            check_at_least(key, getattr(self, key), least)
+        for key, choices in CHOICES.items():
+            check_choice(key, getattr(self, key), choices)
+        if cache_on_device is True and not cache:
+            raise InputError("cache_on_device", "true", "needs the cache. Give --data.cache true.")
         if holdout_split == split:
-            raise InputError("holdout_split", split, "is the split to train on; give another, or --data.holdout alone")
-        self.split, self.holdout_split = split, holdout_split
-        self._opened_by: dict[str, Any] = {"source": source, "source_args": source_args}
-        self._opened_by |= {"categories": categories, "download": download}
-        self._resident: Tensor | None = None
+            raise InputError("holdout_split", split, "is the split to train on. Give another, or --data.holdout alone.")
 
     @functools.cached_property
     def source(self) -> Source:
-        """Where the images come from, the held-out ones last; a subclass with images of its own may override it."""
-        source = self._open(self.split, "num_samples", self.num_samples)
+        """The source of all rows, the held-out images last. A subclass with its own images may override it."""
+        source = self._open(split=self.split)
+        if self.num_samples is not None:
+            source = HeadSource(source, self.num_samples)
         if self.holdout_split is not None:
-            source = JoinedSource([source, self._open(self.holdout_split, "holdout", self.holdout or None)])
-        return TwinSource(source) if self.flip else source
-
-    def _open(self, split: str, key: str, num_images: int | None) -> Source:
-        source = open_source(self.root, split=split, **self._opened_by)
-        return source if num_images is None else FirstImages(source, num_images, key)
+            held_out = self._open(split=self.holdout_split)
+            if self.holdout:
+                held_out = HeadSource(held_out, self.holdout, "holdout")
+            source, self.holdout = ConcatSource([source, held_out]), len(held_out)
+        elif len(source) <= self.holdout:
+            raise InputError("holdout", self.holdout, f"leaves none of {len(source)} images. Give fewer.")
+        return MirroredSource(source, len(source) - self.holdout) if self.flip else source
 
     @functools.cached_property
-    def dataset(self) -> StreamedImages | StoredImages:
-        """The images by index; the first use decodes what is not in the store yet."""
-        images = StoredImages if self.cache else StreamedImages
-        return images(self.source, self.image_format, self.on_bad_record)
+    def dataset(self) -> StreamingDataset | CachedDataset:
+        """The images by index. The first use decodes what is not in the cache."""
+        dataset = CachedDataset if self.cache else StreamingDataset
+        return dataset(self.source, self.image_format, self.on_invalid_image)
 
     @property
     def image_format(self) -> ImageFormat:
-        """What every image is made to be."""
+        """The size, channels and crop of every image."""
         return ImageFormat(self.image_size, self.num_channels, self.crop)
 
     @property
     def num_channels(self) -> int:
-        """C, of the images; the generator's."""
+        """C, 1 or 3."""
         return channels_of(self.source) if self.channels == "auto" else self.channels
 
     @functools.cached_property
     def attributes(self) -> Attributes | None:
-        """What is known of the images by row, the held-out ones among them; None where nothing is.
-
-        Raises:
-            InputError: when it belongs to other images.
-        """
+        """The labels by row, also of held-out images; None without labels. See ``find_attributes`` for errors."""
         return find_attributes(self.source)
 
     @property
     def num_images(self) -> int:
-        """N, the number of rows that the latent table needs.
+        """N, the number of rows of the latent table."""
+        return len(self.source) - self.holdout
 
-        Raises:
-            InputError: when no image is left besides those held out.
-        """
-        images = self.source.source if isinstance(self.source, TwinSource) else self.source
-        number = len(images) - self.holdout
-        if self.holdout_split is not None:
-            assert isinstance(images, JoinedSource)
-            number = images.ends[0]
-        if number < 1:
-            raise InputError("holdout", self.holdout, f"leaves none of {len(images)} images; give a smaller one")
-        return self.rows_per_image * number
-
-    @property
-    def rows_per_image(self) -> int:
-        """2 where each image has a mirror image, else 1."""
-        return 2 if isinstance(self.source, TwinSource) else 1
-
-    def original_rows(self, most: int) -> list[int]:
-        """The rows of the first so many training images, none of them mirrored."""
-        return list(range(0, self.num_images, self.rows_per_image))[:most]
+    def holdout_rows(self, num: int) -> list[int]:
+        """Returns the indices in the dataset of the first ``num`` held-out images that can be read."""
+        skipped = set(self.dataset.skipped)
+        rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
+        return list(itertools.islice(rows, num))
 
     def setup(self, stage: str) -> None:
-        """Decodes what is not in the store yet: in the first process, then in the first of each other node, if need be.
+        """Decodes the images that are not cached, and checks that all processes have the same ones.
 
-        So nodes that share a cache folder never write into it at once, whatever locks are worth on their disk.
+        The first process decodes, then the first one of each other node, then all open the cache. So nodes that share a
+        cache folder never write to it at the same time; locks on network disks cannot be trusted.
 
         Raises:
-            InputError: in all processes, when one cannot read its images, or has others than the first.
+            InputError: in all processes, when one of them cannot read its images or has different ones.
         """
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_world_size()
         with together():
-            if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
-                remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
-                raise InputError("on_bad_record", "skip", remedy)
-            digest = self._keys_digest if world_size > 1 else None
+            if world_size > 1 and self.on_invalid_image == "skip" and not self.cache:
+                remedy = "cannot be used in several processes without the cache. Give --data.cache true."
+                raise InputError("on_invalid_image", "skip", remedy)
+            digest = self.digests.keys if world_size > 1 else None
         firsts = everyones(digest)[0]
         with together():
             if digest != firsts:
-                remedy = f"process {rank} has other images there than the first process; give all nodes the same"
+                remedy = f"process {rank} has other images there than the first. Give all nodes the same."
                 raise InputError("root", self.source.fingerprint[0], remedy)
-        # the nodes' first processes in turn, and then all: what one has decoded the others find
         turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
         for now in range(3):
             with together():
@@ -249,48 +192,33 @@ class LSUNDataModule(LightningDataModule):
         with together():
             self._order(self.seed, rank, world_size)
 
-    def _place(self) -> tuple[int, int]:
-        """This process's rank, and the number of processes."""
+    def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        resident = self._resident_images() is not None
-        return self._loader(_Rows() if resident else self._unmirrored(), self.seed, *self._place())
+        """Batches of (images, index) in the order of the epoch; of the index alone where the device has the images."""
+        on_device = self._images_on_device() is not None
+        rows = torch.arange(self.num_images)
+        return self._loader(rows if on_device else self.dataset, self.seed, *self._rank_and_world_size())
 
-    def _unmirrored(self) -> Dataset:
-        """The dataset, whose mirror images ``on_after_batch_transfer`` makes where they are not stored."""
-        late = isinstance(self.dataset, StoredImages) and self.rows_per_image == 2
-        return _Stored(self.dataset) if late else self.dataset  # type: ignore[arg-type]
-
-    def predict_dataloader(self) -> DataLoader:
-        """As ``ordered_dataloader``; of several processes each has its part of every batch."""
-        return self._loader(self.dataset, None, *self._place())
-
-    def ordered_dataloader(self) -> DataLoader:
+    def sequential_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
         return self._loader(self.dataset, None)
 
+    def predict_dataloader(self) -> DataLoader:
+        """As ``sequential_dataloader``; each of several processes has its share of every batch."""
+        return self._loader(self.dataset, None, *self._rank_and_world_size())
+
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """One batch of held-out images, the first 16; nothing without a holdout."""
+        """One batch of the first 16 held-out images; nothing without a holdout."""
         rows = self.holdout_rows(16)
         return DataLoader(self.dataset, batch_size=None, sampler=[rows]) if rows else []
 
-    def holdout_rows(self, most: int) -> list[int]:
-        """The indices of the first so many held-out images, in the dataset; those that cannot be read left out."""
-        skipped = set(self.dataset.skipped.tolist()) if isinstance(self.dataset, StoredImages) else set()
-        held_out = range(self.num_images, len(self.source), self.rows_per_image)
-        rows = (row for row in held_out if row not in skipped)
-        return list(itertools.islice(rows, most))
-
     def _order(self, seed: int | None, rank: int, world_size: int) -> RowBatchSampler:
-        skipped: Sequence[int] | np.ndarray = ()
-        if isinstance(self.dataset, StoredImages):
-            skipped = self.dataset.skipped
-        return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped)
+        return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, self.dataset.skipped)
 
-    def _loader(self, dataset: Dataset, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
-        # out of the store a batch is one gather
-        workers = 0 if isinstance(self.dataset, StoredImages) else self.num_workers
+    def _loader(self, dataset: Any, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
+        workers = 0 if self.cache else self.num_workers  # reading a batch from the cache is one gather
         loader = DataLoader if seed is None else ResumableLoader
         return loader(
             dataset,
@@ -302,91 +230,64 @@ class LSUNDataModule(LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _resident_images(self) -> Tensor | None:
-        """The decoded images on the trainer's device, if they are to be kept there; moved once."""
-        if not self.trainer or not isinstance(self.dataset, StoredImages):
+    def _images_on_device(self) -> Tensor | None:
+        """Returns the decoded images on the trainer's device, after copying them there once; None where they stay."""
+        if not self.trainer or not isinstance(self.dataset, CachedDataset):
             return None
         device, images = self.trainer.strategy.root_device, self.dataset.images
-        if self._resident is not None and self._resident.device != device:
-            self._resident = None
-        if self._resident is None and self._are_to_be_resident(device, images):
-            self._resident = images.to(device, copy=True)
-        return self._resident
+        if self._device_images is not None and self._device_images.device != device:
+            self._device_images = None
+        if self._device_images is None and self._fits_on_device(device, images):
+            self._device_images = images.to(device, copy=True)
+        return self._device_images
 
-    def _are_to_be_resident(self, device: torch.device, images: Tensor) -> bool:
-        if self.device_resident != "auto" or device.type != "cuda":
-            return self.device_resident == "true"
-        free = torch.cuda.mem_get_info(device)[0]  # the model is there by now
-        needed = images.nbytes + STEP_MEMORY + BATCH_MEMORY * self.batch_size * 3 * self.image_size**2
-        sizes = [size / 1e9 for size in (images.nbytes, needed - images.nbytes, free)]
-        where = "device" if needed <= free else "host"
-        log.info("images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f", where, *sizes)
-        return needed <= free
+    def _fits_on_device(self, device: torch.device, images: Tensor) -> bool:
+        """Returns whether to copy the images: as the user says, or where a step has room on a GPU beside them."""
+        if self.cache_on_device != "auto" or device.type != "cuda":
+            return self.cache_on_device is True
+        free = torch.cuda.mem_get_info(device)[0]  # the model is there already
+        step = STEP_MEMORY + BATCH_MEMORY * self.batch_size * 3 * self.image_size**2
+        fits = images.nbytes + step <= free
+        message = "images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f"
+        sizes = [size / 1e9 for size in (images.nbytes, step, free)]
+        log.info(message, "device" if fits else "host", *sizes)
+        return fits
 
     @property
     def resident_bytes(self) -> int:
-        """Of the images that are on the device now."""
-        return 0 if self._resident is None else self._resident.nbytes
+        """The size of the images that are on the device."""
+        return 0 if self._device_images is None else self._device_images.nbytes
 
     def teardown(self, stage: str) -> None:
-        self._resident = None
+        self._device_images = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        if self._resident is not None and isinstance(batch, Tensor):
-            batch = StoredBatch(self._resident[batch // self.rows_per_image], batch)
+        """Makes (float32 images in [-1, 1], index) of a batch on the device."""
+        if self._device_images is not None and isinstance(batch, Tensor):
+            batch = self._device_images[batch], batch
         images, index = batch
-        if isinstance(batch, StoredBatch) and self.rows_per_image == 2:
-            images = mirrored(images, index % 2 == 1)
         return from_uint8(images), index
 
     @functools.cached_property
-    def _keys_digest(self) -> str:
-        return keys_digest(self.source, self.num_images)
-
-    @functools.cached_property
-    def record_digests(self) -> list[int]:
-        """Of the training images; see ``source.record_digests``."""
-        return record_digests(self.source, self.num_images)
-
-    def _fingerprint_digest(self) -> str:
-        return hashlib.sha256(repr(self.source.fingerprint).encode()).hexdigest()
+    def digests(self) -> Digests:
+        """The digests of the training images."""
+        return Digests(self.source, self.num_images)
 
     def state_dict(self) -> dict[str, Any]:
-        """What ties a checkpoint to its images, and what is known of them, the held-out ones among them."""
-        labels = None if self.attributes is None else self.attributes.state()
-        return {
-            "keys_digest": self._keys_digest,
-            "record_digests": torch.tensor(self.record_digests),
-            "fingerprint": self._fingerprint_digest(),
-            "labels": labels,
+        """Returns what ties a checkpoint to its images, and the labels of all images."""
+        return self.digests.state() | {
+            "labels": None if self.attributes is None else self.attributes.state(),
             "decoding": DECODING,
-            "settings": {key: getattr(self, key) for key in TOLD},
+            "settings": {key: getattr(self, key) for key in SETTINGS},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose rows belong to other images, and tells what else is not as it was.
-
-        The contents are compared unless the source is, by its fingerprint, in the place and the state that it was in.
-
-        Raises:
-            InputError: when the digests of the keys, or of the contents, differ.
-        """
-        place = self.source.fingerprint[0]
-        if state_dict["keys_digest"] != self._keys_digest:
-            remedy = "the checkpoint's rows belong to other images; give the data that it was trained on"
-            raise InputError("root", place, remedy)
-        if state_dict["fingerprint"] != self._fingerprint_digest():
-            rows, before = sampled_rows(self.num_images), state_dict["record_digests"].tolist()
-            compared = zip(rows, before, self.record_digests, strict=True)
-            changed = [row for row, was, now in compared if was and now and was != now]
-            if changed:
-                what = f"{len(changed)} of the {len(rows)} images that were compared are not those of the checkpoint, "
-                what += f"{key_text(self.source, changed[0])} among them"
-                raise InputError("root", place, f"{what}. Give the images of the run, or begin a new one")
+        """Refuses a checkpoint whose rows belong to other images, see ``Digests``, and warns of changed settings."""
+        self.digests.check(state_dict)
         for key, was in state_dict["settings"].items():
             if getattr(self, key) != was:
-                message = "%s is %s, and was %s until now: this is not the run any more that was never stopped"
-                log.warning(message, TOLD[key], getattr(self, key), was)
+                message = "%s is %s and was %s before: the run is no longer identical to an uninterrupted one"
+                log.warning(message, SETTINGS[key], getattr(self, key), was)
         if state_dict["decoding"] != DECODING:
-            message = "images are decoded a little differently since this checkpoint: of large JPEG files the pixels "
-            log.info("%sdiffer by less than 0.5 of 255 on average", message)
+            message = "images are decoded differently since this checkpoint: the pixels of large JPEG files differ by "
+            log.info("%sless than 0.5 of 255 on average", message)

@@ -1,4 +1,4 @@
-"""Images that a user names: files, folders, or an LMDB."""
+"""Images that a user names: files, folders or an LMDB."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glo_lightning.data.folder_source import image_paths
-from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.data.source import StreamedImages
+from glo_lightning.data.sources.folder import list_images
+from glo_lightning.data.sources.lmdb import LMDBSource
+from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def find_images(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files among ``paths``, and those in its folders that have an image's suffix, sorted; see ``image_paths``.
+    """Lists the files among ``paths``, and the sorted image files in its folders; see ``list_images``.
 
     Raises:
         InputError: for a folder that may not be read.
@@ -28,53 +28,49 @@ def find_images(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        runs: list[str] = []
         try:
-            inside = sorted(Path(entry.path) for entry in image_paths(path, runs))
+            yield from sorted(Path(entry) for entry in list_images(path))
         except OSError as error:
-            raise InputError("images", error.filename or path, f"cannot be read ({error.strerror})") from error
-        for run in sorted(runs):
-            log.info("left out %s: it is a run folder", run)
-        yield from inside
+            raise InputError("images", error.filename or path, f"cannot be read ({error.strerror}).") from error
 
 
 def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
     """Reads images, resized and cropped as for training.
 
-    Files that are no images are left out with a warning each, and counted.
+    Files that are not images are skipped, with a warning for each and their number at the end.
 
     Args:
-        paths: files, folders that are searched for images, or LMDB folders.
-        image_format: what they are made to be.
+        paths: image files, folders of images, or LMDB folders.
+        image_format: size, channels and crop of the images.
 
     Returns:
-        uint8 images (M, C, H, W), and the name of each, a file's path or an LMDB's key.
+        uint8 images (M, C, H, W), and the name of each: a file's path or an LMDB's key.
 
     Raises:
-        InputError: for a path that is not there, or when no image is left.
+        InputError: for a path that does not exist, or when no image is left.
     """
     images: list[Tensor] = []
     names: list[str] = []
-    unreadable = 0
+    num_invalid = 0
     for path in paths:
         if not path.exists():
             raise InputError("images", path, "there is no such file or folder")
         if (path / "data.mdb").is_file():
             source = LMDBSource(path)
-            read, rows = StreamedImages(source, image_format, "skip")[list(range(len(source)))]
+            read, rows = StreamingDataset(source, image_format, "skip")[range(len(source))]
             images += read
             names += [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
-            unreadable += len(source) - len(rows)
+            num_invalid += len(source) - len(rows)
             continue
         for file in find_images([path]):
             try:
                 images.append(decode_image(file.read_bytes(), image_format))
                 names.append(str(file))
-            except (OSError, NotAnImageError) as error:  # it may not be read, or is none
-                log.warning("left out %s: not an image (%s)", file, error)
-                unreadable += 1
+            except (OSError, NotAnImageError) as error:
+                log.warning("skipped %s: not an image (%s)", file, error)
+                num_invalid += 1
     if not images:
         raise InputError("images", " ".join(map(str, paths)), "no image was found there")
-    if unreadable:
-        log.warning("left out %d of %d files that are no images", unreadable, unreadable + len(images))
+    if num_invalid:
+        log.warning("skipped %d of %d files, which are not images", num_invalid, num_invalid + len(images))
     return torch.stack(images), names

@@ -1,4 +1,4 @@
-"""The order of the data: which rows make a batch, and how an epoch goes on in its middle."""
+"""The order of the data: which rows make a batch, and how an epoch is resumed in its middle."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from glo_lightning.errors import InputError
 
 
 class RowBatchSampler(DistributedSampler[list[int]]):
-    """Every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
+    """Yields every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
-    The order is a function of (seed, epoch) alone. With several processes each takes its part of every batch; being a
-    DistributedSampler, it is not shared out once more by Lightning.
+    The order depends on seed and epoch only. Each process takes its share of every batch. As the class is a
+    DistributedSampler, Lightning does not divide the batches again.
 
     Attributes:
-        first: the batch that the next iteration begins with; 0 unless an epoch is gone on with in its middle.
+        first: number of the batch that the next iteration begins with; not 0 when an epoch is resumed in its middle.
 
     Args:
         num_images: N.
         batch_size: B, over all processes.
+        seed: seed of the order; None keeps the rows in order.
+        rank: rank of this process.
+        world_size: number of processes.
         skipped: rows that are in no batch.
-        seed: None keeps the rows in order.
-        rank, world_size: this process among all.
 
     Raises:
-        InputError: when a batch has fewer images than there are processes.
+        InputError: for batches of fewer images than there are processes.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class RowBatchSampler(DistributedSampler[list[int]]):
         self.batch_size, self.first = batch_size, 0
         least = len(self.rows) // max(len(self), 1)
         if least < world_size > 1:
-            remedy = f"makes batches of {least} images, fewer than the {world_size} processes; give a larger one"
+            remedy = f"makes batches of {least} images, fewer than the {world_size} processes. Give a larger one."
             raise InputError("batch_size", batch_size, remedy)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order; Lightning calls it before each epoch."""
+        """Sets the epoch, which decides the order. Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -64,18 +65,17 @@ class RowBatchSampler(DistributedSampler[list[int]]):
         for batch in np.array_split(rows, len(self))[self.first :]:
             yield np.array_split(batch, self.num_replicas)[self.rank].tolist()
 
-    def parts_of(self, batch: int) -> list[int]:
-        """How many images each process has of that batch of an epoch, by rank."""
-        size, further = divmod(len(self.rows), len(self))
-        size, further = divmod(size + (batch < further), self.num_replicas)
-        return [size + (rank < further) for rank in range(self.num_replicas)]
+    def batch_sizes_by_rank(self, batch: int) -> list[int]:
+        """Returns the number of images of a batch that each process has, by rank."""
+        size, remainder = divmod(len(self.rows), len(self))
+        size, remainder = divmod(size + (batch < remainder), self.num_replicas)
+        return [size + (rank < remainder) for rank in range(self.num_replicas)]
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader whose epoch can be gone on with in its middle: its state is the number of batches it has yielded.
+    """A DataLoader whose epoch can be resumed in its middle: its state is the number of batches that it has yielded.
 
-    Workers fetch ahead; what they have fetched and nobody has trained on does not count. Lightning saves and loads
-    the state.
+    Batches that workers have prefetched do not count. Lightning saves and loads the state.
     """
 
     yielded = resume_at = 0
@@ -85,44 +85,44 @@ class ResumableLoader(DataLoader):
         return cast(RowBatchSampler, self.sampler)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator: the first batch is asked for, and workers begin, only after the sampler knows its epoch.
+        # a generator, so that workers start only after the sampler knows its epoch
         self.yielded = self.order.first = self.resume_at
         self.resume_at = 0
         batches = super().__iter__()
-        # where batches go to a GPU, the next one is read and pinned while it computes
+        # while a GPU computes, the next batch is read and pinned
         for batch in _read_ahead(batches) if self.pin_memory and not self.num_workers else batches:
             self.yielded += 1
             yield batch
 
-    def parts_of(self, batch: int) -> list[int]:
-        """As RowBatchSampler's."""
-        return self.order.parts_of(batch)
+    def batch_sizes_by_rank(self, batch: int) -> list[int]:
+        """See ``RowBatchSampler.batch_sizes_by_rank``."""
+        return self.order.batch_sizes_by_rank(batch)
 
-    def _made_by(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         order = self.order
         return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"yielded": self.yielded, **self._made_by()}
+        return {"yielded": self.yielded, **self._settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Begins the next iteration where the saved one was.
+        """Begins the next iteration where the saved one stopped.
 
         Raises:
-            InputError: when that is in the middle of an order that this loader does not have.
+            InputError: when that is in the middle of an epoch and this loader has another order.
         """
         self.yielded = self.resume_at = state_dict["yielded"]
-        for key, given in self._made_by().items():
+        for key, given in self._settings().items():
             if self.resume_at and state_dict[key] != given:
-                remedy = f"the checkpoint is in the middle of an epoch that was begun with {state_dict[key]}; give that"
+                remedy = f"the checkpoint is in the middle of an epoch that began with {state_dict[key]}. Give that."
                 raise InputError(key, given, remedy)
 
 
 def _read_ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches, each asked for in a thread of its own while the one before is in use."""
+    """Yields the same batches, each read in a thread while the one before is in use."""
     end = object()
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, end)
-        while (batch := following.result()) is not end:
-            following = thread.submit(next, batches, end)
+        upcoming = thread.submit(next, batches, end)
+        while (batch := upcoming.result()) is not end:
+            upcoming = thread.submit(next, batches, end)
             yield batch

@@ -1,4 +1,7 @@
-"""Every image decoded once: a file of uint8 pixels in the cache folder, mapped into memory."""
+"""The two datasets over a source: StreamingDataset decodes at every access, CachedDataset once, into a file.
+
+The file holds uint8 pixels, lies in the cache folder and is mapped into memory.
+"""
 
 from __future__ import annotations
 
@@ -21,75 +24,99 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from glo_lightning.data.children import in_processes
-from glo_lightning.data.lmdb_source import cache_folder
-from glo_lightning.data.source import Source, TwinSource, read_image
+from glo_lightning.data.source import Source, key_text, read_image
+from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
-from glo_lightning.images import DECODING, ImageFormat, mirrored
+from glo_lightning.files import cache_folder
+from glo_lightning.images import DECODING, ImageFormat
 from glo_lightning.locks import Lock
 
 log = logging.getLogger(__name__)
 
-TODO, DECODED, NO_IMAGE = 0, 1, 2  # the status of a row
-FEWEST = 16  # images for which a process is started
-CHUNK = 1024  # images decoded between two syncs to the disk, at least
+TODO, DECODED, INVALID = 0, 1, 2  # the status of a row
+MIN_IMAGES_PER_PROCESS = 16
+CHUNK = 1024  # smallest number of images that are decoded between two syncs to the disk
 
 
-class StoredImages(Dataset[tuple[Tensor, Any]]):
-    """The images of a source, by the same index, out of a store that is filled when it is first asked for.
+class StreamingDataset(Dataset[tuple[Tensor, Any]]):
+    """The images of a source, decoded at every access: ``dataset[i] -> (image, i)``.
 
-    The store is keyed by everything that its content depends on. It is filled with all cores; a process that is
-    killed in the middle leaves what it has decoded to the next one, and of several that want the same store at
-    once one fills it while the others wait.
-
-    Attributes:
-        images: (N, C, H, W), uint8, mapped from the file; mirror images are not among them.
-        rows_per_image: 2 of a ``TwinSource``, else 1.
-        skipped: the rows, in order, whose records are no images, or could not be read; their pixels are black.
+    A list of B indices gives a batch: uint8 images (B, C, H, W) and indices (B,).
 
     Args:
-        source: where the images come from.
-        image_format: what they are made to be.
-        on_bad_record: ``raise`` or ``skip`` records that are no images.
-
-    Raises:
-        InputError: for a record that is no image, when none is left, and for a cache folder without room.
+        source: the source to read from.
+        image_format: size, channels and crop of the images.
+        on_invalid_image: ``raise``, or ``skip``: batches leave out records that are not images, with a warning.
     """
 
-    def __init__(self, source: Source, image_format: ImageFormat, on_bad_record: OnError = "raise"):
-        self.rows_per_image = 2 if isinstance(source, TwinSource) else 1
-        source = source.source if isinstance(source, TwinSource) else source
+    skipped: Sequence[int] = ()  # which rows are skipped is only known after they are read
+
+    def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
+        self.source, self.image_format, self.on_invalid_image = source, image_format, on_invalid_image
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
+        if not isinstance(index, Sequence):
+            return read_image(self.source, index, self.image_format), index
+        images, rows = [], []
+        for row in index:
+            try:
+                images.append(read_image(self.source, row, self.image_format))
+                rows.append(row)
+            except InputError as error:
+                if self.on_invalid_image == "raise":
+                    raise
+                log.warning("%s", error)
+        empty = torch.empty(0, *self.image_format.shape, dtype=torch.uint8)
+        return torch.stack(images) if images else empty, torch.tensor(rows, dtype=torch.long)
+
+
+class CachedDataset(Dataset[tuple[Tensor, Any]]):
+    """The images of a source, indexed like a StreamingDataset and decoded once, into a file in the cache folder.
+
+    The file's name depends on everything that its content depends on. All cores fill it. If the process is killed, the
+    next one continues. If several processes need the same file, one fills it and the others wait.
+
+    Attributes:
+        images: (N, C, H, W), uint8, mapped from the file.
+        skipped: the rows, in order, that are not images or could not be read; their pixels are black.
+
+    Args:
+        source: the source to read from.
+        image_format: size, channels and crop of the images.
+        on_invalid_image: ``raise``, or ``skip`` records that are not images.
+
+    Raises:
+        InputError: for a record that is not an image, when no image is left, and for a cache folder without room.
+    """
+
+    def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
         folder = _folder(source, image_format)
         self.file, self.shape = folder / "pixels", (len(source), *image_format.shape)
         with _locked(folder.with_suffix(".lock")):
-            status = _fill(folder, source, image_format, on_bad_record)
+            status = _fill(folder, source, image_format, on_invalid_image)
             self.images = self._map()
-        self.skipped = np.flatnonzero(np.repeat(status != DECODED, self.rows_per_image))
+        self.skipped = np.flatnonzero(status != DECODED).tolist()
 
     def __len__(self) -> int:
-        return self.rows_per_image * self.shape[0]
+        return len(self.images)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
-        if isinstance(index, Sequence):
-            images, rows = self.stored(index)
-            return (mirrored(images, rows % 2 == 1) if self.rows_per_image == 2 else images), rows
-        image = self.images[index // self.rows_per_image]
-        return (image.flip(-1) if index % self.rows_per_image else image), index
-
-    def stored(self, index: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A batch as it is stored: the images of these rows, none of them mirrored, and the rows."""
+        if not isinstance(index, Sequence):
+            return self.images[index], index
+        self._read_ahead(index)
         rows = torch.tensor(index)
-        places = rows // self.rows_per_image
-        self._read_ahead(places.tolist())
-        return self.images.index_select(0, places), rows  # five times as fast as indexing
+        return self.images.index_select(0, rows), rows  # five times as fast as indexing
 
     def _map(self) -> Tensor:
-        with open(self.file, "rb") as file:  # a write to the tensor would not reach it
+        with open(self.file, "rb") as file:  # writes to the tensor do not reach the file
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return torch.frombuffer(self._memory, dtype=torch.uint8).view(self.shape)
 
     def _read_ahead(self, rows: Sequence[int]) -> None:
-        """Asks the system for all rows at once: it reads those that are not in memory side by side, not one by one."""
+        """Tells the system which rows come next, so that it reads those that are not in memory in parallel."""
         if hasattr(mmap, "MADV_WILLNEED"):
             size = int(np.prod(self.shape[1:]))
             for row in rows:
@@ -105,95 +132,92 @@ class StoredImages(Dataset[tuple[Tensor, Any]]):
 
 
 def _folder(source: Source, image_format: ImageFormat) -> Path:
-    """``<place>-<state>-<N>x<size><kind>``: stores of the same place in another state can never be used again."""
-    place, *state = source.fingerprint
-    names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (place, (*state, DECODING))]
+    """Returns ``<location>-<state>-<N>x<size><kind>``, where location and state are digests of the fingerprint.
+
+    Folders of the same location in another state are out of date.
+    """
+    location, *state = source.fingerprint
+    names = [hashlib.sha256(repr(part).encode()).hexdigest()[:16] for part in (location, (*state, DECODING))]
     kind = ("grey" if image_format.channels == 1 else "") + ("" if image_format.crop == "center" else "whole")
     return cache_folder() / "images" / f"{names[0]}-{names[1]}-{len(source)}x{image_format.size}{kind}"
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process fills the store, and keeps others from it."""
-    lock, waits = Lock(path), False
+    """Waits until no other process fills the folder, and keeps others from it."""
+    lock, is_waiting = Lock(path), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while not lock.acquire():
-            if not waits:
+            if not is_waiting:
                 log.info("another run is decoding these images; waiting for %s", lock.holder())
-            waits = True
+            is_waiting = True
             time.sleep(0.2)
     except OSError as error:
-        remedy = (
-            f"cannot be written ({error.strerror}); set XDG_CACHE_HOME to another place, or give --data.cache false"
-        )
-        raise InputError("cache", path.parent, remedy) from error
+        remedy = f"cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder, or give "
+        raise InputError("cache", path.parent, f"{remedy}--data.cache false.") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _fill(folder: Path, source: Source, image_format: ImageFormat, on_bad_record: OnError) -> np.ndarray:
-    """Decodes the rows that are still to do; returns the status of every row.
+def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_image: OnError) -> np.ndarray:
+    """Decodes the rows that are not done; returns the status of every row.
 
-    To ``raise``, these are also the rows that an earlier run skipped. A row that cannot be read stays TODO: the disk
-    may give it the next time.
+    With ``raise`` the rows that an earlier run skipped are tried again. A row that cannot be read stays TODO, as the
+    disk may return it the next time.
     """
     shape = (len(source), *image_format.shape)
     _allocate(folder, int(np.prod(shape)), shape[0])
     status = np.memmap(folder / "status", np.uint8, "r+")
-    todo = np.flatnonzero(status == TODO if on_bad_record == "skip" else status != DECODED)
+    todo = np.flatnonzero(status == TODO if on_invalid_image == "skip" else status != DECODED)
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
         with tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar:
-            first, most = 0, CHUNK
+            first, size = 0, CHUNK
             while first < len(todo):
-                began, rows = time.monotonic(), todo[first : first + most]
-                done = _decode_in_processes(rows, pixels, source, image_format)
-                for position in np.flatnonzero(done == NO_IMAGE).tolist():
-                    try:
-                        pixels[rows[position]] = read_image(source, int(rows[position]), image_format).numpy()
-                        done[position] = DECODED
-                    except InputError as error:
-                        if on_bad_record == "raise":
-                            raise
-                        log.warning("%s", error)
-                        if isinstance(error, ReadError):
-                            done[position] = TODO
-                pixels.flush()  # the pixels first: a row marked as decoded is on the disk
+                start, rows = time.monotonic(), todo[first : first + size]
+                done = _decode_in_subprocesses(rows, pixels, source, image_format)
+                for position in np.flatnonzero(done == INVALID).tolist():
+                    done[position] = _decode_again(int(rows[position]), pixels, source, image_format, on_invalid_image)
+                pixels.flush()  # before the status, so that rows marked as decoded are on the disk
                 status[rows] = done
                 status.flush()
                 bar.update(len(rows))
                 first += len(rows)
-                most = max(CHUNK, int(len(rows) / (time.monotonic() - began)))  # in a second: forks cost little then
+                size = max(
+                    CHUNK, int(len(rows) / (time.monotonic() - start))
+                )  # about a second, so that forks are cheap
     missing = int((status != DECODED).sum())
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {missing}" if missing else "")
     if missing == len(status):
-        raise InputError("root", source.fingerprint[0], f"none of its {missing} images can be used. Give other images")
+        raise InputError("root", source.fingerprint[0], f"none of its {missing} images can be used. Give other images.")
     return np.array(status)
 
 
-def _decode_in_processes(rows: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat) -> np.ndarray:
-    """Decodes rows into ``pixels``, by all cores; returns the status of each, in which no row is TODO.
+def _decode_in_subprocesses(
+    rows: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat
+) -> np.ndarray:
+    """Decodes rows into ``pixels`` on all cores; returns the status of each, DECODED or INVALID.
 
-    The processes live as long as these rows, and share the file of the pixels. A killed run leaves none behind.
+    The subprocesses share the file of the pixels, and end with these rows or with this process.
 
     Raises:
-        InputError: when one of them is ended by the system, as by pages of an LMDB that were overwritten.
+        InputError: when the system kills one of them, for example because pages of an LMDB were overwritten.
     """
-    done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # memory that all share
-    number = min(os.cpu_count() or 1, -(-len(rows) // FEWEST))
+    done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # shared memory
+    number = min(os.cpu_count() or 1, -(-len(rows) // MIN_IMAGES_PER_PROCESS))
     parts = [slice(first, None, number) for first in range(number)]
-    statuses = in_processes(
+    statuses = run_in_subprocesses(
         [functools.partial(_decode, rows[part], done[part], pixels, source, image_format) for part in parts]
     )
     left = np.flatnonzero(done == TODO)
     if len(left):
-        key = source.key(int(rows[left[0]])).decode(errors="backslashreplace")
-        remedy = f"the system ended the process that decoded key {key} (signal {-min(statuses)})"
-        raise InputError("root", source.fingerprint[0], f"{remedy}: the file is damaged, or memory is short")
+        problem = f"the system killed the process that decoded key {key_text(source, int(rows[left[0]]))} "
+        problem += f"(signal {-min(statuses)}). The file is damaged, or there is not enough memory."
+        raise InputError("root", source.fingerprint[0], problem)
     return done
 
 
@@ -203,18 +227,32 @@ def _decode(rows: np.ndarray, done: np.ndarray, pixels: np.ndarray, source: Sour
         try:
             pixels[row] = read_image(source, row, image_format).numpy()
             done[position] = DECODED
-        except Exception:  # whatever a source raises: the run reads this row again in its own process, and tells
-            done[position] = NO_IMAGE
+        except Exception:  # any error of a source; ``_decode_again`` raises and reports it in the main process
+            done[position] = INVALID
+
+
+def _decode_again(
+    row: int, pixels: np.ndarray, source: Source, image_format: ImageFormat, on_invalid_image: OnError
+) -> int:
+    """Decodes a row that failed in a subprocess; returns its status, after a warning where it is skipped."""
+    try:
+        pixels[row] = read_image(source, row, image_format).numpy()
+    except InputError as error:
+        if on_invalid_image == "raise":
+            raise
+        log.warning("%s", error)
+        return TODO if isinstance(error, ReadError) else INVALID
+    return DECODED
 
 
 def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
-    """Makes the files of a new store at their full size, so that a full disk is found out before the decoding."""
+    """Creates the files at their full size, so that a full disk is noticed before the decoding."""
     sizes = {"pixels": num_bytes, "status": num_rows}
     if all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()):
         return
-    place, state, _ = folder.name.split("-")
-    for other in folder.parent.glob(f"{place}-*"):
-        if other.is_dir() and not other.name.startswith(f"{place}-{state}-"):
+    location, state, _ = folder.name.split("-")
+    for other in folder.parent.glob(f"{location}-*"):
+        if other.is_dir() and not other.name.startswith(f"{location}-{state}-"):
             _delete_unless_in_use(other)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -228,13 +266,15 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
                     os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         shutil.rmtree(folder)
-        remedy = f"decoded images need {num_bytes / 1e6:.0f} MB there, {free / 1e6:.0f} are free; make room, set "
-        remedy += "XDG_CACHE_HOME to another place, or stream from the LMDB with --data.cache false"
+        remedy = (
+            f"decoded images need {num_bytes / 1e6:.0f} MB there, and {free / 1e6:.0f} MB are free. Make room, set "
+        )
+        remedy += "XDG_CACHE_HOME to another folder, or decode in every epoch by --data.cache false."
         raise InputError("cache", folder.parent, remedy) from error
 
 
 def _delete_unless_in_use(folder: Path) -> None:
-    """Deletes a store that can never be used again, unless another run is filling it at this moment."""
+    """Deletes a folder that is out of date, unless another run is filling it."""
     lock = Lock(folder.with_suffix(".lock"))
     if lock.acquire():
         try:
@@ -242,4 +282,4 @@ def _delete_unless_in_use(folder: Path) -> None:
         finally:
             lock.release()
     else:
-        log.info("%s is left alone: %s is filling it", folder, lock.holder())
+        log.info("kept %s, as %s is filling it", folder, lock.holder())

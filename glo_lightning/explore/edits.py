@@ -142,9 +142,8 @@ def nearest_rows(trained: TrainedRun, codes: Tensor, images: Tensor) -> tuple[li
     """The training images nearest to codes (M, D) and, by pixels, to their images (M, C, H, W) in [-1, 1]."""
     table = trained.model.latents.weight
     by_code = nearest(codes, [(table, torch.arange(len(table)))])
-    by_pixels = nearest(to_uint8(images), trained.data.ordered_dataloader())
-    twins = trained.data.rows_per_image  # an image is shown, not its mirror image
-    return (by_code - by_code % twins).tolist(), (by_pixels - by_pixels % twins).tolist()
+    by_pixels = nearest(to_uint8(images), trained.data.sequential_dataloader())
+    return by_code.tolist(), by_pixels.tolist()
 
 
 def restoring_codes(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.source import key_table, keys_digest
+from glo_lightning.data.digests import key_table, keys_digest
 from glo_lightning.errors import InputError
 from glo_lightning.explore.fitted import safetensors
 from glo_lightning.explore.trained_run import TrainedRun

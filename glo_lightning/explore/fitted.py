@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.errors import InputError
 from glo_lightning.explore.encoder import Encoder
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import Prior
-from glo_lightning.files import write_whole
+from glo_lightning.files import cache_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         prior.fit(codes)
         log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
         return prior
-    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.sizes)
+    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
     name = f"flow-{_codes_digest(codes, attributes)}-{_digest(json.dumps([FLOW_VERSION, prior.arguments]).encode())}.pt"
     folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
     for folder in folders:

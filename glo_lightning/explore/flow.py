@@ -120,7 +120,7 @@ class Flow:
             num: how many to draw.
             seed: the same seed draws the same codes.
             temperature: what the noise is multiplied with.
-            given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
+            given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.parse``.
                 Those are drawn, and these count twice: velocities go as far past those of the others alone (Ho and
                 Salimans, arXiv 2207.12598).
             guidance: 1 draws as learned; more is more typical of the codes and truer to what is given, and varies less.

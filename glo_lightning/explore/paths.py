@@ -146,7 +146,7 @@ def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Ten
     """The index of the nearest reference to each query by Euclidean distance, (Q,), int64 on the CPU.
 
     Codes and pixels are compared alike: ``nearest(codes, [(table, torch.arange(len(table)))])`` and
-    ``nearest(images, data.ordered_dataloader())``.
+    ``nearest(images, data.sequential_dataloader())``.
 
     Args:
         queries: (Q, ...), any number of features.

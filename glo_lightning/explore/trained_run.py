@@ -17,7 +17,7 @@ from torch import Tensor
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.image_files import read_images
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.store import CachedDataset
 from glo_lightning.encoding import NEAR, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, fit_encoder
@@ -168,7 +168,7 @@ class TrainedRun:
         return flow.encode, flow.decode
 
     def given(self, texts: Sequence[str]) -> Tensor:
-        """``name=value`` of attributes as a flow takes them, (A,); see ``Attributes.numbers``.
+        """``name=value`` of attributes as a flow takes them, (A,); see ``Attributes.parse``.
 
         Raises:
             InputError: for images without attributes, an attribute or a value that does not exist, or has few images.
@@ -177,7 +177,7 @@ class TrainedRun:
             number = len(self._rows_with([text]))
             if number < FEWEST_GIVEN:
                 raise InputError("given", text, f"only {number} training images have it, {FEWEST_GIVEN} are needed")
-        return self._attributes(texts).numbers(texts)
+        return self._attributes(texts).parse(texts)
 
     def _attributes(self, texts: Sequence[str]) -> Attributes:
         if self.attributes is None:
@@ -194,10 +194,6 @@ class TrainedRun:
         """The training images of these rows, as far as there are such, (n, C, H, W), uint8."""
         data = self.data
         return data.dataset[[row for row in rows if row < data.num_images]][0]
-
-    def originals(self, rows: Tensor) -> Tensor:
-        """The training images of these rows (n,), or whose mirror images they are, (n, C, H, W), uint8."""
-        return self.images((rows - rows % self.data.rows_per_image).tolist())
 
     def read(self, paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
         """Images that a user names, made as the run's are; see ``read_images``."""
@@ -289,7 +285,7 @@ class TrainedRun:
     def training(self) -> Tensor:
         """The training images that a PCA is fitted to (n, C, H, W), uint8; those of a file are no copy in memory."""
         data = self.data
-        if isinstance(data.dataset, StoredImages) and data.rows_per_image == 1:
+        if isinstance(data.dataset, CachedDataset):
             return data.dataset.images[: min(self.model.n_pca, data.num_images)]
         return self.images(range(self.model.n_pca))
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.source import keys_digest
+from glo_lightning.data.digests import keys_digest
 
 
 def describe_environment(seed: int | None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def describe_environment(seed: int | None) -> dict[str, Any]:
 
 def describe_data(data: LSUNDataModule) -> dict[str, Any]:
     """Returns the place of the images, and digests of their keys, their attributes and a sample of their contents."""
-    digests = data.record_digests
+    digests = data.digests.records
     return {
         "path": str(data.source.fingerprint[0]),
         "num_images": len(data.source),

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.data.source import FirstImages, Source
+from glo_lightning.data.source import HeadSource, Source
+from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, decode_image
 
@@ -61,7 +61,7 @@ class SyntheticSource:
         return ("synthetic", self.num_images)
 
 
-class Records(FirstImages):
+class Records(HeadSource):
     """The first images of an LMDB, or all; ``record`` gives them as they lie there."""
 
     def __init__(self, root: str | None, num_images: int | None):

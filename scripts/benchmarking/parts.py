@@ -160,7 +160,7 @@ def measure_pca(options: argparse.Namespace, data: Images, device: torch.device)
     explained = float(((rows.copy_(torch.from_numpy(sample)) - mean) @ axes).var(0).sum())
     table = torch.empty(data.num_images, options.latent_dim, device=device)
     n_pca = min(options.n_pca, data.num_images)
-    start = seconds(lambda: init_from_pca(table, data.ordered_dataloader, to_ball, n_pca, False), device)
+    start = seconds(lambda: init_from_pca(table, data.sequential_dataloader, to_ball, n_pca, False), device)
     best = {name: min(values) for name, values in times.items()}
     return {
         "n_pca": options.n_pca,

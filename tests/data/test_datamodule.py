@@ -26,16 +26,11 @@ def test_images_on_the_device_are_in_the_unit_range(flat_lmdb):
     assert images.tolist() == [-1, 1]
 
 
-@pytest.fixture
-def mixed_lmdb(tmp_path):
-    """30 images, of which rows 3 and 17 are none."""
-    records = {b"%040x" % row: encode(flat_image(row)) for row in range(30)}
-    return write_lmdb(tmp_path / "mixed", records | {b"%040x" % row: b"hello" for row in (3, 17)})
-
-
 @pytest.mark.parametrize("cached", [True, False])
-def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
-    data = LSUNDataModule(str(mixed_lmdb), image_size=32, batch_size=7, cache=cached, on_bad_record="skip")
+def test_skipping_never_shifts_a_row(tmp_path, cached, caplog):
+    records = {b"%040x" % row: b"hello" if row in (3, 17) else encode(flat_image(row)) for row in range(30)}
+    folder = write_lmdb(tmp_path / "mixed", records)
+    data = LSUNDataModule(str(folder), image_size=32, batch_size=7, cache=cached, on_invalid_image="skip")
     batches = list(data.train_dataloader())
     assert all(torch.equal(rows_of(images), index) for images, index in batches)
     assert sorted(torch.cat([index for _, index in batches]).tolist()) == sorted({*range(30)} - {3, 17})
@@ -43,63 +38,48 @@ def test_skipping_never_shifts_a_row(mixed_lmdb, cached, caplog):
     assert b"%040x" % 17 in caplog.text.encode()
 
 
-def test_images_on_the_device_are_the_same(flat_lmdb, monkeypatch):
-    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
-    data.trainer = SimpleNamespace(
-        global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
-    )
+LSUN = torch.empty(3_033_042, 3, 64, 64, dtype=torch.uint8, device="meta")  # 37 GB, allocated nowhere
+
+
+@pytest.mark.parametrize(
+    ("free", "batch_size", "fits"), [(47e9, 128, True), (47e9, 4096, False), (39e9, 128, False), (80e9, 1024, True)]
+)
+def test_images_are_kept_on_a_gpu_that_has_room_for_a_step_beside_them(monkeypatch, caplog, free, batch_size, fits):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
+    data = LSUNDataModule(batch_size=batch_size)
+    with caplog.at_level("INFO", "glo_lightning"):
+        assert data._fits_on_device(torch.device("cuda"), LSUN) == fits
+    assert f"images stay on the {'device' if fits else 'host'}: they take 37.3 GB" in caplog.text
+
+
+def test_images_on_the_device_are_the_same_and_leave_it_after_the_fit_and_for_another_device(flat_lmdb):
+    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, cache_on_device=True)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
     for batch in data.train_dataloader():
         assert batch.dtype == torch.int64
         images, index = data.on_after_batch_transfer(batch, 0)
         assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)
-
-
-LSUN = torch.empty(3_033_042, 3, 64, 64, dtype=torch.uint8, device="meta")  # 37 GB that nobody has
-
-
-@pytest.mark.parametrize(
-    ("free", "batch_size", "resident"), [(47e9, 128, True), (47e9, 4096, False), (39e9, 128, False), (80e9, 1024, True)]
-)
-def test_images_stay_on_a_gpu_that_has_room_for_a_step_besides(monkeypatch, caplog, free, batch_size, resident):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
-    data = LSUNDataModule(batch_size=batch_size)
-    with caplog.at_level("INFO", "glo_lightning"):
-        assert data._are_to_be_resident(torch.device("cuda"), LSUN) == resident
-    assert f"images stay on the {'device' if resident else 'host'}: they take 37.3 GB" in caplog.text
-
-
-def test_images_leave_the_device_after_the_fit_and_for_another_device(flat_lmdb):
-    data = LSUNDataModule(str(flat_lmdb), image_size=32, batch_size=50, device_resident="true")
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
-    data.train_dataloader()
     assert data.resident_bytes == 300 * 3 * 32 * 32
     strategy.root_device = torch.device("meta")
     data.train_dataloader()
-    assert data._resident.device.type == "meta"
+    assert data._device_images.device.type == "meta"
     data.teardown("fit")
     assert data.resident_bytes == 0
 
 
 def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):
     data = LSUNDataModule(flat_lmdb, num_samples=100, holdout=20, image_size=32, batch_size=7)
-    trained = torch.cat([index for _, index in data.train_dataloader()])
-    assert (
-        sorted(trained.tolist())
-        == list(range(80))
-        == sorted(torch.cat([i for _, i in data.ordered_dataloader()]).tolist())
-    )
+    for loader in (data.train_dataloader(), data.sequential_dataloader()):
+        assert sorted(torch.cat([index for _, index in loader]).tolist()) == list(range(80))
     ((images, index),) = list(data.val_dataloader())
     assert index.tolist() == list(range(80, 96))
     assert torch.equal(rows_of(images), index)
-
-
-def test_the_digest_is_that_of_the_rows_alone(flat_lmdb):
-    held, plain = LSUNDataModule(flat_lmdb, 100, holdout=20), LSUNDataModule(flat_lmdb, 80)
-    assert held.state_dict()["keys_digest"] == plain.state_dict()["keys_digest"]
+    same_rows = LSUNDataModule(flat_lmdb, 80)
+    assert data.state_dict()["keys_digest"] == same_rows.state_dict()["keys_digest"]
 
 
 @pytest.mark.parametrize("holdout", [300, 400, -1])
-def test_a_holdout_as_large_as_the_set_is_named(flat_lmdb, holdout):
+def test_a_holdout_of_all_images_is_refused(flat_lmdb, holdout):
     with pytest.raises(InputError, match="holdout"):
         _ = LSUNDataModule(flat_lmdb, holdout=holdout).num_images

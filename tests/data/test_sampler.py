@@ -11,7 +11,7 @@ from glo_lightning.errors import InputError
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(1, 8), (8, 8), (33, 8), (65, 8), (63, 8), (300, 128), (5, 1)])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_row_once_in_batches_that_differ_by_at_most_one(num_images, batch_size, world_size):
+def test_every_row_once_in_batches_whose_sizes_differ_by_at_most_one(num_images, batch_size, world_size):
     if num_images // -(-num_images // batch_size) < world_size > 1:
         with pytest.raises(InputError, match=f"batch_size {batch_size}: .*fewer than the {world_size} processes"):
             RowBatchSampler(num_images, batch_size, 0, 0, world_size)
@@ -24,18 +24,16 @@ def test_every_row_once_in_batches_that_differ_by_at_most_one(num_images, batch_
     assert sorted(row for batch in batches for row in batch) == list(range(num_images))
     sampler = RowBatchSampler(num_images, batch_size, 0, 0, world_size)
     for number, parts in enumerate(zip(*ranks, strict=True)):
-        assert sampler.parts_of(number) == [len(part) for part in parts]
+        assert sampler.batch_sizes_by_rank(number) == [len(part) for part in parts]
 
 
-def test_order_is_a_function_of_seed_and_epoch():
+def test_the_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):
         sampler = RowBatchSampler(100, 10, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
-    assert order(0, 3) == order(0, 3)
-    assert order(0, 3) != order(0, 4)
-    assert order(0, 3) != order(1, 3)
+    assert order(0, 3) == order(0, 3) not in (order(0, 4), order(1, 3))
 
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -49,7 +47,7 @@ class _Index(Dataset):
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 @quick
 @given(st.data())
-def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_order(data):
+def test_a_resumed_epoch_has_every_row_once_in_the_same_order(data):
     num_images = data.draw(st.integers(1, 60), "images")
     batch_size = data.draw(st.integers(1, 20), "batch size")
     skipped = data.draw(st.lists(st.integers(0, num_images - 1), unique=True, max_size=num_images - 1), "skipped")
@@ -78,13 +76,13 @@ def test_an_epoch_resumed_anywhere_and_often_has_every_row_once_in_the_same_orde
 
 
 class _Recorded(Dataset):
-    """Tells which batches have been asked for; the one of row 6 cannot be read."""
+    """Records which batches are read; the batch of row 6 cannot be read."""
 
     def __init__(self):
-        self.asked = []
+        self.read = []
 
     def __getitem__(self, rows):
-        self.asked.append(rows)
+        self.read.append(rows)
         if 6 in rows:
             raise InputError("root", rows, "cannot be read")
         return rows
@@ -97,10 +95,10 @@ def test_the_next_batch_is_read_while_one_is_in_use():
     batches = iter(loader)
     assert next(batches) == [0, 1]
     until = time.monotonic() + 10
-    while len(dataset.asked) < 2 and time.monotonic() < until:
+    while len(dataset.read) < 2 and time.monotonic() < until:
         time.sleep(0.01)
-    assert dataset.asked == [[0, 1], [2, 3]]
-    assert loader.state_dict()["yielded"] == 1  # what nobody has trained on does not count
+    assert dataset.read == [[0, 1], [2, 3]]
+    assert loader.state_dict()["yielded"] == 1  # prefetched batches do not count
     assert [next(batches), next(batches)] == [[2, 3], [4, 5]]
     with pytest.raises(InputError, match="cannot be read"):
         next(batches)

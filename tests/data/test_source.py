@@ -4,35 +4,17 @@ import pickle
 import pytest
 import torch
 from conftest import encode, flat_image, write_lmdb
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from glo_lightning.data.lmdb_source import LMDBSource
-from glo_lightning.data.source import FirstImages, JoinedSource, StreamedImages, key_table, keys_digest, read_image
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.digests import key_table, keys_digest
+from glo_lightning.data.source import ConcatSource, HeadSource, read_image
+from glo_lightning.data.sources.lmdb import LMDBSource
+from glo_lightning.data.store import CachedDataset, StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@quick
-@given(st.binary(max_size=300) | st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=20)))
-def test_random_bytes_are_an_image_or_an_error_that_is_ours(tmp_path_factory, record):
-    if isinstance(record, tuple):  # an image, overwritten somewhere
-        place, noise = record
-        image = encode(flat_image(3))
-        record = image[:place] + noise + image[place + len(noise) :]
-    folder = write_lmdb(tmp_path_factory.mktemp("noise") / "lmdb", {b"key": record})
-    try:
-        image = read_image(LMDBSource(folder), 0, ImageFormat(32))
-    except InputError:
-        return
-    assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
-
 
 class Squares:
-    """A source of one's own: images of one colour, which are keyed by letters."""
+    """A custom source: images of one colour, keyed by letters, of which the fourth is invalid."""
 
     fingerprint = ("in memory", 1)
 
@@ -48,19 +30,21 @@ class Squares:
         return b"abcde"[: index + 1]
 
 
-def test_a_source_of_ones_own_is_streamed_and_stored():
-    for images in (StreamedImages(Squares(), ImageFormat(8), "skip"), StoredImages(Squares(), ImageFormat(8), "skip")):
-        batch, rows = images[[4, 0]]
-        assert batch[:, 0, 0, 0].tolist() == [40, 0]
-        assert rows.tolist() == [4, 0]
-    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[2, 3]][1].tolist() == [2]
-    assert StreamedImages(Squares(), ImageFormat(8), "skip")[[3]][0].shape == (0, 3, 8, 8)
-    for images in (StreamedImages, StoredImages):
-        with pytest.raises(InputError, match="abcd"):
-            _ = images(Squares(), ImageFormat(8))[[3]]
+@pytest.mark.parametrize("dataset", [StreamingDataset, CachedDataset])
+def test_a_custom_source_is_streamed_and_cached(dataset):
+    images, rows = dataset(Squares(), ImageFormat(8), "skip")[[4, 0]]
+    assert (images[:, 0, 0, 0].tolist(), rows.tolist()) == ([40, 0], [4, 0])
+    with pytest.raises(InputError, match="abcd"):
+        _ = dataset(Squares(), ImageFormat(8))[[3]]
 
 
-def test_keys_of_any_source_are_those_of_an_lmdb_with_the_same(tmp_path):
+def test_a_streamed_batch_leaves_out_invalid_images():
+    dataset = StreamingDataset(Squares(), ImageFormat(8), "skip")
+    assert dataset[[2, 3]][1].tolist() == [2]
+    assert dataset[[3]][0].shape == (0, 3, 8, 8)
+
+
+def test_sources_with_the_same_keys_have_the_same_digest(tmp_path):
     lmdb = LMDBSource(write_lmdb(tmp_path / "lmdb", {Squares().key(row): encode(flat_image(0)) for row in range(5)}))
     assert key_table(Squares()).tolist() == key_table(lmdb).tolist()
     assert keys_digest(Squares(), 3) == keys_digest(lmdb, 3) != keys_digest(lmdb)
@@ -69,26 +53,26 @@ def test_keys_of_any_source_are_those_of_an_lmdb_with_the_same(tmp_path):
 
 
 def test_workers_get_the_name_of_the_mapped_keys(flat_lmdb):
-    source = FirstImages(LMDBSource(flat_lmdb), 7)
+    source = HeadSource(LMDBSource(flat_lmdb), 7)
     assert len(pickle.dumps(source)) < 2000
     assert [pickle.loads(pickle.dumps(source)).key(row) for row in range(7)] == [source.key(row) for row in range(7)]
 
 
-def test_joined_sources_follow_each_other(flat_lmdb, tmp_path):
+def test_concatenated_sources_follow_each_other(flat_lmdb, tmp_path):
     other = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(77))})
-    joined = JoinedSource([FirstImages(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
-    assert len(joined) == 9
-    assert [joined.key(row) for row in (0, 2, 3, 4, 8)] == [b"%040x" % 0, b"%040x" % 2, b"a", b"a", b"abcde"]
-    assert [int(read_image(joined, row, ImageFormat(8))[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
-    assert StoredImages(FirstImages(joined, 6), ImageFormat(8)).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
-    with pytest.raises(InputError, match="give 1 to 9"):
-        FirstImages(joined, 10)
+    source = ConcatSource([HeadSource(LMDBSource(flat_lmdb), 3), LMDBSource(other), Squares()])
+    assert len(source) == 9
+    assert [source.key(row) for row in (0, 2, 3, 4, 8)] == [b"%040x" % 0, b"%040x" % 2, b"a", b"a", b"abcde"]
+    assert [int(read_image(source, row, ImageFormat(8))[0, 0, 0]) for row in (2, 3, 6, 8)] == [2, 77, 20, 40]
+    assert CachedDataset(HeadSource(source, 6), ImageFormat(8)).images[:, 0, 0, 0].tolist() == [0, 1, 2, 77, 0, 10]
+    with pytest.raises(InputError, match="Give 1 to 9"):
+        HeadSource(source, 10)
 
 
-def test_pixels_of_any_size_grey_or_not_become_rgb_of_the_size_asked_for():
+def test_grey_pixels_of_any_size_become_rgb_of_the_given_size():
     class Greys(Squares):
         def read(self, index):
             return torch.full((1, 5, 9), 50 + index, dtype=torch.uint8)
 
-    assert read_image(Greys(), 2, ImageFormat(8)).unique().tolist() == [52]
-    assert read_image(Greys(), 2, ImageFormat(8)).shape == (3, 8, 8)
+    image = read_image(Greys(), 2, ImageFormat(8))
+    assert (image.shape, image.unique().tolist()) == ((3, 8, 8), [52])

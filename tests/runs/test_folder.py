@@ -9,7 +9,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, TINY, encode, flat_image
 
-from glo_lightning.data.folder_source import FolderSource
+from glo_lightning.data.sources.folder import FolderSource
 from glo_lightning.errors import InputError
 from glo_lightning.runs.folder import RunFolder
 

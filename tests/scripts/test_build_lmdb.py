@@ -4,8 +4,8 @@ import sys
 import pytest
 from conftest import REPOSITORY, encode, flat_image
 
-from glo_lightning.data.lmdb_source import LMDBSource
 from glo_lightning.data.source import read_image
+from glo_lightning.data.sources.lmdb import LMDBSource
 from glo_lightning.images import ImageFormat
 
 

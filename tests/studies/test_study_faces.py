@@ -69,7 +69,7 @@ def data(faces):
 @pytest.fixture(scope="module")
 def classifier(data):
     rows = rows_by_part(data)["train"]
-    table, sizes = data.attributes.table[rows], data.attributes.sizes
+    table, sizes = data.attributes.table[rows], data.attributes.cardinalities
     return train_classifier(data.dataset.images[rows], table, sizes, "a", 0, epochs=25)
 
 
@@ -101,9 +101,9 @@ def test_a_classifier_tells_attributes_of_faces_that_it_has_not_seen(data, class
 
 @pytest.mark.parametrize("kind", ["a", "b"])
 def test_a_classifier_gives_a_probability_for_each_attribute(data, kind):
-    classifier = AttributeClassifier(kind, data.attributes.sizes).eval()
+    classifier = AttributeClassifier(kind, data.attributes.cardinalities).eval()
     values, confidence = predict(classifier, classifier(data.dataset.images[:4]))
-    assert values.shape == confidence.shape == (4, len(data.attributes.sizes))
+    assert values.shape == confidence.shape == (4, len(data.attributes.cardinalities))
     assert ((confidence > 0) & (confidence <= 1 + 1e-6)).all()
 
 

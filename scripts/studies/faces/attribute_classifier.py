@@ -22,7 +22,7 @@ from harness import StudyParser, markdown
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.store import CachedDataset
 
 
 def rows_by_part(data: LSUNDataModule) -> dict[str, list[int]]:
@@ -106,9 +106,9 @@ def main() -> None:
     data = LSUNDataModule(options.faces)
     attributes, dataset, parts = data.attributes, data.dataset, rows_by_part(data)
     assert attributes is not None
-    assert isinstance(dataset, StoredImages)
+    assert isinstance(dataset, CachedDataset)
     images, rows = dataset.images, parts["train"]
-    table, sizes = attributes.table[rows], attributes.sizes
+    table, sizes = attributes.table[rows], attributes.cardinalities
     classifier = train_classifier(images[rows], table, sizes, options.kind, options.seed)
     found = {
         part: accuracies(classifier, images, attributes, parts[part][:4000])

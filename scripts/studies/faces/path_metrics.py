@@ -35,7 +35,7 @@ from harness import StudyParser, markdown
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.store import CachedDataset
 from glo_lightning.explore.evaluation import extract, feature_metrics, frechet, generate, load_features
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.flow_way import through
@@ -85,7 +85,7 @@ class FaceMetrics:
 
     def __init__(self, model: GLO, data: LSUNDataModule, classifier: nn.Module, held_out: int = 0, num: int = 10_000):
         assert data.attributes is not None
-        assert isinstance(data.dataset, StoredImages)
+        assert isinstance(data.dataset, CachedDataset)
         self.model, self.classifier, self.num = model, classifier, num
         self.attributes: Attributes = data.attributes
         self.names = list(self.attributes.values)
@@ -98,7 +98,7 @@ class FaceMetrics:
         pairs = self._pairs(self.attributes.table)
         seen, others = pairs[: len(self.codes)].unique(), pairs[parts["unseen"]].unique()
         self.unseen_pairs = others[~torch.isin(others, seen)]
-        self.natural = len(self.unseen_pairs) / (self.attributes.sizes[0] * self.attributes.sizes[1])
+        self.natural = len(self.unseen_pairs) / (self.attributes.cardinalities[0] * self.attributes.cardinalities[1])
         self.reference, self.real_features = extract(self.training, classifier), extract(self.real, classifier)
         self.sure = predict(classifier, self.real_features)[1].mean(0) * 0.9
         self.fitted: dict[str, Any] = {}  # name -> prior
@@ -139,7 +139,7 @@ class FaceMetrics:
     def _pairs(self, values: Tensor) -> Tensor:
         """A number for each pair of head and face."""
         head, face = self.names.index("head"), self.names.index("face")
-        return values[:, head] * self.attributes.sizes[face] + values[:, face]
+        return values[:, head] * self.attributes.cardinalities[face] + values[:, face]
 
     def priors(self, names: list[str]) -> Rows:
         """A row for real faces, reconstructions, and samples of each prior."""
@@ -158,7 +158,7 @@ class FaceMetrics:
         """A prior fitted to the codes, once."""
         if name not in self.fitted:
             prior: Any = make_prior(name)
-            labels = (self.table, self.attributes.sizes) if isinstance(prior, Flow) else ()
+            labels = (self.table, self.attributes.cardinalities) if isinstance(prior, Flow) else ()
             prior.fit(self.codes, *labels)
             self.fitted[name] = prior
         return self.fitted[name]
@@ -214,7 +214,7 @@ class FaceMetrics:
 
     def conditional(self, given: list[str], guidance: float, num: int = 1000) -> dict[str, float]:
         """Samples given attributes: how often these are seen, and the distance to real faces that have them."""
-        numbers = self.attributes.numbers(given)
+        numbers = self.attributes.parse(given)
         asked = (numbers >= 0).nonzero()[:, 0]
         flow, project = self.prior("flow"), self.model.project
         samples = self.generate(sample_codes(flow, self.codes, num, project, 0, 1.0, numbers, guidance))

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import StudyParser
 
-from glo_lightning.data.children import in_processes
-from glo_lightning.data.find_source import open_source
-from glo_lightning.data.source import FirstImages, Source, channels_of
-from glo_lightning.data.store import StoredImages
+from glo_lightning.data.source import HeadSource, Source, channels_of
+from glo_lightning.data.sources.find import open_source
+from glo_lightning.data.store import CachedDataset
+from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.images import ImageFormat
 
 
@@ -44,14 +44,14 @@ def decode(source: Source, rows: range) -> None:
 
 def in_parallel(work: partial[None], num_images: int) -> None:
     cores = os.cpu_count() or 1
-    if any(in_processes([partial(work, range(first, num_images, cores)) for first in range(cores)])):
+    if any(run_in_subprocesses([partial(work, range(first, num_images, cores)) for first in range(cores)])):
         raise RuntimeError(f"{work.func.__name__} ended early")
 
 
 def store(source: Source, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ["XDG_CACHE_HOME"] = folder
-        StoredImages(source, ImageFormat(size, channels_of(source)))
+        CachedDataset(source, ImageFormat(size, channels_of(source)))
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="number of rounds")
     options = parser.parse_args()
     source = open_source(options.root)
-    source = FirstImages(source, min(options.num, len(source)))
+    source = HeadSource(source, min(options.num, len(source)))
     work = {
         "read": partial(in_parallel, partial(read, source), len(source)),
         "Pillow": partial(in_parallel, partial(decode, source), len(source)),

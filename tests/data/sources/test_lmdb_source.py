@@ -1,3 +1,5 @@
+import contextlib
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,9 +17,11 @@ from conftest import encode, flat_image, rows_of, write_lmdb
 from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import find_attributes
-from glo_lightning.data.lmdb_source import FACES, LMDBSource
+from glo_lightning.data.digests import keys_digest
 from glo_lightning.data.sampler import RowBatchSampler
-from glo_lightning.data.source import FirstImages, StreamedImages, keys_digest, read_image
+from glo_lightning.data.source import HeadSource, read_image
+from glo_lightning.data.sources.lmdb import FACES, LMDBSource
+from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
@@ -25,7 +29,7 @@ from glo_lightning.images import ImageFormat
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
-    dataset = StreamedImages(LMDBSource(flat_lmdb), ImageFormat(32))
+    dataset = StreamingDataset(LMDBSource(flat_lmdb), ImageFormat(32))
     dataset[0]  # the environment is open in this process
     sampler = RowBatchSampler(len(dataset), 32, seed=1)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
@@ -35,25 +39,24 @@ def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
 
 
 def test_a_subset_is_a_prefix_in_key_order(flat_lmdb):
-    whole, part = LMDBSource(flat_lmdb), FirstImages(LMDBSource(flat_lmdb), 7)
+    whole, part = LMDBSource(flat_lmdb), HeadSource(LMDBSource(flat_lmdb), 7)
     assert [part.key(row) for row in range(7)] == [b"%040x" % row for row in range(7)]
     assert all(part.read(row) == whole.read(row) for row in range(7))
-    with pytest.raises(IndexError):
-        read_image(part, 7, ImageFormat(32))
-    with pytest.raises(IndexError):
-        read_image(part, -1, ImageFormat(32))
+    for row in (7, -1):
+        with pytest.raises(IndexError):
+            read_image(part, row, ImageFormat(32))
 
 
-def test_digest_tells_the_rows_of_a_prefix_alone(tmp_path):
+def test_the_digest_of_a_prefix_does_not_depend_on_later_keys(tmp_path):
     image = encode(flat_image(0))
     short = LMDBSource(write_lmdb(tmp_path / "a", {b"a": image, b"b\0": image}))
     longer = LMDBSource(write_lmdb(tmp_path / "b", {b"a": image, b"b\0": image, b"c" * 50: image}))
     other = LMDBSource(write_lmdb(tmp_path / "c", {b"a": image, b"b": image}))
     assert [short.key(0), short.key(1)] == [b"a", b"b\0"]
-    assert keys_digest(short) == keys_digest(FirstImages(longer, 2)) != keys_digest(other)
+    assert keys_digest(short) == keys_digest(HeadSource(longer, 2)) != keys_digest(other)
 
 
-def test_a_changed_database_is_listed_anew(tmp_path):
+def test_a_changed_database_is_listed_again(tmp_path):
     image = encode(flat_image(0))
     folder = write_lmdb(tmp_path / "lmdb", {b"a": image, b"b": image})
     assert len(LMDBSource(folder)) == 2
@@ -66,18 +69,17 @@ def test_a_changed_database_is_listed_anew(tmp_path):
 
 def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
     LMDBSource(flat_lmdb)
-    monkeypatch.setattr("glo_lightning.data.lmdb_source.write_whole", lambda *_, **__: pytest.fail("listed again"))
+    monkeypatch.setattr("glo_lightning.data.sources.lmdb.write_whole", lambda *_, **__: pytest.fail("listed again"))
     assert len(LMDBSource(flat_lmdb)) == 300
 
 
 def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
-    write_lmdb_folder = tmp_path / "bedroom_train_lmdb"
-    write_lmdb(write_lmdb_folder, {b"a": encode(flat_image(3))})
-    assert LMDBSource(tmp_path).read(0) == LMDBSource(write_lmdb_folder).read(0)
+    folder = write_lmdb(tmp_path / "bedroom_train_lmdb", {b"a": encode(flat_image(3))})
+    assert LMDBSource(tmp_path).read(0) == LMDBSource(folder).read(0)
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that says it has that size, whatever it holds."""
+    """A PNG whose header claims this size."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -87,7 +89,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-NO_IMAGES = {
+INVALID = {
     "nothing": b"",
     "text": b"hello",
     "random bytes": np.random.default_rng(0).bytes(5000),
@@ -101,55 +103,65 @@ NO_IMAGES = {
 }
 
 
-@pytest.mark.parametrize("record", NO_IMAGES.values(), ids=NO_IMAGES)
-def test_a_record_that_is_no_image_is_named_by_its_key(tmp_path, record):
+@pytest.mark.parametrize("record", INVALID.values(), ids=INVALID)
+def test_an_invalid_record_is_named_by_its_key(tmp_path, record):
     dataset = LMDBSource(write_lmdb(tmp_path / "lmdb", {b"good": encode(flat_image(0)), b"the-key": record}))
     with pytest.raises(InputError, match="the-key"):
         read_image(dataset, 1, ImageFormat(64))
 
 
-def write_meanwhile(folder, statement):
-    """In another process: an LMDB is opened once in each."""
+def write_in_another_process(folder, statement):
+    """A process may open an LMDB only once."""
     program = f"import lmdb\nwith lmdb.open({str(folder)!r}) as e, e.begin(write=True) as t: {statement}"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_database_that_is_written_to_meanwhile(tmp_path):
+def test_a_database_that_is_changed_while_it_is_read(tmp_path):
     folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(flat_image(row)) for row in range(9)})
     dataset = LMDBSource(folder)
-    write_meanwhile(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
+    write_in_another_process(folder, "t.delete(b'07'); t.put(b'99', b'x' * 10_000)")
     assert rows_of(read_image(dataset, 8, ImageFormat(32))[None]).item() == 8
     with pytest.raises(InputError, match=r"key 07 of .* gone"):
         dataset.read(7)
-    assert len(LMDBSource(folder)) == 9  # listed anew, with 99
+    assert len(LMDBSource(folder)) == 9  # listed again, with 99
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_a_database_that_has_been_cut_off(tmp_path, opened):
+def test_a_truncated_database_is_refused(tmp_path, opened):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     folder = write_lmdb(tmp_path / "lmdb", {b"%02d" % row: encode(pixels) for row in range(50)})
     dataset = LMDBSource(folder) if opened else None
     os.truncate(folder / "data.mdb", (folder / "data.mdb").stat().st_size // 2)
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="truncated"):
         (dataset or LMDBSource(folder)).read(49)
 
 
-def test_pages_of_random_bytes_are_an_error_of_ours(flat_lmdb, tmp_path):
-    # in a process of its own: it may not be ended by the system either
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_pages_of_random_bytes_are_an_input_error(flat_lmdb, tmp_path):
     folder = tmp_path / "lmdb"
     folder.mkdir()
     content = bytearray((flat_lmdb / "data.mdb").read_bytes())
     content[3 * 4096 :] = np.random.default_rng(0).bytes(len(content) - 3 * 4096)
     (folder / "data.mdb").write_bytes(content)
-    program = "import sys\nfrom glo_lightning.errors import InputError\nfrom glo_lightning.data.lmdb_source import *\n"
-    program += f"try: [LMDBSource({str(folder)!r}).read(row) for row in range(300)]\nexcept InputError: sys.exit(3)"
-    assert subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE).returncode == 3
+
+    def read():
+        with contextlib.suppress(InputError):
+            source = LMDBSource(folder)
+            for row in range(300):
+                source.read(row)
+            os._exit(1)
+        os._exit(3)
+
+    process = multiprocessing.get_context("fork").Process(target=read)  # which the system must not kill either
+    process.start()
+    process.join()
+    assert process.exitcode == 3
 
 
-def test_pages_that_liblmdb_dies_of_are_one_line(flat_lmdb, tmp_path, monkeypatch):
+def test_pages_that_crash_liblmdb_are_an_input_error(flat_lmdb, tmp_path, monkeypatch):
     folder = shutil.copytree(flat_lmdb, tmp_path / "lmdb")
-    monkeypatch.setattr("glo_lightning.data.lmdb_source._list_keys", lambda path: os.kill(os.getpid(), 9))
-    with pytest.raises(InputError, match="liblmdb dies of it"):
+    monkeypatch.setattr("glo_lightning.data.sources.lmdb._list_keys", lambda path: os.kill(os.getpid(), 9))
+    with pytest.raises(InputError, match="crashes liblmdb"):
         LMDBSource(folder)
 
 
@@ -172,11 +184,8 @@ def test_no_permission(what):
 
 def test_two_datasets_share_one_environment(flat_lmdb):
     first, second = LMDBSource(flat_lmdb), LMDBSource(flat_lmdb)
-    assert (
-        rows_of(read_image(first, 5, ImageFormat(32))[None])
-        == rows_of(read_image(second, 5, ImageFormat(64))[None])
-        == 5
-    )
+    images = [read_image(source, 5, ImageFormat(size))[None] for source, size in ((first, 32), (second, 64))]
+    assert [rows_of(image).item() for image in images] == [5, 5]
 
 
 def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
@@ -186,7 +195,7 @@ def test_the_shipped_images_are_4096_faces_that_differ_and_their_attributes():
     assert sorted(file.name for file in FACES.iterdir()) == ["attributes.csv", "data.mdb"]
     assert len({read_image(source, row, ImageFormat(64)).numpy().tobytes() for row in range(512)}) == 512
     attributes = find_attributes(source)
-    # the background, as the file names it, is the colour of the corners
+    # the attribute background is the colour of the corners
     for row in range(64):
         name = attributes.values["background"][int(attributes.table[row, list(attributes.values).index("background")])]
         assert bytes(read_image(source, row, ImageFormat(64))[:, 0, 0].tolist()).hex() == name

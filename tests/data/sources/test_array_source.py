@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from image_sets import RANDOM, in_digest_order, keys_of, numbers_of, write_mnist
+
+from glo_lightning import LSUNDataModule
+from glo_lightning.data.sources.arrays import ArraySource
+from glo_lightning.data.sources.find import open_source
+from glo_lightning.errors import InputError
+
+
+@pytest.mark.parametrize("shape", [(20, 9, 9), (20, 9, 9, 1), (20, 1, 9, 9), (20, 9, 9, 3), (20, 3, 9, 9)])
+def test_arrays_are_sorted_by_the_digest_of_split_and_number(tmp_path, shape):
+    images = RANDOM.integers(0, 256, shape, np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    np.savez_compressed(tmp_path / "a.npz", x=images, y=np.arange(20))
+    in_file, in_archive, given = (open_source(tmp_path / "a.npy"), open_source(tmp_path / "a.npz"), ArraySource(images))
+    assert keys_of(in_file) == keys_of(in_archive) == in_digest_order([f"train/{n}" for n in range(20)])
+    assert keys_of(given) == [f"train/{n}" for n in range(20)]
+    for row, number in enumerate(numbers_of(in_file)):
+        pixels = torch.from_numpy(images[number])
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1) if shape[-1] in (1, 3) else pixels
+        assert torch.equal(in_file.read(row), pixels)
+        assert torch.equal(in_archive.read(row), pixels)
+        assert torch.equal(given.read(number), pixels)
+        assert in_archive.labels(row) == {"class": str(number)}
+
+
+@pytest.mark.parametrize("names", ["x_{0} y_{0}", "{0}_images {0}_labels"])
+def test_an_archive_of_splits(tmp_path, names):
+    arrays = {}
+    for split, number in (("train", 8), ("test", 5)):
+        images, labels = names.format(split).split()
+        arrays |= {images: RANDOM.integers(0, 256, (number, 8, 8), np.uint8), labels: np.arange(number)[:, None] % 3}
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = LSUNDataModule(tmp_path / "a.npz", image_size=8, holdout_split="test")
+    assert (data.num_images, len(data.source)) == (8, 13)
+    assert keys_of(data.source)[8:] == in_digest_order([f"test/{n}" for n in range(5)])
+    with pytest.raises(InputError, match=r"split val.*(x_train|train_images)"):
+        open_source(tmp_path / "a.npz", split="val")
+
+
+def test_a_tensor_given_in_python_trains(tmp_path):
+    images = torch.arange(12, dtype=torch.uint8)[:, None, None].expand(12, 8, 8)
+    data = LSUNDataModule(source=ArraySource(images, {"parity": [n % 2 for n in range(12)]}), image_size=8, holdout=2)
+    assert data.num_images == 10
+    assert data.dataset[[3, 4]][0][:, 0, 0, 0].tolist() == [3, 4]
+    assert data.attributes.rows(["parity=1"]).tolist() == [1, 3, 5, 7, 9, 11]
+
+
+def test_idx_files_are_read_with_their_labels(tmp_path):
+    made = write_mnist(tmp_path / "mnist")
+    for split, (images, labels) in made.items():
+        source = open_source(tmp_path / "mnist", split=split)
+        numbers = numbers_of(source)
+        assert keys_of(source) == in_digest_order([f"{split}/{n}" for n in range(len(images))])
+        assert np.array_equal(np.stack([source.read(row)[0].numpy() for row in range(len(source))]), images[numbers])
+        assert [source.labels(row)["class"] for row in range(len(source))] == labels[numbers].astype(str).tolist()
+        assert source.channels == 1

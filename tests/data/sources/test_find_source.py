@@ -1,0 +1,156 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, encode, flat_image, load, write_lmdb
+from image_sets import NAMES, RANDOM, write_folder, write_mnist
+
+from glo_lightning import LSUNDataModule
+from glo_lightning.data.sources.find import find_kind, open_source
+
+
+@pytest.fixture
+def lsun(tmp_path):
+    numbers = {"bedroom_train": range(5), "bedroom_val": range(30, 32), "church_outdoor_train": range(10, 13)}
+    for name, colours in numbers.items():
+        write_lmdb(tmp_path / "lsun" / f"{name}_lmdb", {b"%02x" % n: encode(flat_image(n)) for n in colours})
+    return tmp_path / "lsun"
+
+
+def test_categories_follow_each_other_in_the_given_order_and_are_labelled(lsun):
+    data = LSUNDataModule(lsun, image_size=32, categories=["church_outdoor", "bedroom"])
+    assert data.dataset.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2, 3, 4]
+    assert data.attributes.rows(["class=bedroom"]).tolist() == [3, 4, 5, 6, 7]
+    held_out = LSUNDataModule(lsun, image_size=32, holdout_split="val")
+    assert held_out.dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 30, 31]
+    assert held_out.num_images == 5
+
+
+def test_the_kind_of_a_root_is_found(lsun, tmp_path):
+    write_folder(tmp_path / "photos", NAMES)
+    write_mnist(tmp_path / "idx")
+    write_mnist(tmp_path / "set" / "FashionMNIST" / "raw")
+    np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
+    roots = [lsun, lsun / "bedroom_train_lmdb", "photos", "idx", "idx/train-images-idx3-ubyte", "set", "a.npy"]
+    kinds = ["lmdb", "lmdb", "folder", "idx", "idx", "FashionMNIST", "array"]
+    assert [find_kind(tmp_path / root) for root in roots] == kinds
+
+
+class Rainbow:
+    """A custom source, as glo_lightning/data/README.md shows it."""
+
+    def __init__(self, root, shades=4):
+        self.shades, self.fingerprint = shades, (f"rainbow of {root}", shades)
+
+    def __len__(self):
+        return self.shades
+
+    def read(self, index):
+        return torch.full((3, 8, 8), index * 255 // (self.shades - 1), dtype=torch.uint8)
+
+    def key(self, index):
+        return b"shade %d" % index
+
+
+def test_a_custom_class_is_a_source():
+    data = LSUNDataModule("the sky", source="test_find_source.Rainbow", source_args={"shades": 6}, image_size=8)
+    assert data.dataset.images[:, 0, 0, 0].tolist() == [0, 51, 102, 153, 204, 255]
+    assert data.attributes is None
+
+
+def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
+    flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:], "--model.latent_dim=2")
+    assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
+    assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 8
+    assert run("--resume", tmp_path / "a", "--max_epochs=2") == (0, "")
+    shutil.rmtree(lsun / "church_outdoor_train_lmdb")
+    status, line = run("--resume", tmp_path / "a", "--max_epochs=3")
+    assert (status, line.split(":")[0]) == (2, "--data.categories church_outdoor")
+
+
+def test_a_folder_that_changed_since_the_checkpoint_is_refused(run, tmp_path):
+    folder = write_folder(tmp_path / "photos", [f"{n % 3}/{n}.png" for n in range(12)])
+    flags = ("--data.root", folder, *TINY[1:], "--model.latent_dim=2", "--prior=null", "--data.num_samples=10")
+    assert run(*flags, "--max_epochs=1", "--output", tmp_path / "a") == (0, "")
+    first = open_source(folder).key(0).decode()
+    (folder / first).rename(folder / "renamed.png")
+    status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
+    assert (status, line.split(":")[0]) == (2, f"--data.root {folder}")
+    assert "belong to other images" in line
+    assert run(*flags[:-1], "--max_epochs=1", "--output", tmp_path / "all") == (0, "")
+    for path in list(folder.rglob("*.png"))[:4]:
+        path.unlink()
+    status, line = run("--resume", tmp_path / "all", "--max_epochs=2")
+    assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: rows are needed now, and the checkpoint has 12")
+    status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
+    assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images. Give 1 to 8.")
+
+
+BAD = [
+    ("--data.root empty", "--data.root", "holds no images. Give a folder of files that end in .bmp"),
+    ("--data.root photos --data.categories bedroom", "--data.root", "is no LSUN folder"),
+    ("--data.root lsun --data.categories church_outdor", "--data.categories church_outdor", "mean church_outdoor?"),
+    ("--data.root lsun --data.categories bedroom bedroom", "--data.categories bedroom", "twice"),
+    ("--data.categories bedroom", "--data.categories bedroom", "--data.root"),
+    ("--data.source MNITS", "--data.source MNITS", "did you mean MNIST?"),
+    ("--data.source celebA --data.root photos", "--data.root", "holds no complete CelebA"),
+    ("--data.source zzzzzz", "--data.source zzzzzz", "there are lmdb, folder"),
+    ("--data.source no.Source", "--data.source no.Source", "class"),
+    ("--data.source folder", "--data.source folder", "--data.root"),
+    ("--data.root photos --data.split test", "--data.split test", "--data.holdout"),
+    ("--data.root photos --data.holdout_split train", "--data.holdout_split train", "--data.holdout"),
+    ("--data.root photos --data.source_args.a 1", "--data.source_args", "takes none"),
+    ("--data.root mixed", "key notes.jpg of", "--data.on_invalid_image skip"),
+    ("--data.root cut", "key cut.jpg of", "truncated"),
+    ("--data.root floats.npy", "--data.root", "float64. Give uint8"),
+    ("--data.root flat.npy", "--data.root", "has shape 9x9"),
+    ("--data.root objects.npy", "--data.root", "cannot be read as a NumPy file"),
+    ("--data.root cut.npz", "--data.root", "cannot be read as a NumPy file"),
+    ("--data.root cut_idx", "--data.root", "cannot be read as an IDX file"),
+    ("--data.root idx --data.split val", "--data.split val", "val-images-idx3-ubyte"),
+    ("--data.root two_sets", "--data.root", "holds CIFAR10 and STL10"),
+    ("--data.root a.txt", "--data.root", "is a file"),
+    ("--data.root nowhere", "--data.root", "does not exist"),
+]
+
+
+@pytest.fixture
+def bad_inputs(lsun, tmp_path):
+    write_folder(tmp_path / "photos", NAMES)
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    write_folder(tmp_path / "mixed", [f"{n}.png" for n in range(24)])
+    (tmp_path / "mixed" / "notes.jpg").write_text("not an image")
+    write_folder(tmp_path / "cut", [f"{n}.png" for n in range(24)])
+    whole = encode(RANDOM.integers(0, 256, (64, 64, 3), np.uint8), "JPEG")
+    (tmp_path / "cut" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    np.save(tmp_path / "floats.npy", np.zeros((5, 8, 8)))
+    np.save(tmp_path / "flat.npy", np.zeros((9, 9), np.uint8))
+    np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "cut.npz", x=np.zeros((5, 8, 8), np.uint8))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:200])
+    for name in ("idx", "cut_idx"):
+        write_mnist(tmp_path / name)
+    file = tmp_path / "cut_idx" / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:500])
+    for name in ("cifar-10-batches-py", "stl10_binary"):
+        (tmp_path / "two_sets" / name).mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("x")
+
+
+@pytest.mark.parametrize(("arguments", "first", "further"), BAD, ids=[arguments for arguments, *_ in BAD])
+def test_wrong_data_is_a_one_line_error(run, bad_inputs, tmp_path, arguments, first, further):
+    before = set(tmp_path.iterdir())
+    status, line = run(*TINY[1:], "--model.latent_dim=2", *arguments.split())
+    assert status == 2
+    assert line.startswith(first)
+    assert further in line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_invalid_images_are_named_counted_and_skipped_on_request(bad_inputs, tmp_path, caplog):
+    with caplog.at_level("INFO", "glo_lightning"):
+        data = LSUNDataModule(tmp_path / "mixed", image_size=32, on_invalid_image="skip")
+        assert len(data.dataset.skipped) == 1
+    assert "key notes.jpg of" in caplog.text
+    assert "decoded 25 of 25 images, skipped 1" in caplog.text
