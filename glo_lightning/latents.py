@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from glo_lightning.distributed import is_first, together
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.images import from_uint8
-from glo_lightning.processes import is_first, together
 
 log = logging.getLogger(__name__)
 

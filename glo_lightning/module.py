@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_shape
 from glo_lightning.class_path import plain
+from glo_lightning.distributed import broadcast_from_first, several, weight_of
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import make_generator
@@ -31,7 +32,6 @@ from glo_lightning.latents import (
 )
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import GENERATOR_RATES, GeneratorOptimizer, Schedule, find_optimizer, rate_factor
-from glo_lightning.processes import broadcast_from_first, several, weight_of
 
 log = logging.getLogger(__name__)
 

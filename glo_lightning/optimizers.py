@@ -11,8 +11,8 @@ from torch import Tensor, distributed
 from torch.nn.functional import pad
 
 from glo_lightning.class_path import find_class
+from glo_lightning.distributed import several
 from glo_lightning.errors import check_choice
-from glo_lightning.processes import several
 
 Schedule = Literal["constant", "cosine"]
 GeneratorOptimizer = Literal["sgd", "adamw"]

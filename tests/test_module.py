@@ -7,11 +7,11 @@ import torch
 from pytorch_lightning import Trainer
 from sklearn.decomposition import PCA
 
-from glo_lightning.callbacks import Curves
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import find_optimizer
+from glo_lightning.training.callbacks import Curves
 
 SMALL = {"latent_dim": 6, "image_size": 32, "width": 4}
 

@@ -32,9 +32,9 @@ from glo_lightning.data.source import (
     sampled_rows,
 )
 from glo_lightning.data.store import StoredImages
+from glo_lightning.distributed import everyones, together
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
-from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 

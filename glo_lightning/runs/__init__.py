@@ -1,1 +1,1 @@
-"""What makes a run impossible to lose: its folder, its checkpoints, its environment, losses that are not finite."""
+"""What lies on disk of a run: its folder and lock, its checkpoints, what it was made with."""

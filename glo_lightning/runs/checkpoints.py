@@ -22,9 +22,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from glo_lightning.checkpoint_format import check_format
+from glo_lightning.distributed import Now, agreed, largest, several, together
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
-from glo_lightning.processes import Now, agreed, largest, several, together
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarking.waits import Waits
-from glo_lightning.cli import TrainCLI
 from glo_lightning.errors import InputError
-from glo_lightning.flags import expand_arguments, flag_of, one_line
+from glo_lightning.training.arguments import expand_arguments, flag_of, one_line
+from glo_lightning.training.cli import TrainCLI
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 RECIPE = SCRIPTS.parent / "configs" / "quickstart.yaml"

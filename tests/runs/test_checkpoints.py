@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import REPOSITORY, TINY, assert_same_run, load
 
-from glo_lightning.callbacks import Curves
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import is_whole, newest_checkpoint
 from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.callbacks import Curves, ReconstructionGrid
 
 RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
 
@@ -30,7 +30,7 @@ def at_step(monkeypatch):
             if trainer.global_step in actions:
                 actions.pop(trainer.global_step)()
 
-        monkeypatch.setattr("glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end", on_train_batch_end)
+        monkeypatch.setattr(ReconstructionGrid, "on_train_batch_end", on_train_batch_end, raising=False)
 
     return at_step
 

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from glo_lightning.distributed import largest, together
 from glo_lightning.errors import OnError, check_choice
-from glo_lightning.processes import largest, together
 
 log = logging.getLogger(__name__)
 

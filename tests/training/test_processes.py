@@ -27,14 +27,15 @@ from torch import distributed
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
+from glo_lightning.distributed import Now
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
-from glo_lightning.processes import Now
 
 SCRIPT = REPOSITORY / "scripts" / "train.py"
 SECONDS = 60  # after which nobody may be alive, from the start
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["glo_lightning.cli", "sklearn.decomposition", "torchvision.utils", "tensorboard"])
+PRELOAD = ["glo_lightning.training.cli", "sklearn.decomposition", "torchvision.utils", "tensorboard"]
+forks.set_forkserver_preload(PRELOAD)
 
 
 # -------------------------------------------------------------------------------------------- starting and ending them
@@ -77,7 +78,7 @@ def train(arguments, variables, output):
             traceback.print_exc()
             os._exit(9)
         return
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     main(REPOSITORY / "configs" / "quickstart.yaml")
 
@@ -217,7 +218,7 @@ def poisoned_disk():
 def train_on_a_bad_disk(*arguments):
     poisoned_disk()
     sys.argv = ["train.py", *map(str, arguments)]
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     try:
         main(REPOSITORY / "configs" / "quickstart.yaml")

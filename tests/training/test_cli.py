@@ -77,12 +77,12 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(run, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("glo_lightning.callbacks.Throughput.on_train_epoch_start", stop, raising=True)
+        patch.setattr("glo_lightning.training.callbacks.Throughput.on_train_epoch_start", stop, raising=True)
         assert run(*arguments, "--output", tmp_path / "cut")[0] == 130
     assert not (tmp_path / "cut" / "checkpoints").exists()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "glo_lightning.callbacks.Throughput.on_train_batch_end",
+            "glo_lightning.training.callbacks.Throughput.on_train_batch_end",
             lambda self, trainer, *_: stop(self, trainer, None) if trainer.global_step == 6 else None,
         )
         assert run("--resume", tmp_path / "cut")[0] == 130
@@ -109,7 +109,7 @@ def test_no_step_appears_twice_after_a_resume(run, tmp_path, monkeypatch):
     arguments = (*TINY, "--max_epochs=3", "--log_every_n_steps=1", "--output", tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "glo_lightning.callbacks.Throughput.on_train_batch_end",
+            "glo_lightning.training.callbacks.Throughput.on_train_batch_end",
             lambda self, trainer, *_: os.kill(os.getpid(), signal.SIGINT) if trainer.global_step == 5 else None,
         )
         assert run(*arguments)[0] == 130
@@ -120,7 +120,7 @@ def test_no_step_appears_twice_after_a_resume(run, tmp_path, monkeypatch):
 
 def test_a_finished_run_says_so(run, trained, monkeypatch):
     said = []
-    monkeypatch.setattr("glo_lightning.cli.log.info", lambda message, *_: said.append(message))
+    monkeypatch.setattr("glo_lightning.training.cli.log.info", lambda message, *_: said.append(message))
     assert run("--resume", trained) == (0, "")
     assert "--max_epochs" in said[-1]
 

@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run,
 def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
     states = {}
     monkeypatch.setattr(
-        "glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end",
+        "glo_lightning.training.callbacks.ReconstructionGrid.on_train_batch_end",
         lambda self, trainer, module, *_: states.update(
             {trainer.global_step: {key: value.clone() for key, value in module.state_dict().items()}}
         ),

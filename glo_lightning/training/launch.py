@@ -18,8 +18,8 @@ from lightning_fabric.plugins.environments import (
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
+from glo_lightning.distributed import is_agreed
 from glo_lightning.errors import InputError
-from glo_lightning.processes import is_agreed
 
 # How a process that Lightning's launcher starts knows itself: it runs the same command.
 PARENT_VARIABLE = "GLO_LIGHTNING_PARENT"
