@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from lightning_fabric.plugins.environments import (
     ClusterEnvironment,
@@ -15,11 +16,12 @@ from lightning_fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
-from glo_lightning.distributed import is_agreed
 from glo_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # How a process that Lightning's launcher starts knows itself: it runs the same command.
 PARENT_VARIABLE = "GLO_LIGHTNING_PARENT"
@@ -80,7 +82,11 @@ def check_strategy(strategy: object) -> None:
 
 
 def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchnorm: bool) -> None:
-    """Raises InputError for what several processes cannot do, and for flags that contradict their launcher."""
+    """Tells what several processes change.
+
+    Raises:
+        InputError: for what several processes cannot do, and for flags that contradict their launcher.
+    """
     given = (trainer.num_devices, trainer.num_nodes)
     if launch.by and given != (launch.devices, launch.nodes):
         said = f"{launch.by} started {launch.devices} on each of {launch.nodes} nodes"
@@ -96,6 +102,10 @@ def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchno
         raise InputError("precision", precision, remedy)
     if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise InputError("sync_batchnorm", True, "is torch's own, which has none on the CPU; leave it out")
+    message = "%d processes: each has its part of every batch"
+    if not sync_batchnorm:
+        message += " and BatchNorm normalises that alone, another recipe than one process's (see configs/README.md)"
+    log.info(message, trainer.world_size)
 
 
 def leave_signals_to_us(trainer: Trainer) -> None:
@@ -124,38 +134,15 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def end_alone(trainer: Trainer, status: int) -> NoReturn:
-    """Ends this process in the middle of whatever the others wait for, and those that Lightning started from it.
-
-    Nothing is waited for: an interpreter that ends in good order would wait for messages that never come. Closing its
-    connections ends the others: torch tells them, or their launchers do.
-    """
-    for logger in trainer.loggers:
-        logger.finalize("failed")
-    for child in getattr(trainer.strategy.launcher, "procs", ()):
-        child.kill()
-    os._exit(status)
+def children_of(trainer: Trainer) -> Sequence[subprocess.Popen[bytes]]:
+    """The processes that Lightning started from this one."""
+    return getattr(trainer.strategy.launcher, "procs", ())
 
 
 def wait_for_children(trainer: Trainer) -> None:
     """Returns when the processes that Lightning started from this one are gone: they end with it, if in good order."""
-    for child in getattr(trainer.strategy.launcher, "procs", ()):
+    for child in children_of(trainer):
         try:
             child.wait(timeout=10)
         except subprocess.TimeoutExpired:
             child.kill()
-
-
-class Faults(Callback):
-    """Ends a process whose error the others do not share before Lightning waits for them to clean up.
-
-    Args:
-        tell: says what has happened, and returns the exit status.
-    """
-
-    def __init__(self, tell: Callable[[BaseException], int]):
-        self.tell = tell
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.world_size > 1 and not is_agreed(exception):
-            end_alone(trainer, self.tell(exception))
