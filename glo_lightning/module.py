@@ -30,6 +30,7 @@ from glo_lightning.latents import (
     per_image,
     random_codes,
 )
+from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp
 from glo_lightning.losses import make_loss
 from glo_lightning.optimizers import GENERATOR_RATES, GeneratorOptimizer, Schedule, find_optimizer, rate_factor
 
@@ -140,7 +141,7 @@ class GLO(LightningModule):
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
         self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
-        self._ddp_params_and_buffers_to_ignore = ["latents.weight"]  # its rows are gathered by the optimizer
+        exclude_from_ddp(self, ["latents.weight"])  # its rows are gathered by the optimizer
 
     def forward(self, codes: Tensor) -> Tensor:
         """Generates images (B, C, H, W) in [-1, 1] from codes (B, D)."""
@@ -276,6 +277,5 @@ class GLO(LightningModule):
             InputError: for a checkpoint of another format.
         """
         check_format(torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True))
-        arguments = {"weights_only": True, **kwargs}
-        arguments["_instantiator"] = None  # by this class, not by the parser that a run of the command line names
+        arguments = {"weights_only": True, **kwargs, **OWN_CLASS}
         return super().load_from_checkpoint(checkpoint_path, **arguments)

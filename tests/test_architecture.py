@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 
 SCIENCE = {"module", "generator", "losses", "latents", "optimizers", "encoding"}
 OWNERS = {"errors", "images", "files", "locks", "class_path", "checkpoint_format", "distributed"}
+OWNERS |= {"lightning_internals"}
 
 
 def imports_of(path):

@@ -25,6 +25,7 @@ from glo_lightning.checkpoint_format import check_format
 from glo_lightning.distributed import Now, agreed, largest, several, together
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
+from glo_lightning.lightning_internals import begin_epoch_anew, finish_epoch
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -112,9 +113,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step, self.saved_at, self.now = trainer.global_step, time.monotonic(), Now()
-        epoch_loop = trainer.fit_loop.epoch_loop
-        if epoch_loop.batch_progress.current.ready == 0:
-            epoch_loop.restarting = False  # with max_steps Lightning takes a run for one cut off in its epoch, always
+        begin_epoch_anew(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._note)  # Lightning puts the old ones back at the end
@@ -194,22 +193,7 @@ class Checkpoints(Checkpoint):
         return True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Has the loops' state, at an epoch's end, say plainly that the epoch is over, or that it has been cut off.
-
-        As Lightning has it there, a resumed run with ``max_steps`` trains one batch too many, and an epoch that
-        ``max_steps`` or a timer has cut off is never finished.
-        """
-        loop = checkpoint["loops"]["fit_loop"]
-        epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
-        if epoch["current"]["processed"] < epoch["current"]["started"]:
-            return  # in mid-epoch
-        over = batch["is_last_batch"] or batch["current"]["ready"] == 0
-        for count in (epoch["current"], epoch["total"]):
-            count["processed"] = count["completed"] = count["started"] - (not over)
-        if over:
-            batch["current"] = dict.fromkeys(batch["current"], 0)
-            batch["is_last_batch"] = False
-            loop["state_dict"].pop("combined_loader", None)
+        finish_epoch(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

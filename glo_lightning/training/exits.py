@@ -17,9 +17,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from glo_lightning.distributed import agreed, is_agreed, is_first, is_loss_of_another, several
 from glo_lightning.errors import InputError
+from glo_lightning.lightning_internals import child_processes
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.arguments import flag_of, one_line
-from glo_lightning.training.launch import Launch, children_of, is_child
+from glo_lightning.training.launch import Launch, is_child
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NOTHING_WRITTEN = "stopped before the first step; nothing was written"
@@ -132,7 +133,7 @@ def abort_rank(trainer: Trainer, folder: RunFolder, error: BaseException) -> NoR
     status = _report(trainer, folder, error)
     for logger in trainer.loggers:
         logger.finalize("failed")
-    for child in children_of(trainer):
+    for child in child_processes(trainer):
         child.kill()
     os._exit(status)
 

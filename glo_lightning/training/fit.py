@@ -19,6 +19,7 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
+from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
@@ -30,7 +31,6 @@ from glo_lightning.training.launch import (
     Launch,
     end_with_parent,
     is_child,
-    leave_signals_to_us,
     wait_for_children,
 )
 
@@ -106,7 +106,7 @@ def claim_folder(config: Namespace, recipe: str) -> Start:
 
 
 def _finished(trainer: Namespace, checkpoint: dict[str, Any]) -> str | None:
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    epochs = epochs_done(checkpoint)
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
         return f"this run is finished after {epochs} epochs; go on with --max_epochs {2 * epochs}, say"
     if 0 <= trainer.max_steps <= checkpoint["global_step"]:
@@ -135,14 +135,13 @@ def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> Non
         wait_for_children(trainer)
 
 
-def _meet_others(launch: Launch, trainer: Trainer) -> None:
+def _meet_others(launched: Launch, trainer: Trainer) -> None:
     """Starts the other processes, if there are to be any and nobody else does, and connects all of them."""
-    launcher = trainer.strategy.launcher
-    if launcher is None:
+    if trainer.strategy.launcher is None:
         return
-    if is_child() or launch.by == "torchrun":
+    if is_child() or launched.by == "torchrun":
         end_with_parent()
-    elif launch.by is None:
+    elif launched.by is None:
         os.environ[PARENT_VARIABLE] = str(os.getpid())
 
     def connect() -> None:
@@ -152,7 +151,7 @@ def _meet_others(launch: Launch, trainer: Trainer) -> None:
     # Python would not hear a signal while it waits for the others, and there is but an empty folder to clean up, which
     # the next run takes.
     with signals_answered(SIGNALS, signal.SIG_DFL):
-        launcher.launch(connect)
+        launch(trainer, connect)
     if several():
         leave_signals_to_us(trainer)
 
@@ -171,7 +170,7 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
                 folder.abandon()
             raise
         except SystemExit as end:  # a signal, or Lightning's answer to a KeyboardInterrupt
-            status = 130 if end.code == 1 else int(end.code or 0)
+            status = 130 if end.code == INTERRUPT_STATUS else int(end.code or 0)
             if several() and not is_agreed(end):
                 raise
             if folder.config.exists():

@@ -7,7 +7,6 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lightning_fabric.plugins.environments import (
@@ -20,6 +19,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
 from glo_lightning.errors import InputError
+from glo_lightning.lightning_internals import child_processes
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +108,6 @@ def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchno
     log.info(message, trainer.world_size)
 
 
-def leave_signals_to_us(trainer: Trainer) -> None:
-    """Lightning asks the first process for SIGTERM in every step; Checkpoints asks all, for every signal, and seldom.
-
-    Lightning's handler also sends a message to the other processes in the middle of whatever they send each other.
-    """
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-
-
 def is_child() -> bool:
     """Whether Lightning's launcher, in another process of this program, has started this one."""
     return os.environ.get(PARENT_VARIABLE) == str(os.getppid())
@@ -134,14 +125,9 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def children_of(trainer: Trainer) -> Sequence[subprocess.Popen[bytes]]:
-    """The processes that Lightning started from this one."""
-    return getattr(trainer.strategy.launcher, "procs", ())
-
-
 def wait_for_children(trainer: Trainer) -> None:
     """Returns when the processes that Lightning started from this one are gone: they end with it, if in good order."""
-    for child in children_of(trainer):
+    for child in child_processes(trainer):
         try:
             child.wait(timeout=10)
         except subprocess.TimeoutExpired:
