@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-OnError = Literal["raise", "skip"]  # the one scheme of --on_bad_loss, --data.on_bad_record, --checkpoint.on_bad_write
+# what --on_nonfinite_loss, --data.on_bad_record and --checkpoint.on_write_error take
+OnError = Literal["raise", "skip"]
 
 
 class InputError(ValueError):
@@ -45,16 +46,17 @@ def check_at_least(key: str, value: float, least: float) -> None:
         raise InputError(key, value, f"must be {least} or more")
 
 
-def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None) -> str:
+def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
     """What to say of a word that is none of these: ``did you mean x?`` of the one most like it.
 
     Args:
         word: what was given.
         words: what could have been; of a mapping its values are shown.
         otherwise: what to say where none is like it; the first twelve of them if not given.
+        cutoff: how alike a word must be, from 0 to 1.
     """
     names = words if isinstance(words, Mapping) else {name: name for name in words}
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean {names[close[0]]}?"
     if otherwise is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_shape
 from glo_lightning.class_path import plain
-from glo_lightning.distributed import broadcast_from_first, several, weight_of
+from glo_lightning.distributed import broadcast_from_first, rank_weight, rows_by_rank
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import make_generator
@@ -140,7 +140,7 @@ class GLO(LightningModule):
         self.initialised = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
-        self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
+        self.ddp_loss_weight = 1.0  # of this process's part of a batch in the mean over all processes
         exclude_from_ddp(self, ["latents.weight"])  # its rows are gathered by the optimizer
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -153,32 +153,24 @@ class GLO(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
-        self.part_weight = weight_of(self.parts_of([batch_idx]))
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.part_weight)  # (B, D)
+        self.ddp_loss_weight = rank_weight(rows_by_rank(self.trainer.train_dataloader, [batch_idx]))
+        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.ddp_loss_weight)  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        super().backward(loss if self.part_weight == 1 else self.part_weight * loss, *args, **kwargs)
+        super().backward(loss if self.ddp_loss_weight == 1 else self.ddp_loss_weight * loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_rates(self.global_step)
         first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
-        self.optimizers(use_pl_optimizer=False).parts = self.parts_of(range(first, batch_idx + 1))  # type: ignore[union-attr]
+        counts = rows_by_rank(self.trainer.train_dataloader, range(first, batch_idx + 1))
+        self.optimizers(use_pl_optimizer=False).rows_by_rank = counts  # type: ignore[union-attr]
         super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, and 3. step
         table = self.latents.weight
         if table.grad is not None:
             rows = table.grad._indices()[0]
             with torch.no_grad():
                 table[rows] = self.project(table[rows])  # 4. project
-
-    def parts_of(self, batches: Iterable[int]) -> list[int] | None:
-        """How many images of these batches of the epoch each of several processes has, where the loader can say.
-
-        LSUNDataModule's can. Of another's batches all processes must have equal parts, as torch's DistributedSampler
-        makes them.
-        """
-        tell = getattr(self.trainer.train_dataloader, "parts_of", None) if several() else None
-        return tell and [sum(parts) for parts in zip(*map(tell, batches), strict=True)]
 
     def set_rates(self, step: int) -> None:
         """Gives both groups of the optimizer what they have in that step, whatever a checkpoint says."""

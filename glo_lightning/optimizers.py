@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed
-from torch.nn.functional import pad
+from torch import Tensor
 
 from glo_lightning.class_path import find_class
-from glo_lightning.distributed import several
+from glo_lightning.distributed import gather_rows
 from glo_lightning.errors import check_choice
 
 Schedule = Literal["constant", "cosine"]
@@ -25,44 +24,16 @@ def rate_factor(schedule: Schedule, step: float, steps: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0))
 
 
-def gather_rows(gradient: Tensor, parts: Sequence[int] | None = None) -> Tensor:
-    """The sparse gradients of all processes as one; as it is where there is one process alone.
-
-    DDP would average them, and NCCL has no sparse all-reduce.
-
-    Args:
-        gradient: of a table (N, D): distinct rows, whose numbers may differ between processes.
-        parts: these numbers, by rank; if not given the processes ask each other, for which a device waits.
-    """
-    if not several():
-        return gradient
-    rows, values = gradient._indices()[0], gradient._values()
-    if parts is None:
-        number = torch.tensor([len(rows)], device=rows.device)
-        parts = torch.cat(_gather(number, [1] * distributed.get_world_size())).tolist()
-    padding = max(parts) - len(rows)  # a collective wants equal shapes
-    gathered_rows = torch.cat(_gather(pad(rows, (0, padding)), parts))
-    gathered = torch.cat(_gather(pad(values, (0, 0, 0, padding)), parts))
-    return torch.sparse_coo_tensor(gathered_rows[None], gathered, gradient.shape, check_invariants=False)
-
-
-def _gather(tensor: Tensor, parts: Sequence[int]) -> list[Tensor]:
-    """That tensor of every process, by rank, each without its padding."""
-    gathered = [torch.empty_like(tensor) for _ in parts]
-    distributed.all_gather(gathered, tensor.contiguous())
-    return [other[:part] for other, part in zip(gathered, parts, strict=True)]
-
-
 class RowSGD(torch.optim.Optimizer):
     """SGD for sparse gradients, whose rows are those of all processes, beside an optimizer for dense ones.
 
     ``find_optimizer`` joins the two. A subclass moves the rows by another rule: it overrides ``step_rows``.
 
     Attributes:
-        parts: how many rows each process brings to the next step, by rank, where that is known; see ``gather_rows``.
+        rows_by_rank: how many rows each process brings to the next step, where that is known; see ``gather_rows``.
     """
 
-    parts: Sequence[int] | None = None
+    rows_by_rank: Sequence[int] | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -71,7 +42,7 @@ class RowSGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         tables = [
-            (parameter, gather_rows(parameter.grad, self.parts), group["lr"])
+            (parameter, gather_rows(parameter.grad, self.rows_by_rank), group["lr"])
             for group in self.param_groups
             for parameter in group["params"]
             if parameter.grad is not None and parameter.grad.is_sparse

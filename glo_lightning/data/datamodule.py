@@ -32,7 +32,7 @@ from glo_lightning.data.source import (
     sampled_rows,
 )
 from glo_lightning.data.store import StoredImages
-from glo_lightning.distributed import everyones, together
+from glo_lightning.distributed import all_gather_object, raise_on_all_ranks
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8, mirrored
 
@@ -230,23 +230,23 @@ class LSUNDataModule(LightningDataModule):
             InputError: in all processes, when one cannot read its images, or has others than the first.
         """
         rank, world_size = self._place()
-        with together():
+        with raise_on_all_ranks():
             if world_size > 1 and self.on_bad_record == "skip" and not self.cache:
                 remedy = "makes parts of unknown size in several processes; give --data.cache true, which knows them"
                 raise InputError("on_bad_record", "skip", remedy)
             digest = self._keys_digest if world_size > 1 else None
-        firsts = everyones(digest)[0]
-        with together():
+        firsts = all_gather_object(digest)[0]
+        with raise_on_all_ranks():
             if digest != firsts:
                 remedy = f"process {rank} has other images there than the first process; give all nodes the same"
                 raise InputError("root", self.source.fingerprint[0], remedy)
         # the nodes' first processes in turn, and then all: what one has decoded the others find
         turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
         for now in range(3):
-            with together():
+            with raise_on_all_ranks():
                 if turn == now:
                     _ = self.dataset
-        with together():
+        with raise_on_all_ranks():
             self._order(self.seed, rank, world_size)
 
     def _place(self) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class RowBatchSampler(DistributedSampler[list[int]]):
         for batch in np.array_split(rows, len(self))[self.first :]:
             yield np.array_split(batch, self.num_replicas)[self.rank].tolist()
 
-    def parts_of(self, batch: int) -> list[int]:
+    def batch_sizes_by_rank(self, batch: int) -> list[int]:
         """How many images each process has of that batch of an epoch, by rank."""
         size, further = divmod(len(self.rows), len(self))
         size, further = divmod(size + (batch < further), self.num_replicas)
@@ -94,9 +94,9 @@ class ResumableLoader(DataLoader):
             self.yielded += 1
             yield batch
 
-    def parts_of(self, batch: int) -> list[int]:
+    def batch_sizes_by_rank(self, batch: int) -> list[int]:
         """As RowBatchSampler's."""
-        return self.order.parts_of(batch)
+        return self.order.batch_sizes_by_rank(batch)
 
     def _made_by(self) -> dict[str, Any]:
         order = self.order

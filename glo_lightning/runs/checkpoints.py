@@ -22,7 +22,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from glo_lightning.checkpoint_format import check_format
-from glo_lightning.distributed import Now, agreed, largest, several, together
+from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
 from glo_lightning.lightning_internals import begin_epoch_anew, finish_epoch
@@ -38,22 +38,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         error: what the first of several processes could not write: the others wait, and have to be told.
 
     Args:
-        on_bad_write: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
+        on_write_error: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
     """
 
-    def __init__(self, on_bad_write: OnError = "raise"):
-        self.on_bad_write = on_bad_write
+    def __init__(self, on_write_error: OnError = "raise"):
+        self.on_write_error = on_write_error
         self.error: OSError | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         try:
-            with _writing(self.on_bad_write):
+            with _writing(self.on_write_error):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except OSError as error:
-            if not several():
+            if not is_distributed():
                 raise
             self.error = error
 
@@ -64,11 +64,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 @contextlib.contextmanager
-def _writing(on_bad_write: OnError) -> Iterator[None]:
+def _writing(on_write_error: OnError) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if on_bad_write == "raise":
+        if on_write_error == "raise":
             raise
         log.warning("a checkpoint could not be written (%s): going on; the one before is intact", error)
 
@@ -92,27 +92,27 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: writes ``last.ckpt`` in mid-epoch too, after every so many steps.
         every_minutes: the same, when so many minutes have passed since it was written.
-        on_bad_write: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
+        on_write_error: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
 
     Raises:
         InputError: for a value out of range.
     """
 
     def __init__(
-        self, every_n_steps: int | None = None, every_minutes: float | None = None, on_bad_write: OnError = "raise"
+        self, every_n_steps: int | None = None, every_minutes: float | None = None, on_write_error: OnError = "raise"
     ):
         if every_n_steps is not None:
             check_at_least("every_n_steps", every_n_steps, 1)
         if every_minutes is not None:
             check_at_least("every_minutes", every_minutes, 0)
-        check_choice("on_bad_write", on_bad_write, OnError)
-        self.every_n_steps, self.every_minutes, self.on_bad_write = every_n_steps, every_minutes, on_bad_write
+        check_choice("on_write_error", on_write_error, OnError)
+        self.every_n_steps, self.every_minutes, self.on_write_error = every_n_steps, every_minutes, on_write_error
         self.best = math.inf
         self.signal: int | None = None
         self.leaving = 0  # for which signal, in all processes
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step, self.saved_at, self.now = trainer.global_step, time.monotonic(), Now()
+        self.step, self.saved_at, self.timer = trainer.global_step, time.monotonic(), SyncTimer()
         begin_epoch_anew(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -133,7 +133,7 @@ class Checkpoints(Checkpoint):
     def _leave(self) -> None:
         # Not where the checkpoint is written: what that step has logged is only written after its last callback.
         if self.leaving:
-            raise agreed(SystemExit(128 + self.leaving))
+            raise mark_collective(SystemExit(128 + self.leaving))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -142,10 +142,10 @@ class Checkpoints(Checkpoint):
             return  # between the parts of one step, or right before the epoch's own checkpoint
         self.step = trainer.global_step
         is_time = False
-        if self.now.is_it():
+        if self.timer.due():
             minutes = (time.monotonic() - self.saved_at) / 60
             overdue = self.every_minutes is not None and minutes >= self.every_minutes
-            number, overdue_anywhere = self.now.agree(self.signal or 0, overdue)
+            number, overdue_anywhere = self.timer.sync(self.signal or 0, overdue)
             self.leaving, is_time = int(number), bool(overdue_anywhere)
         if self.leaving or is_time or (self.every_n_steps is not None and self.step % self.every_n_steps == 0):
             self._save(trainer)
@@ -158,9 +158,9 @@ class Checkpoints(Checkpoint):
         is_best = float(score) < self.best
         self.best = min(float(score), self.best)
         saved = self._save(trainer)
-        self.leaving = int(largest(self.signal or 0)[0])
+        self.leaving = int(all_reduce_max(self.signal or 0)[0])
         folder = RunFolder(trainer.default_root_dir)
-        with together(), _writing(self.on_bad_write):
+        with raise_on_all_ranks(), _writing(self.on_write_error):
             if saved and (is_best or not folder.best.exists()):
                 try:
                     link(folder.last, folder.best)
@@ -176,13 +176,13 @@ class Checkpoints(Checkpoint):
             new.unlink(missing_ok=True)
         trainer.save_checkpoint(new)
         self.saved_at = time.monotonic()
-        with together():
+        with raise_on_all_ranks():
             error = getattr(trainer.strategy.checkpoint_io, "error", None)
             if error is not None:
                 raise error
             if not (trainer.is_global_zero and new.exists()):
                 return False
-            with _writing(self.on_bad_write):
+            with _writing(self.on_write_error):
                 if folder.last.exists():
                     try:
                         link(folder.last, folder.previous)

@@ -90,7 +90,7 @@ def flag_of(key: str) -> str:
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss", "prior"]
+    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_nonfinite_loss", "prior"]
     own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
     return f"--{key}" if key in own else key
 
@@ -98,7 +98,7 @@ def flag_of(key: str) -> str:
 def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
-    own = ["output", "resume", "ckpt_path", "on_bad_loss", "prior"]
+    own = ["output", "resume", "ckpt_path", "on_nonfinite_loss", "prior"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
 
@@ -111,7 +111,7 @@ def one_line(message: str) -> str:
         name = given.lstrip("-").partition("=")[0]
         flags = {flag: f"--{flag}" for flag in _all_flags()}
         by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in flags.items()}
-        meant = did_you_mean(name.rpartition(".")[2], by_last_part, otherwise="see --help")
+        meant = did_you_mean(name.rpartition(".")[2], by_last_part, otherwise="see --help", cutoff=0.5)
         return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
     if re.search("Problems parsing config|File does not exist", message):
         return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"

@@ -71,7 +71,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str, help="a checkpoint file to go on from, in a run folder of its own")
         parser.add_class_arguments(Checkpoints, "checkpoint")
         parser.add_argument(
-            "--on_bad_loss",
+            "--on_nonfinite_loss",
             type=OnError,
             default="raise",
             help="a loss that is not finite: raise, or skip that step (looked at in every step, before it is taken)",
@@ -111,7 +111,7 @@ class TrainCLI(LightningCLI):
             batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
             kwargs["log_every_n_steps"] = min(given.log_every_n_steps or 50, batches)
             kwargs["callbacks"] = self._callbacks(given)
-            kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_bad_write))
+            kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_write_error))
             if given.logger in (None, True):
                 first_step = self.start.global_step if self.config.resume is not None else None
                 kwargs["logger"] = RunLogger(self.start.folder.path, first_step)
@@ -130,7 +130,7 @@ class TrainCLI(LightningCLI):
     def _callbacks(self, given: Namespace) -> list[Callback]:
         """Those of the command line, and ours."""
         callbacks = [AbortOnError(self.start.folder), *_as_list(given.callbacks), Curves(), Throughput()]
-        callbacks.append(FiniteLoss(self.config.on_bad_loss))
+        callbacks.append(FiniteLoss(self.config.on_nonfinite_loss))
         # before the pictures: config.yaml tells that a folder with pictures holds a run
         callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
         callbacks += [ReconstructionGrid(), SampleGrid()]

@@ -15,7 +15,7 @@ import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from glo_lightning.distributed import agreed, is_agreed, is_first, is_loss_of_another, several
+from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
 from glo_lightning.errors import InputError
 from glo_lightning.lightning_internals import child_processes
 from glo_lightning.runs.folder import RunFolder
@@ -55,13 +55,13 @@ def signals_answered(numbers: Iterable[int], answer: Any) -> Iterator[None]:
 
 def stop(line: str, status: int) -> NoReturn:
     """Leaves with one line, which of several processes that have met the first one says."""
-    if several() and not is_first():
+    if is_distributed() and not is_first():
         # Lightning's launcher takes any other status of one that it has started for a crash, and kills the first.
-        raise agreed(SystemExit(0 if is_child() else status))
+        raise mark_collective(SystemExit(0 if is_child() else status))
     if not Launch.found().is_first:
         time.sleep(3)  # the first is likely to say the same, and then the launcher ends this one
     sys.stderr.write(f"\n{line}\n" if status == 130 else f"{line}\n")
-    raise agreed(SystemExit(status))
+    raise mark_collective(SystemExit(status))
 
 
 def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[str, int] | None:
@@ -78,13 +78,14 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
     if isinstance(error, InputError):
         return f"{flag_of(error.key)} {error.value}: {error.remedy}", 2
     if isinstance(error, FloatingPointError):
-        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, or give --on_bad_loss skip"
+        remedy = "lower --model.generator_lr or --model.latent_lr and go on with --resume, "
+        remedy += "or give --on_nonfinite_loss skip"
         return f"{error}; {remedy}", 1
     if isinstance(error, torch.OutOfMemoryError):
         return _memory_line(trainer) if trainer else str(error), 1
     if isinstance(error, OSError):
         return _disk_line(error, trainer), 1
-    if is_loss_of_another(error):
+    if is_peer_failure(error):
         return "lost another process, which has ended or been killed; it says why, or its launcher does", 1
     return None
 
@@ -120,7 +121,7 @@ class AbortOnError(Callback):
         self.folder = folder
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.world_size > 1 and not is_agreed(exception):
+        if trainer.world_size > 1 and not is_collective(exception):
             abort_rank(trainer, self.folder, exception)
 
 

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from glo_lightning.distributed import largest, together
+from glo_lightning.distributed import all_reduce_max, raise_on_all_ranks
 from glo_lightning.errors import OnError, check_choice
 
 log = logging.getLogger(__name__)
@@ -24,15 +24,15 @@ class FiniteLoss(Callback):
     finite. Its step counts, and it is logged with a warning.
 
     Args:
-        on_bad_loss: ``raise`` or ``skip``.
+        on_nonfinite_loss: ``raise`` or ``skip``.
 
     Raises:
         FloatingPointError: naming the step, the rates and the keys of the batch.
     """
 
-    def __init__(self, on_bad_loss: OnError = "raise"):
-        check_choice("on_bad_loss", on_bad_loss, OnError)
-        self.skip = on_bad_loss == "skip"
+    def __init__(self, on_nonfinite_loss: OnError = "raise"):
+        check_choice("on_nonfinite_loss", on_nonfinite_loss, OnError)
+        self.skip = on_nonfinite_loss == "skip"
         self.recent: list[tuple[int, list[float], Tensor, Tensor]] = []  # step, rates, loss, rows
         self.averages: list[Tensor] = []
 
@@ -58,7 +58,7 @@ class FiniteLoss(Callback):
         values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
         values += [loss for _, _, loss, _ in self.recent]
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if largest(not finite)[0]:
+        if all_reduce_max(not finite)[0]:
             log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
             optimizer.zero_grad(set_to_none=True)
             for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
@@ -79,7 +79,7 @@ class FiniteLoss(Callback):
         self._check(trainer)
         # NaN is least and greatest at once; isfinite() would take a table's size in memory, and seconds
         extremes = [torch.stack(weight.detach().aminmax()) for weight in pl_module.parameters()]
-        with together():
+        with raise_on_all_ranks():
             if not torch.stack(extremes).isfinite().all():
                 raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
 
@@ -87,9 +87,9 @@ class FiniteLoss(Callback):
         if self.recent and not self.skip:
             finite = torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().tolist()
             bad = finite.index(False) if not all(finite) else len(finite)
-            earliest = -largest(-bad)[0]  # a step later it is bad in every process
+            earliest = -all_reduce_max(-bad)[0]  # a step later it is bad in every process
             if earliest < len(finite):
-                with together():
+                with raise_on_all_ranks():
                     if bad == earliest:
                         raise FloatingPointError(self._describe(trainer, *self.recent[bad]))
             self.recent.clear()

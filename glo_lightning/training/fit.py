@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.distributed import is_agreed, is_first, meet, several, together
+from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
@@ -125,8 +125,8 @@ def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> Non
     try:
         _fit(start, trainer, model, data)
     except BaseException as error:
-        if several():
-            if not is_agreed(error):
+        if is_distributed():
+            if not is_collective(error):
                 abort_rank(trainer, start.folder, error)
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to those that leave a little later
@@ -146,13 +146,13 @@ def _meet_others(launched: Launch, trainer: Trainer) -> None:
 
     def connect() -> None:
         trainer.strategy.setup_environment()
-        meet()
+        init_cpu_group()
 
     # Python would not hear a signal while it waits for the others, and there is but an empty folder to clean up, which
     # the next run takes.
     with signals_answered(SIGNALS, signal.SIG_DFL):
         launch(trainer, connect)
-    if several():
+    if is_distributed():
         leave_signals_to_us(trainer)
 
 
@@ -161,7 +161,7 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
     folder = start.folder
     with signals_answered((signal.SIGTERM, signal.SIGUSR1), leave):
         try:
-            with together():
+            with raise_on_all_ranks():
                 _prepare_folder(start, trainer, model)
             log.info("run folder: %s", folder.path)
             trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
@@ -171,7 +171,7 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
             raise
         except SystemExit as end:  # a signal, or Lightning's answer to a KeyboardInterrupt
             status = 130 if end.code == INTERRUPT_STATUS else int(end.code or 0)
-            if several() and not is_agreed(end):
+            if is_distributed() and not is_collective(end):
                 raise
             if folder.config.exists():
                 if trainer.state.status != TrainerStatus.INTERRUPTED:

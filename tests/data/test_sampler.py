@@ -24,7 +24,7 @@ def test_every_row_once_in_batches_that_differ_by_at_most_one(num_images, batch_
     assert sorted(row for batch in batches for row in batch) == list(range(num_images))
     sampler = RowBatchSampler(num_images, batch_size, 0, 0, world_size)
     for number, parts in enumerate(zip(*ranks, strict=True)):
-        assert sampler.parts_of(number) == [len(part) for part in parts]
+        assert sampler.batch_sizes_by_rank(number) == [len(part) for part in parts]
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -216,7 +216,7 @@ def test_a_disk_that_fails_ends_the_run_with_the_checkpoint_before_intact(
 
 
 def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, whole, tmp_path, monkeypatch):
-    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_bad_write=skip")
+    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_write_error=skip")
     with monkeypatch.context() as patch:
         fail_from(patch, "fsync", 2, errno.ENOSPC)
         assert run(*RUN, *flags, "--output", tmp_path / "run")[0] == 0

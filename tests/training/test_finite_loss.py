@@ -44,7 +44,7 @@ def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
             {trainer.global_step: {key: value.clone() for key, value in module.state_dict().items()}}
         ),
     )
-    assert run(*poisoned, "--on_bad_loss=skip", "--output", tmp_path / "run")[0] == 0
+    assert run(*poisoned, "--on_nonfinite_loss=skip", "--output", tmp_path / "run")[0] == 0
 
     def moved(step):
         return {key for key, value in states[step].items() if not torch.equal(value, states[step - 1][key])}

@@ -27,7 +27,6 @@ from torch import distributed
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
-from glo_lightning.distributed import Now
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 
@@ -646,10 +645,3 @@ def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
     assert line.startswith(f"--data.root {roots[1]}: process 1 has other images")
     assert started.said(1) == []
     assert not (tmp_path / "run").exists()
-
-
-def test_one_process_alone_looks_at_signals_in_every_step_of_a_long_run():
-    now = Now()
-    for step in range(5000):
-        assert now.is_it()
-        assert now.agree(step, 0.5) == [step, 0.5]
