@@ -1,6 +1,6 @@
-"""What is used of Lightning, and of torch's DDP, that they do not document, each with its reason.
+"""The undocumented parts of Lightning and of torch's DDP that this package uses, each with its reason.
 
-``tests/test_lightning_internals.py`` fails when a new version lacks one of them.
+``tests/test_lightning_internals.py`` fails if a new version lacks one of them.
 """
 
 from __future__ import annotations
@@ -11,59 +11,59 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-# Lightning ends a fit that KeyboardInterrupt has ended by sys.exit with this status. We leave with 130, as shells do.
+# After KeyboardInterrupt, Lightning calls sys.exit with this status. We exit with 130, as shells do.
 INTERRUPT_STATUS = 1
 
-# The command line leaves in a checkpoint which function is to make its model: for load_from_checkpoint, in whose
-# keyword arguments this entry says that the class itself does. The parser is not needed then.
+# LightningCLI stores in a checkpoint the function that creates the model. As keyword arguments of load_from_checkpoint,
+# these have the class create it instead: a checkpoint may be a stranger's, and no parser is imported.
 OWN_CLASS: dict[str, Any] = {"_instantiator": None}
 
 
 def exclude_from_ddp(module: LightningModule, names: list[str]) -> None:
-    """Keeps parameters out of DDP's averages: it has none for sparse gradients."""
+    """Excludes parameters from DDP, which cannot average sparse gradients."""
     module._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 
 
 def launch(trainer: Trainer, function: Callable[[], None]) -> None:
-    """Starts the other processes on this node, if nobody else does, and calls the function in each of them.
+    """Starts the other processes on this node, unless torchrun or srun does, and calls the function in this process.
 
-    ``trainer.fit`` does the same, and finds them started: by then a signal can be answered.
+    ``trainer.fit`` would do it, too, but later: by then the processes must have connected. It finds them started.
     """
     trainer.strategy.launcher.launch(function)  # type: ignore[union-attr]
 
 
 def child_processes(trainer: Trainer) -> Sequence[subprocess.Popen[bytes]]:
-    """The processes that Lightning has started from this one, which it ends only in some cases."""
+    """The processes that Lightning has started from this one. It does not always end them."""
     return getattr(trainer.strategy.launcher, "procs", ())
 
 
 def leave_signals_to_us(trainer: Trainer) -> None:
-    """Turns off Lightning's answer to signals, for several processes.
+    """Turns off Lightning's signal handling, for several processes.
 
-    It asks the first process for SIGTERM in every step; Checkpoints asks all of them, for every signal, and seldom. Its
-    handler also sends a message to the other processes in the middle of whatever they send each other.
+    Lightning broadcasts in every step whether rank 0 had SIGTERM; Checkpoints asks all ranks, for every signal, and
+    rarely. Lightning's handler also broadcasts at once, which may break into another collective.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
-def begin_epoch_anew(trainer: Trainer) -> None:
-    """Corrects Lightning where an epoch begins: with ``max_steps`` it takes every resumed run for one in mid-epoch."""
+def clear_restarting(trainer: Trainer) -> None:
+    """Corrects Lightning at the start of an epoch: with ``max_steps`` it takes every resumed run to be in mid-epoch."""
     loop = trainer.fit_loop.epoch_loop
     if loop.batch_progress.current.ready == 0:
         loop.restarting = False
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
-    """How many epochs the run of a checkpoint has finished; its ``epoch`` counts differently in mid-epoch."""
+    """The number of epochs that the run of a checkpoint has finished."""
     return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def finish_epoch(checkpoint: dict[str, Any]) -> None:
-    """Has the loops' state, at an epoch's end, say plainly that the epoch is over, or that it has been cut off.
+    """Corrects the state of the loops at an epoch's end: the epoch is either finished, or was cut off.
 
-    As Lightning leaves it there, a resumed run with ``max_steps`` trains one batch too many, and an epoch that
-    ``max_steps`` or a timer has cut off is never finished.
+    Without it, a resumed run with ``max_steps`` trains one batch too many, and an epoch that was cut off by
+    ``max_steps`` or a timer is never finished.
     """
     loop = checkpoint["loops"]["fit_loop"]
     epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]

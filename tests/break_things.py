@@ -236,7 +236,7 @@ def damaged(runs: Runs, how: str) -> Row:
         last.write_bytes(content if how == "has one bit flipped" else content[: runs.random.randrange(len(content))])
     lost = runs.reached(run) - load(run, "previous")["global_step"]
     runs.finish(run)
-    said = next(line for line in Path(f"{run}.1").read_text().splitlines() if "going on from" in line)
+    said = next(line for line in Path(f"{run}.1").read_text().splitlines() if "Continuing from" in line)
     return Row(f"last.ckpt {how}", 1, f"{lost} steps: one checkpoint more", f"`{said.replace(str(runs.folder), '')}`")
 
 

@@ -1,4 +1,4 @@
-"""What the package uses of Lightning and of DDP without their leave: here, a version that lacks it is found out."""
+"""The undocumented parts of Lightning and DDP that the package uses: a version that lacks one fails here."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
 
 class Small(LightningModule):
-    """A weight, and a table that DDP is to leave alone."""
+    """A layer, and a table that DDP must ignore."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ def checkpoints(tmp_path_factory):
 
 
 def test_the_loops_of_a_checkpoint(checkpoints):
-    """As Lightning leaves them: an epoch's end is not counted yet, which is what ``finish_epoch`` corrects."""
+    """Lightning does not count an epoch as finished at its end yet; ``finish_epoch`` corrects that."""
     middle, end = (torch.load(checkpoints / f"{name}.ckpt", weights_only=True) for name in ("middle", "end"))
     assert internals.epochs_done(middle) == 1
     untouched = torch.load(checkpoints / "middle.ckpt", weights_only=True)
@@ -80,13 +80,13 @@ def test_the_loops_of_a_checkpoint(checkpoints):
     assert "state_dict" in loop
 
 
-def test_with_max_steps_lightning_takes_an_epochs_end_for_its_middle(checkpoints, tmp_path):
+def test_with_max_steps_lightning_mistakes_an_epochs_end_for_its_middle(checkpoints, tmp_path):
     seen = []
 
     class See(Callback):
         def on_train_start(self, trainer, pl_module):
             seen.append(trainer.fit_loop.epoch_loop.restarting)
-            internals.begin_epoch_anew(trainer)
+            internals.clear_restarting(trainer)
             seen.append(trainer.fit_loop.epoch_loop.restarting)
 
     end = torch.load(checkpoints / "end.ckpt", weights_only=True)

@@ -1,1 +1,1 @@
-"""What lies on disk of a run: its folder and lock, its checkpoints, what it was made with."""
+"""The files of a run: its folder and lock, its checkpoints, and the environment that it was made in."""

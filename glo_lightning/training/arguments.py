@@ -1,4 +1,4 @@
-"""What a user types after scripts/train.py, as the parser knows it; and one line for what it does not know."""
+"""The arguments of scripts/train.py: short forms, names of flags, errors in one line, and untrusted classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
-# The kinds of classes that a run is put together of.
+# The kinds of classes that a configuration may name.
 PARTS: tuple[type, ...] = (
     torch.nn.Module,
     torch.optim.Optimizer,
@@ -42,13 +42,13 @@ OWNERS = (("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints))
 
 
 def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[str], str]:
-    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first.
+    """Adds the prefix ``trainer.`` to Trainer arguments, and puts the run's or the default configuration first.
 
     Returns:
         The arguments, and the name of the last configuration: the recipe.
 
     Raises:
-        InputError: for a run whose checkpoint is of another format.
+        InputError: for a run whose checkpoint has another format.
     """
     trainer_arguments = set(inspect.signature(Trainer).parameters)
     expanded: list[str] = []
@@ -67,7 +67,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     if resumed:
         folder = RunFolder(resumed[-1])
         first = [str(folder.config)] if folder.config.is_file() else []
-        try:  # before the configuration is read: that of another version may have other arguments
+        try:  # before the configuration is read: another version may have other arguments
             read_checkpoint(folder.last, "resume")
         except InputError as error:
             if error.key == "format_version":
@@ -83,7 +83,7 @@ def _values(arguments: list[str], flag: str) -> list[str]:
 
 
 def flag_of(key: str) -> str:
-    """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
+    """The flag of an argument in an error: ``batch_size`` is ``--data.batch_size`` on the command line."""
     linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
     if key in linked:
         return linked[key]
@@ -103,7 +103,7 @@ def _all_flags() -> list[str]:
 
 
 def one_line(message: str) -> str:
-    """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
+    """Turns jsonargparse's message of several lines into one: flag, value, remedy."""
     # the wordings of jsonargparse 4.39 to 4.53
     unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
     if unknown:
@@ -128,18 +128,17 @@ def one_line(message: str) -> str:
 
 
 def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
-    """Refuses code that a configuration names and the user does not, for a run folder may be a stranger's.
+    """Refuses classes and functions that only a configuration names, since it may come from a stranger.
 
-    jsonargparse makes an object of every ``class_path`` that stands where any value may, and hands on every function
-    that is named where one may stand. Nothing is called here.
+    jsonargparse instantiates every ``class_path`` in a configuration and passes on every function that it names. This
+    check itself calls nothing.
 
     Args:
-        config: parsed, nothing in it made yet.
-        arguments: of the command line.
+        config: the parsed configuration, with nothing instantiated yet.
+        arguments: the command line, where the user may name any class or function.
 
     Raises:
-        InputError: for a class that is of none of the kinds that a run is put together of, and for a function, unless
-            its name stands in the arguments.
+        InputError: for a class of an unexpected kind, and for a function.
     """
     typed = " ".join(argument for argument in arguments if not argument.startswith("--config="))
     for key, code in _named_code(config, ""):
@@ -148,15 +147,15 @@ def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
         if name in typed:
             continue
         if isinstance(code, str):
-            remedy = f"is named by a configuration, and is no class of a kind that belongs there ({PARTS_NAMED})"
-            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it all the same, name it on the command line")
+            remedy = f"is named by a configuration, but is not {PARTS_NAMED}"
+            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it anyway, name it on the command line.")
         else:
-            remedy = "is a function that a configuration names. To have it called, name it on the command line"
+            remedy = "is a function that a configuration names. To use it anyway, name it on the command line."
             raise InputError(f"--{key}", path, remedy)
 
 
 def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The class paths and the functions in a parsed configuration, each with the key of the argument it stands in."""
+    """Yields the class paths and functions in a parsed configuration, each with the key of its argument."""
     if isinstance(value, Namespace | dict):
         items = vars(value) if isinstance(value, Namespace) else value
         if isinstance(items.get("class_path"), str):

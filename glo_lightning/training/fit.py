@@ -1,4 +1,4 @@
-"""One training: where it begins, the fit into its run folder, and samples of its codes at the end."""
+"""One training: where it starts, the fit into its run folder, and samples at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glo_lightning.optimizers import ROW_RULES
 from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.callbacks import INITIAL_ROWS
-from glo_lightning.training.exits import NOTHING_WRITTEN, SIGNALS, abort_rank, leave, signals_answered, stop
+from glo_lightning.training.exits import NOTHING_WRITTEN, SIGNALS, abort_rank, exit_on_signal, exit_with, handle_signals
 from glo_lightning.training.launch import (
     PARENT_VARIABLE,
     Launch,
@@ -39,16 +39,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Start:
-    """Where a training begins.
+    """Where a training starts: its folder, its launcher and its checkpoint.
 
     Attributes:
-        folder: the run folder; the first process has made and locked it.
-        launch: who started this process.
-        refused: why the first of several processes cannot have the folder, to be raised where all hear of it.
-        ckpt_path: the checkpoint to go on from.
-        resumes_previous: whether that is the one before the last, which is damaged or missing.
-        global_step: of that checkpoint.
-        finished: what to say of a run that has nothing left to do.
+        folder: the run folder, which the first process has created and locked.
+        launch: how this process was started.
+        refused: why the first of several processes cannot use the folder; raised later, on all ranks.
+        ckpt_path: the checkpoint to continue from.
+        resumes_previous: whether that is ``previous.ckpt``, because ``last.ckpt`` is damaged or missing.
+        global_step: the step of that checkpoint.
+        finished: the message for a run that has nothing left to do.
     """
 
     folder: RunFolder
@@ -60,7 +60,7 @@ class Start:
     finished: str | None = None
 
     def read(self, config: Namespace) -> None:
-        """Finds the checkpoint to go on from, and reads what it says of its run.
+        """Finds and reads the checkpoint to continue from.
 
         Raises:
             InputError: for a checkpoint that cannot be read.
@@ -80,24 +80,28 @@ class Start:
             raise self.refused
 
 
-def claim_folder(config: Namespace, recipe: str) -> Start:
-    """Makes and locks the run folder before anything that takes long; of several processes the first does.
+def create_folder(config: Namespace, recipe: str) -> Start:
+    """Creates and locks the run folder, in the first process, before any work that takes long.
+
+    Args:
+        config: the parsed command line.
+        recipe: the name of the folder in ``runs/``, if ``--output`` does not name another.
 
     Raises:
-        InputError: when it cannot be made, or is in use, or holds a run already, or none to go on with.
+        InputError: if it cannot be created, is in use, or contains a run; for ``--resume``, if it contains none.
     """
     resume, output, trainer = config.resume, config.output, config.trainer
     folder = RunFolder(resume or output or Path(trainer.default_root_dir or ".") / "runs" / recipe)
     if resume is not None and not folder.config.is_file():
-        raise InputError("resume", resume, "holds no run (no config.yaml); give the folder of a run")
-    start = Start(folder, Launch.found())
+        raise InputError("resume", resume, "contains no run (no config.yaml). Give the folder of a run.")
+    start = Start(folder, Launch.detect())
     if not start.launch.is_first or trainer.fast_dev_run or trainer.barebones:
-        return start  # it is another process that writes, or nobody
+        return start  # another process writes, or none
     try:
         if resume is None and output is None:
             start.folder = RunFolder.next_version(folder.path)
         else:
-            folder.claim("output" if resume is None else "resume")
+            folder.create("output" if resume is None else "resume")
     except InputError as error:
         if start.launch.by is None:
             raise
@@ -108,20 +112,20 @@ def claim_folder(config: Namespace, recipe: str) -> Start:
 def _finished(trainer: Namespace, checkpoint: dict[str, Any]) -> str | None:
     epochs = epochs_done(checkpoint)
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
-        return f"this run is finished after {epochs} epochs; go on with --max_epochs {2 * epochs}, say"
+        return f"This run has finished its {epochs} epochs. Continue it with, for example, --max_epochs {2 * epochs}."
     if 0 <= trainer.max_steps <= checkpoint["global_step"]:
-        return f"this run is finished after {trainer.max_steps} steps; go on with --max_steps or --max_epochs"
+        return f"This run has finished its {trainer.max_steps} steps. Continue it with --max_steps or --max_epochs."
     return None
 
 
 def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
-    """Trains into the run folder; what fails before there is anything to keep leaves no folder behind.
+    """Trains into the run folder. An error before the first step leaves no folder behind.
 
     Raises:
-        InputError: for input that turns out wrong only now.
-        OSError: when the folder cannot be written.
+        InputError: for wrong input that is only found now.
+        OSError: if the folder cannot be written.
     """
-    _meet_others(start.launch, trainer)
+    _connect_processes(start.launch, trainer)
     try:
         _fit(start, trainer, model, data)
     except BaseException as error:
@@ -129,14 +133,14 @@ def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> Non
             if not is_collective(error):
                 abort_rank(trainer, start.folder, error)
             for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to those that leave a little later
+                signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to the ranks that exit last
         raise
     finally:
         wait_for_children(trainer)
 
 
-def _meet_others(launched: Launch, trainer: Trainer) -> None:
-    """Starts the other processes, if there are to be any and nobody else does, and connects all of them."""
+def _connect_processes(launched: Launch, trainer: Trainer) -> None:
+    """Starts the other processes of this node, unless torchrun or srun has, and connects all ranks."""
     if trainer.strategy.launcher is None:
         return
     if is_child() or launched.by == "torchrun":
@@ -148,18 +152,18 @@ def _meet_others(launched: Launch, trainer: Trainer) -> None:
         trainer.strategy.setup_environment()
         init_cpu_group()
 
-    # Python would not hear a signal while it waits for the others, and there is but an empty folder to clean up, which
-    # the next run takes.
-    with signals_answered(SIGNALS, signal.SIG_DFL):
+    # While it waits for the others, Python cannot call a handler. A signal then leaves an empty folder, which the next
+    # run uses.
+    with handle_signals(SIGNALS, signal.SIG_DFL):
         launch(trainer, connect)
     if is_distributed():
         leave_signals_to_us(trainer)
 
 
 def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
-    """The fit in one process, and what its end leaves behind."""
+    """Fits in this process, and exits with a line after a signal."""
     folder = start.folder
-    with signals_answered((signal.SIGTERM, signal.SIGUSR1), leave):
+    with handle_signals((signal.SIGTERM, signal.SIGUSR1), exit_on_signal):
         try:
             with raise_on_all_ranks():
                 _prepare_folder(start, trainer, model)
@@ -169,30 +173,30 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
             if isinstance(error, InputError) or not folder.config.exists():
                 folder.abandon()
             raise
-        except SystemExit as end:  # a signal, or Lightning's answer to a KeyboardInterrupt
+        except SystemExit as end:  # after a signal, or Lightning's after KeyboardInterrupt
             status = 130 if end.code == INTERRUPT_STATUS else int(end.code or 0)
             if is_distributed() and not is_collective(end):
                 raise
             if folder.config.exists():
                 if trainer.state.status != TrainerStatus.INTERRUPTED:
                     raise
-                stop(f"stopped after step {trainer.global_step}; go on with --resume {folder.path}", status)
+                exit_with(f"Stopped after step {trainer.global_step}. Continue with --resume {folder.path}", status)
             folder.abandon()
-            stop(NOTHING_WRITTEN, status)
+            exit_with(NOTHING_WRITTEN, status)
 
 
 def _prepare_folder(start: Start, trainer: Trainer, model: GLO) -> None:
-    """Checks the run folder, in the first process."""
+    """Checks the run folder and its disk, in the first process."""
     if start.refused is not None:
         raise start.refused
     if is_first() and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
         start.folder.check_room(4 * _checkpoint_bytes(model))
         if start.resumes_previous:
-            link(start.folder.previous, start.folder.last)  # which is damaged or missing
+            link(start.folder.previous, start.folder.last)  # the last one is damaged or missing
 
 
 def _checkpoint_bytes(model: GLO) -> int:
-    """How large a checkpoint gets, or a little less; a rule of one's own for the rows may keep as much as Adam's."""
+    """The size of a checkpoint, or a little less. A custom rule for the rows may keep as much state as Adam."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     table = model.latents.weight
     state = 8 * table.shape[1] ** 2 if model.hparams["latent_optimizer"] in ROW_RULES else 2 * weights
@@ -202,22 +206,22 @@ def _checkpoint_bytes(model: GLO) -> int:
 
 
 def show_samples(start: Start, config: Namespace, stopped_by: int | None) -> None:
-    """Fits ``--prior`` to the codes of the finished run, unless that is done, and shows samples of it.
+    """Fits ``--prior`` to the codes of the finished run and draws samples, unless that is already done.
 
     Args:
-        start: of the run.
-        config: of the command line.
-        stopped_by: a signal that came in the last step.
+        start: where the run started.
+        config: the parsed command line.
+        stopped_by: a signal that came during the last step.
     """
     folder = start.folder
     if config.prior is None or not start.launch.is_first or not folder.last.exists():
         return
     accelerator: Accelerator = "cpu" if config.trainer.accelerator == "cpu" else "auto"
-    with signals_answered(SIGNALS, leave):
+    with handle_signals(SIGNALS, exit_on_signal):
         try:
             if stopped_by is not None:
-                leave(stopped_by, None)
+                exit_on_signal(stopped_by, None)
             add_samples(folder.path, config.prior, accelerator, anew=not start.finished)
         except SystemExit as end:
-            line = f"stopped while the prior was fitted; the run is finished, --resume {folder.path} fits it"
-            stop(line, int(end.code or 0))
+            line = f"Stopped while the prior was fitted. The run is finished; --resume {folder.path} fits the prior."
+            exit_with(line, int(end.code or 0))

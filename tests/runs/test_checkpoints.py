@@ -121,7 +121,7 @@ def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step, flag):
 def test_a_signal_leaves_with_a_checkpoint(run, tmp_path, at_step, number, status):
     at_step({5: send(number)})
     assert run(*RUN, "--output", tmp_path / "run") == (
-        status, f"stopped after step 5; go on with --resume {tmp_path / 'run'}",
+        status, f"Stopped after step 5. Continue with --resume {tmp_path / 'run'}",
     )  # fmt: skip
     assert load(tmp_path / "run")["global_step"] == 5
 

@@ -101,7 +101,7 @@ def test_ctrl_c_before_the_first_step_leaves_nothing_behind(run, tmp_path, monke
 
     monkeypatch.setattr("glo_lightning.latents.pca_codes", stop)
     status, line = run(*TINY, "--output", tmp_path / "new" / "run")
-    assert (status, line.split(";")[0]) == (130, "stopped before the first step")
+    assert (status, line.split(".")[0]) == (130, "Stopped before the first step")
     assert not (tmp_path / "new").exists()
 
 
@@ -405,7 +405,7 @@ def test_a_device_without_memory_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(GLO, "training_step", training_step)
     status, line = run(*TINY, "--data.device_resident=true", "--max_epochs=1", "--output", tmp_path / "run")
     assert status == 1
-    assert line.startswith("--data.batch_size 8: the device is out of memory; it holds 0.0 GB of images and a table of")
+    assert line.startswith("--data.batch_size 8: the device is out of memory, with 0.0 GB of images and a table of")
 
 
 def test_auto_leaves_apples_gpu_alone(run, tmp_path, monkeypatch, capsys):

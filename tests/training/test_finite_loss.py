@@ -25,8 +25,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run,
     flags = ("--log_every_n_steps=4", "--checkpoint.every_n_steps=3")
     status, line = run(*poisoned, *flags, "--output", tmp_path / "run")
     assert status == 1
-    assert line.startswith("loss nan in step 4, rates ")  # counted from 0
-    keys = line.split(" keys ")[1].split(";")[0].split()
+    assert line.startswith("loss nan in step 4 (learning rates ")  # counted from 0
+    keys = line.split(" keys ")[1].split(")")[0].split()
     trained = load(tmp_path / "run")
     assert trained["global_step"] == 3
     from glo_lightning.data import LSUNDataModule

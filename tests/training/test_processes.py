@@ -383,10 +383,10 @@ def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path, who):
     started = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)})
     assert started.statuses() == [1, 1]
     (line,) = started.said(0)
-    assert line.startswith("loss nan in step 4, ")  # which is bad in the other only a step later
+    assert line.startswith("loss nan in step 4 (")  # which is bad in the other only a step later
     rows = list(RowBatchSampler(50, 8, seed=0, rank=who, world_size=2))[4]
     keys = [LSUNDataModule(num_samples=50).source.key(row).decode() for row in rows]
-    assert line.split(" keys ")[1].split(";")[0].split() == keys
+    assert line.split(" keys ")[1].split(")")[0].split() == keys
     assert started.said(1) == []
 
 
@@ -426,7 +426,7 @@ def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, said, who
     assert statuses[1 - who] == 1
     assert said in "".join(started.said(who)[-1:])
     assert started.said(1 - who) == [
-        f"process {1 - who}: lost another process, which has ended or been killed; it says why, or its launcher does"
+        f"process {1 - who}: Lost contact with another process. Its own output or its launcher's says why."
     ]
 
 
@@ -439,7 +439,7 @@ def test_a_signal_to_one_process_ends_all_with_its_status_and_a_checkpoint(start
     assert time.monotonic() - began < 40
     line = started.said(0)[-1]
     step = load(tmp_path / "run")["global_step"]
-    assert line.startswith(f"stopped after step {step}; ")
+    assert line.startswith(f"Stopped after step {step}. ")
     assert 9 < step < 9 + 75  # about a second later
     assert started.said(1) == []
 
@@ -509,7 +509,7 @@ def test_lightnings_launcher_leaves_with_the_signals_status(launch, tmp_path):
     stderr = process.communicate(timeout=SECONDS)[1]
     assert process.returncode == 143
     (line,) = stderr.strip().splitlines()
-    assert line.startswith(f"stopped after step {load(tmp_path / 'run')['global_step']}; go on with --resume")
+    assert line.startswith(f"Stopped after step {load(tmp_path / 'run')['global_step']}. Continue with --resume")
     assert group_is_gone(process)
 
 
@@ -594,7 +594,7 @@ DOCUMENTED = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "configs" / "README.
 BAD = [
     ("--devices=2 --strategy=fsdp", {}, "--strategy fsdp: ", "ddp"),
     ("--devices=2 --strategy=deepspeed_stage_2", {}, "--strategy deepspeed_stage_2: ", "ddp"),
-    ("--devices=2 --strategy=ddp_spawn", {}, "--strategy ddp_spawn: ", "give ddp"),
+    ("--devices=2 --strategy=ddp_spawn", {}, "--strategy ddp_spawn: ", "Give ddp"),
     ("--devices=2 --precision=16-mixed", {}, "--precision 16-mixed: ", "bf16-mixed"),
     ("--devices=2 --sync_batchnorm=true", {}, "--sync_batchnorm True: ", "CPU"),
     ("--devices=3", by_torchrun(0, 2, "1"), "--devices 3: torchrun started 2 on each of 1 nodes", "--devices"),
