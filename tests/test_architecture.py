@@ -65,6 +65,26 @@ def test_nobody_imports_the_command_line():
     assert not [name for name, imported in FILES.items() if "training.cli" in imported]
 
 
+def functions_of(tree):
+    """Each function with the class that it is a method of."""
+    owners = {id(child): node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
+    return [(node, owners.get(id(node))) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("name", sorted(TRAINING | OWNERS | {name for name in FILES if name.startswith("runs")}))
+def test_files_and_functions_are_small(name):
+    """Constructors may take more than eight arguments: some are the command line."""
+    path = PACKAGE / (name.replace(".", "/") + ".py")
+    path = path if path.exists() else PACKAGE / name / "__init__.py"
+    assert len(path.read_text().splitlines()) <= 300
+    for function, owner in functions_of(ast.parse(path.read_text())):
+        docstring = ast.get_docstring(function, clean=False) or ""
+        lines = function.end_lineno - function.lineno + 1 - len(docstring.splitlines())
+        assert lines <= 40, f"{function.name}: {lines} lines"
+        arguments = [*function.args.args, *function.args.kwonlyargs][bool(owner) :]
+        assert len(arguments) <= 8 or function.name == "__init__", f"{function.name}: {len(arguments)} parameters"
+
+
 def test_no_command_imports_a_study():
     studies = {path.stem for path in (REPOSITORY / "scripts" / "studies").rglob("*.py")}
     for path in (REPOSITORY / "scripts").glob("*.py"):

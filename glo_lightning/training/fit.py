@@ -91,14 +91,15 @@ def create_folder(config: Namespace, recipe: str) -> Start:
         InputError: if it cannot be created, is in use, or contains a run; for ``--resume``, if it contains none.
     """
     resume, output, trainer = config.resume, config.output, config.trainer
-    folder = RunFolder(resume or output or Path(trainer.default_root_dir or ".") / "runs" / recipe)
+    named = output if resume is None else resume
+    folder = RunFolder(Path(trainer.default_root_dir or ".") / "runs" / recipe if named is None else named)
     if resume is not None and not folder.config.is_file():
         raise InputError("resume", resume, "contains no run (no config.yaml). Give the folder of a run.")
     start = Start(folder, Launch.detect())
     if not start.launch.is_first or trainer.fast_dev_run or trainer.barebones:
         return start  # another process writes, or none
     try:
-        if resume is None and output is None:
+        if named is None:
             start.folder = RunFolder.next_version(folder.path)
         else:
             folder.create("output" if resume is None else "resume")
