@@ -585,7 +585,7 @@ def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_
     assert failing.communicate(timeout=SECONDS)[0].strip() == ""  # nobody asked: a failure is not requeued
 
 
-DOCUMENTED = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "configs" / "README.md").read_text(), re.DOTALL)
+DOCUMENTED = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "glo_lightning" / "training" / "README.md").read_text(), re.DOTALL)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
