@@ -1,4 +1,4 @@
-"""The one error type for wrong input: what a user gave, and what to give instead; and a parser of one line."""
+"""The error type for wrong input, checks that raise it, and a parser that reports errors in one line."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-OnError = Literal[
-    "raise", "skip"
-]  # the one scheme of --on_bad_loss, --data.on_invalid_image, --checkpoint.on_bad_write
+# what --on_nonfinite_loss, --data.on_invalid_image and --checkpoint.on_write_error take
+OnError = Literal["raise", "skip"]
 
 
 class InputError(ValueError):
-    """Wrong input from the user; the command line prints it as one line, without a traceback.
+    """Wrong input from the user. Commands print it as one line, without a traceback.
 
     Args:
         key: the argument, flag or file at fault, such as ``batch_size``.
-        value: what was given.
-        remedy: what is wrong with it and what to give instead.
+        value: the wrong value.
+        remedy: two sentences: what is wrong with the value, and what to do.
     """
 
     def __init__(self, key: str, value: object, remedy: str):
@@ -31,7 +30,7 @@ class InputError(ValueError):
 
 
 class ReadError(InputError):
-    """A file or record that the disk did not give now; it says nothing about the image in it."""
+    """A file or record that the disk failed to read. It says nothing about the image in it."""
 
 
 def check_choice(key: str, value: object, choices: Any) -> None:
@@ -42,21 +41,22 @@ def check_choice(key: str, value: object, choices: Any) -> None:
 
 
 def check_at_least(key: str, value: float, least: float) -> None:
-    """Raises InputError unless ``value >= least`` (NaN is refused as well)."""
+    """Raises InputError unless ``value >= least``; NaN raises, too."""
     if not value >= least:
         raise InputError(key, value, f"must be {least} or more")
 
 
-def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None) -> str:
-    """What to say of a word that is none of these: ``did you mean x?`` of the one most like it.
+def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
+    """Returns the advice for an unknown word: ``did you mean x?``, of the most similar word.
 
     Args:
-        word: what was given.
-        words: what could have been; of a mapping its values are shown.
-        otherwise: what to say where none is like it; the first twelve of them if not given.
+        word: the unknown word.
+        words: the known words; of a mapping, the keys are compared and the values are shown.
+        otherwise: the advice if no word is similar; by default a list of the first twelve words.
+        cutoff: the least similarity, from 0 to 1.
     """
     names = words if isinstance(words, Mapping) else {name: name for name in words}
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean {names[close[0]]}?"
     if otherwise is not None:
@@ -66,7 +66,7 @@ def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None) 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse's, with a program's docstring as its help: a wrong flag ends it with one line and status 2."""
+    """argparse's parser, with a program's docstring as its help. A wrong flag ends in one line and status 2."""
 
     def __init__(self, description: str | None):
         formatter = argparse.RawDescriptionHelpFormatter

@@ -1,4 +1,4 @@
-"""The one owner of writing whole or not at all: files and folders that appear finished, or stay as they were."""
+"""Atomic writing: files and folders appear complete, or stay as they were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glo_lightning.locks import Lock
 
 log = logging.getLogger(__name__)
 
-MARK = "glo_lightning"  # by which the package knows what it wrote
+MARK = "glo_lightning"  # in files that the package wrote, which it may replace
 LIST = ".written-by-glo.json"  # in a folder that a command wrote: the names of its files
 
 
@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 
 class _Sink:
-    """A file that takes bytes until it fails, and remembers how: torch.save turns an OSError into a RuntimeError."""
+    """A file that keeps its first write error: torch.save would turn the OSError into a RuntimeError."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -45,15 +45,15 @@ class _Sink:
 
 
 def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -> None:
-    """Has ``write(file)`` fill a file beside ``path`` and moves it there, synced: old or new, never half.
+    """Writes a file atomically: ``write(file)`` fills a file beside ``path``, which is synced and moved to ``path``.
 
     Args:
-        path: in a folder that exists.
+        path: the file to write, in an existing folder.
         write: takes a binary file.
         shared: whether several processes may write this path at once.
 
     Raises:
-        OSError: when the disk does not take it; what was there before is as it was.
+        OSError: if the disk fails or is full; the file that was there before is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
@@ -71,30 +71,30 @@ def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as ``write_whole`` does."""
+    """Writes text atomically."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes a dictionary as ``write_whole`` does, marked as written by this package."""
+    """Writes a dictionary atomically as JSON, marked as written by this package."""
     write_text(path, json.dumps({"written_by": MARK, **results}, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path, replace: bool = False, listed: bool = False) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``path`` once it is filled, or is removed when that fails.
+    """Yields an empty folder that becomes ``path`` when the block ends, or is removed if the block fails.
 
-    A folder that is replaced is moved aside, the new one is moved to its place, and only then is the old one deleted. A
-    process that is killed in between leaves both; the next call puts the old one back.
+    A folder that is replaced is moved aside first and deleted last. A process that is killed in between leaves both
+    folders, and the next call restores the old one.
 
     Args:
-        path: the folder to make; a link to a folder means that folder.
-        replace: whether ``path`` may be there already, with nothing in it but ``listed`` files.
-        listed: leaves a list of its files in the new folder, which may be replaced then.
+        path: the folder to write; a link to a folder means that folder.
+        replace: allows ``path`` to exist, if it contains nothing but ``listed`` files.
+        listed: leaves a list of its files in the new folder, so that it may be replaced later.
 
     Raises:
-        OSError: when the disk does not take it, when another process is writing ``path``, and for what may not be
-            replaced; what was there before is as it was.
+        OSError: if the disk fails, if another process is writing ``path``, or if ``path`` may not be replaced. What was
+            there before is unchanged.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def whole_folder(path: Path, replace: bool = False, listed: bool = False) -> Ite
     if not lock.acquire():
         raise OSError(errno.EBUSY, f"{lock.holder()} is writing it", os.fspath(path))
     try:
-        if old.exists():  # a process was killed in the midst of this
+        if old.exists():  # a process was killed here
             _discard(old) if path.exists() else old.rename(path)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
@@ -121,7 +121,7 @@ def whole_folder(path: Path, replace: bool = False, listed: bool = False) -> Ite
 
 
 def _swap(new: Path, path: Path, old: Path) -> None:
-    """Moves ``new`` to ``path``; what is there moves to ``old`` first, and is deleted at the end."""
+    """Moves ``new`` to ``path``; an existing ``path`` is moved to ``old`` first and deleted at the end."""
     is_replaced = path.exists()
     if is_replaced:
         path.rename(old)
@@ -137,7 +137,7 @@ def _swap(new: Path, path: Path, old: Path) -> None:
 
 
 def unlisted(path: Path) -> Path | None:
-    """The first thing at ``path`` that is not in the list that ``whole_folder`` left there; None where all is."""
+    """Returns the first file at ``path`` that is not in the list that ``whole_folder`` left there, if there is one."""
     if not os.path.lexists(path):
         return None
     if not path.is_dir():
@@ -156,9 +156,9 @@ def _listed(folder: Path) -> set[Path]:
 
 
 def _discard(folder: Path) -> None:
-    """Deletes the listed files in a folder, then the folder; what else has come into it is kept, with a warning."""
+    """Deletes the listed files in a folder, then the folder. Other files are kept, with a warning."""
     listed = _listed(folder)
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is in a folder before the folder
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # files before their folder
         if not _is_folder(path):
             if path in listed and path != folder / LIST:
                 path.unlink()
@@ -169,7 +169,7 @@ def _discard(folder: Path) -> None:
         (folder / LIST).unlink(missing_ok=True)
         folder.rmdir()
     else:
-        log.warning("%s holds what came into it while it was replaced; it is kept there", folder)
+        log.warning("%s contains files that were added while the folder was replaced. They are kept there.", folder)
 
 
 def _is_folder(path: Path) -> bool:
@@ -177,20 +177,20 @@ def _is_folder(path: Path) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """Makes ``target`` another name of the file ``source``, atomically.
+    """Makes ``target`` a hard link to the file ``source``, atomically.
 
     Raises:
-        OSError: where the file system has no hard links.
+        OSError: if the file system has no hard links.
     """
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     os.link(source, temporary)
     os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # still there if both were one file before
+    temporary.unlink(missing_ok=True)  # os.replace leaves it if both names were one file before
 
 
 def sync_folder(path: Path) -> None:
-    """Has the names in a folder reach the disk, as fsync does for a file's content."""
+    """Writes a folder's list of names to the disk, as fsync does for a file's content."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -199,5 +199,5 @@ def sync_folder(path: Path) -> None:
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a run, by the files that every run has."""
+    """Whether a folder contains the files that every run has."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in ("config.yaml", "environment.json"))

@@ -1,4 +1,4 @@
-"""The one owner of pixels: bytes to RGB, and uint8 to [-1, 1] to [0, 1] and back."""
+"""Pixels: decodes images, and converts between uint8, [-1, 1] and [0, 1]."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
-STARTS_PROGRAMS = ("EPS", "IPTC")  # formats for which Pillow starts Ghostscript; IPTC may hold an EPS
-DECODING = 2  # what ``decode_image`` makes of bytes: another number where pixels change; 2 uses JPEG's draft mode
-# what Pillow's readers raise of damaged files; libavif a RuntimeError
-DAMAGED = (ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
+EXTERNAL_FORMATS = ("EPS", "IPTC")  # Pillow starts Ghostscript for these; IPTC may hold an EPS
+DECODING = 2  # version of ``decode_image``, raised where its pixels change; 2 uses JPEG's draft mode
+# raised by Pillow's readers for damaged files, RuntimeError by libavif
+PILLOW_ERRORS = (ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
 
 
 class ImageFormat(NamedTuple):
-    """What every image is made to be: uint8, of ``shape``.
+    """The format that every image is converted to: uint8, of ``shape``.
 
     Attributes:
         size: H and W.
         channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
-        crop: ``center`` of what is not square; ``none`` resizes both sides, to a square.
+        crop: ``center`` crops images that are not square; ``none`` stretches them to a square.
     """
 
     size: int
@@ -40,54 +40,54 @@ class ImageFormat(NamedTuple):
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]."""
+    """Converts uint8 images to float32 in [-1, 1]."""
     return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, rounded; what lies outside is clipped."""
+    """Converts images in [-1, 1] to uint8, rounded and clipped."""
     return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to float32 in [0, 1], as metrics and picture files have them."""
+    """Converts images in [-1, 1] to float32 in [0, 1], the range of metrics and picture files."""
     return images.float() / 2 + 0.5
 
 
 def psnr(generated: Tensor, images: Tensor, per_image: bool = False) -> Tensor:
-    """Peak signal-to-noise ratio in dB of images (B, ...) in [-1, 1]: over all pixels, (), or of each image, (B,)."""
+    """Peak signal-to-noise ratio in dB of images (B, ...) in [-1, 1]: of all pixels, (), or of each image, (B,)."""
     squares = (to_unit(generated) - to_unit(images)).square()
     return -10 * torch.log10(squares.flatten(1).mean(dim=1) if per_image else squares.mean())
 
 
 class NotAnImageError(ValueError):
-    """Bytes that Pillow does not read as an image; its text says why."""
+    """Bytes that Pillow cannot read as an image; the text says why."""
 
 
 @contextlib.contextmanager
 def reading_image() -> Iterator[None]:
-    """Turns whatever Pillow raises about bytes that are no image into NotAnImageError.
+    """Turns the errors that Pillow raises for damaged images into NotAnImageError.
 
     Raises:
-        NotAnImageError: for what is no image.
-        OSError: when the disk fails.
+        NotAnImageError: for bytes that are not an image.
+        OSError: if the disk fails.
     """
     try:
         yield
     except UnidentifiedImageError as error:
         raise NotAnImageError("of no known format") from error
     except OSError as error:
-        if error.errno is not None:  # the disk's: no verdict on the image
+        if error.errno is not None:  # an error of the disk says nothing about the image
             raise
         raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    except (*DAMAGED, Image.DecompressionBombError) as error:
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB: transparency laid on white, 16-bit greys scaled, turned as its EXIF tag says."""
+    """Converts any Pillow image to RGB: on white where transparent, 16-bit greys scaled, rotated by its EXIF tag."""
     image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # Pillow would copy the others
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # which would only copy an upright image
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -98,60 +98,60 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_image(image: Encoded | Tensor, image_format: ImageFormat) -> Tensor:
-    """Makes a uint8 image (C, H, W) of that format of encoded bytes, an image of Pillow's, or pixels.
+    """Decodes an image to uint8 (C, H, W) of the format.
 
-    The shorter side is resized (bilinear, antialiased) and the centre cropped, in one step. Of an animation the first
-    image is taken. A large JPEG is decoded at an eighth, a quarter or half of its size: pixels differ by less than half
+    Resizes the shorter side (bilinear, antialiased) and crops the centre, in one step. An animation gives its first
+    image. A large JPEG is decoded at an eighth, a quarter or half of its size, which changes pixels by less than half
     a level of 255 on average.
 
     Args:
-        image: WebP, JPEG, PNG or whatever Pillow reads; an image of Pillow's; or uint8 (C, H, W), C 1 or 3.
-        image_format: its size, channels and crop.
+        image: bytes in any format that Pillow reads, a Pillow image, or uint8 (C, H, W) with C 1 or 3.
+        image_format: size, channels and crop of the result.
 
     Raises:
-        NotAnImageError: for what is no image.
+        NotAnImageError: for bytes that are not an image.
     """
     if isinstance(image, Tensor) and image.shape == image_format.shape:
         return image
     size, mode = image_format.shape[1:], "L" if image_format.channels == 1 else "RGB"
     with reading_image():
-        made = from_pixels(image) if isinstance(image, Tensor) else _decoded(image, image_format.size)
-        made = made if made.mode == mode else made.convert(mode)
-        bilinear = Image.Resampling.BILINEAR
-        made = made.resize(size, bilinear) if image_format.crop == "none" else ImageOps.fit(made, size, bilinear)
-    pixels = torch.from_numpy(np.array(made))
+        decoded = from_pixels(image) if isinstance(image, Tensor) else _decode(image, image_format.size)
+        decoded = decoded if decoded.mode == mode else decoded.convert(mode)
+        resize = Image.Image.resize if image_format.crop == "none" else ImageOps.fit
+        decoded = resize(decoded, size, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(decoded))
     return pixels[None] if image_format.channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 
-def _decoded(image: Encoded, image_size: int) -> Image.Image:
-    """As RGB; a large JPEG smaller than it is."""
-    with opened(image) as source:
+def _decode(image: Encoded, image_size: int) -> Image.Image:
+    """Decodes an image to RGB, a large JPEG at a fraction of its size."""
+    with open_image(image) as source:
         if source.format == "JPEG":
             source.draft(None, _draft_size(source.width, source.height, image_size))
         return to_rgb(source)
 
 
 def _draft_size(width: int, height: int, image_size: int) -> tuple[int, int]:
-    """The size to decode a JPEG at: three times the one wanted or more, and such that no row or column is cut."""
+    """The size to decode a JPEG at: at least three times the wanted size, and no row or column is cut off."""
     fits = (scale for scale in (8, 4, 2) if min(width, height) >= 3 * scale * image_size)
     scale = next((scale for scale in fits if width % scale == height % scale == 0), 1)
     return width // scale, height // scale
 
 
 def from_pixels(pixels: Tensor) -> Image.Image:
-    """An image of Pillow's, grey or RGB, of uint8 pixels (C, H, W), C 1 or 3."""
+    """Converts uint8 pixels (C, H, W), C 1 or 3, to a Pillow image."""
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def opened(image: Encoded) -> Image.Image:
-    """An image of Pillow's, not decoded yet if it is of bytes.
+def open_image(image: Encoded) -> Image.Image:
+    """Opens bytes as a Pillow image, without decoding them.
 
     Raises:
-        NotAnImageError: for more pixels than Pillow takes for a decompression bomb: it would warn, and fill the memory;
-            and for a format that another program would have to read.
+        NotAnImageError: for more pixels than Pillow's limit for decompression bombs, where it would warn and fill the
+            memory; and for formats that another program would have to read.
     """
     image = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
-    if image.format in STARTS_PROGRAMS:
+    if image.format in EXTERNAL_FORMATS:
         raise NotAnImageError(f"{image.format}, for which Ghostscript would be started")
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from glo_lightning.distributed import is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.images import from_uint8
-from glo_lightning.processes import is_first, together
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def init_from_pca(
         loader: gives uint8 images (b, C, H, W) and their rows (b,), in order.
         project, n_pca, whiten: see ``module.GLO``.
     """
-    with together():
+    with raise_on_all_ranks():
         if is_first():
             _write_pca_codes(table, loader(), project, n_pca, whiten)
 

@@ -1,4 +1,4 @@
-"""A file that one process at a time holds: who trains into a run folder, fills a store, writes an output."""
+"""A file lock that one process at a time holds: to train into a run folder, fill a cache or write an output."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-# what a disk without such locks answers, as some network disks and containers do
+# errors of a disk without such locks: some network disks and containers have none
 NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class Lock:
-    """A lock that one process at a time holds, until it releases it or ends, however it ends.
+    """A lock that one process at a time holds until it releases the lock or ends, even by a kill.
 
-    The system keeps it (flock). On a disk without such locks a second file, ``<path>.owner``, names process and host:
-    there the lock of a process that was killed can be taken over on its own host, and has to be removed on others.
+    The operating system keeps it (flock). On a disk without flock a second file, ``<path>.owner``, names the process
+    and its host. There the lock of a killed process can be taken over on the same host; on others, remove the file.
 
     Args:
-        path: a file, which is there while the lock is held; it names the process that holds it.
+        path: a file that exists while the lock is held and names the process that holds it.
     """
 
     def __init__(self, path: Path):
@@ -36,10 +36,10 @@ class Lock:
         self._is_named = False
 
     def acquire(self) -> bool:
-        """Takes the lock; returns False where another process has it.
+        """Takes the lock; returns False if another process has it.
 
         Raises:
-            OSError: when the file cannot be made.
+            OSError: if the file cannot be created.
         """
         while fcntl is not None:
             file = open(self.path, "a+")  # noqa: SIM115
@@ -54,13 +54,13 @@ class Lock:
                 self.path.unlink(missing_ok=True)
                 break
             if _is_at(file, self.path):
-                with contextlib.suppress(OSError):  # a full disk takes no name, and needs none
+                with contextlib.suppress(OSError):  # on a full disk the lock works without a name
                     os.ftruncate(file.fileno(), 0)
                     os.write(file.fileno(), _this_process().encode())
                 self._file = file
                 _held.append(self)
                 return True
-            file.close()  # its holder has removed it between the two calls
+            file.close()  # its holder has removed it between open and flock
         return self._acquire_by_name()
 
     def _acquire_by_name(self) -> bool:
@@ -75,7 +75,7 @@ class Lock:
         return True
 
     def _is_abandoned(self) -> bool:
-        """Whether the process that the owner file names was one of this host, and is no more."""
+        """Whether the owner file names a process of this host that has ended."""
         try:
             number, host = re.findall(r"^process (\d+) on (.+), since", self.owner.read_text())[0]
             if host == socket.gethostname():
@@ -87,7 +87,7 @@ class Lock:
         return False
 
     def holder(self) -> str:
-        """The process that has the lock, its host, and since when, as far as the file tells."""
+        """The process that holds the lock, its host and the time it took it, as far as the file says."""
         for file in (self.owner, self.path):
             with contextlib.suppress(OSError, ValueError):
                 if text := file.read_text():
@@ -95,7 +95,7 @@ class Lock:
         return "another process"
 
     def release(self) -> None:
-        """Gives the lock up; does nothing where this object does not have it."""
+        """Releases the lock; does nothing if this object does not hold it."""
         if self._file is not None:
             if _is_at(self._file, self.path):
                 self.path.unlink(missing_ok=True)
@@ -110,8 +110,8 @@ class Lock:
 _held: list[Lock] = []
 
 
-def _forget() -> None:
-    """In a process that was forked: the lock is its parent's and ends with that, however long this one lives."""
+def _forget_locks() -> None:
+    """Drops the locks in a forked process: they belong to its parent and end with it, even if the child lives on."""
     for lock in _held:
         if lock._file is not None:
             os.close(lock._file.fileno())
@@ -120,10 +120,11 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether the open file is still the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

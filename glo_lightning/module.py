@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_model
+from glo_lightning.distributed import broadcast_from_first, gather_rows, rank_weight, rows_by_rank
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.generator import Generator, make_generator
@@ -29,11 +30,11 @@ from glo_lightning.latents import (
     per_image,
     random_codes,
 )
+from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
-from glo_lightning.optimizers import RowSGD, Schedule, gather_rows, lr_factor
+from glo_lightning.optimizers import RowSGD, Schedule, lr_factor
 from glo_lightning.parts import describe_part, make_part, to_builtin
-from glo_lightning.processes import broadcast_from_first, several, weight_of
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,9 @@ class GLO(LightningModule):
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
         self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the arguments say
-        self.part_weight = 1.0  # of this process's part of a batch in the mean over all processes
+        self.ddp_loss_weight = 1.0  # of this process's part of a batch in the mean over all processes
         buffers = [f"latent_optimizer.{name}" for name, _ in self.latent_optimizer.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = ["latents.weight", *buffers]  # rows are gathered in optimizer_step
+        exclude_from_ddp(self, ["latents.weight", *buffers])  # rows are gathered in optimizer_step
 
     def _describe_parts(self) -> None:
         """Has the hyperparameters hold plain values alone: a checkpoint is loaded without unpickling anything else."""
@@ -148,21 +149,22 @@ class GLO(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
-        self.part_weight = weight_of(self.parts_of([batch_idx]))
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.part_weight)  # (B, D)
+        self.ddp_loss_weight = rank_weight(rows_by_rank(self.trainer.train_dataloader, [batch_idx]))
+        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.ddp_loss_weight)  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        super().backward(loss if self.part_weight == 1 else self.part_weight * loss, *args, **kwargs)
+        super().backward(loss if self.ddp_loss_weight == 1 else self.ddp_loss_weight * loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_learning_rates(self.global_step)
         scale = self._loss_scale()
         super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, 3. step the weights
         first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
-        table, rows_by_rank = self.latents.weight, self.parts_of(range(first, batch_idx + 1))
+        counts = rows_by_rank(self.trainer.train_dataloader, range(first, batch_idx + 1))
+        table = self.latents.weight
         if table.grad is not None and self._loss_scale() >= scale:  # it falls when a step is left out
-            gradient = gather_rows(table.grad if scale == 1 else table.grad / scale, rows_by_rank)
+            gradient = gather_rows(table.grad if scale == 1 else table.grad / scale, counts)
             rows = gradient._indices()[0]
             with torch.no_grad():
                 self.latent_optimizer.update_rows(table, gradient, self._latent_lr_now)  # 3. step the rows
@@ -173,15 +175,6 @@ class GLO(LightningModule):
         """The factor on the loss, and so on the rows' gradients, in half precision (``16-mixed``), else 1."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return 1.0 if scaler is None else scaler.get_scale()
-
-    def parts_of(self, batches: Iterable[int]) -> list[int] | None:
-        """How many images of these batches of the epoch each of several processes has, where the loader can say.
-
-        LSUNDataModule's can. Of another's batches all processes must have equal parts, as torch's DistributedSampler
-        makes them.
-        """
-        tell = getattr(self.trainer.train_dataloader, "batch_sizes_by_rank", None) if several() else None
-        return tell and [sum(parts) for parts in zip(*map(tell, batches), strict=True)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = self.named_parameters()  # a subclass may have weights besides the generator's
@@ -298,6 +291,5 @@ class GLO(LightningModule):
             InputError: for a checkpoint of another format.
         """
         check_format(torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True))
-        arguments = {"weights_only": True, **kwargs}
-        arguments["_instantiator"] = None  # by this class, not by the parser that a run of the command line names
+        arguments = {"weights_only": True, **kwargs, **OWN_CLASS}
         return super().load_from_checkpoint(checkpoint_path, **arguments)

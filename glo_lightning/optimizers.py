@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.functional import pad
+from torch import Tensor, nn
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.memory import check_fits
-from glo_lightning.processes import several
 
 Schedule = Literal["constant", "cosine"]
 
@@ -94,31 +91,3 @@ class WhitenedRows(RowSGD):
 
     def set_extra_state(self, state: int) -> None:
         self.count = state
-
-
-def gather_rows(gradient: Tensor, parts: Sequence[int] | None = None) -> Tensor:
-    """The sparse gradients of all processes as one; as it is where there is one process alone.
-
-    DDP would average them, and NCCL has no sparse all-reduce.
-
-    Args:
-        gradient: of a table (N, D): distinct rows, whose numbers may differ between processes.
-        parts: these numbers, by rank; if not given the processes ask each other, for which a device waits.
-    """
-    if not several():
-        return gradient
-    rows, values = gradient._indices()[0], gradient._values()
-    if parts is None:
-        number = torch.tensor([len(rows)], device=rows.device)
-        parts = torch.cat(_gather(number, [1] * distributed.get_world_size())).tolist()
-    padding = max(parts) - len(rows)  # a collective wants equal shapes
-    gathered_rows = torch.cat(_gather(pad(rows, (0, padding)), parts))
-    gathered = torch.cat(_gather(pad(values, (0, 0, 0, padding)), parts))
-    return torch.sparse_coo_tensor(gathered_rows[None], gathered, gradient.shape, check_invariants=False)
-
-
-def _gather(tensor: Tensor, parts: Sequence[int]) -> list[Tensor]:
-    """That tensor of every process, by rank, each without its padding."""
-    gathered = [torch.empty_like(tensor) for _ in parts]
-    distributed.all_gather(gathered, tensor.contiguous())
-    return [other[:part] for other, part in zip(gathered, parts, strict=True)]

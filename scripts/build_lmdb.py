@@ -19,12 +19,12 @@ from tqdm import tqdm
 from glo_lightning.data.image_files import find_images
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
-from glo_lightning.images import NotAnImageError, opened, reading_image, to_rgb
+from glo_lightning.images import NotAnImageError, open_image, reading_image, to_rgb
 
 
 def encode(content: bytes, size: int, quality: int | None) -> bytes:
     """A file's content as WebP, its shorter side at most ``size`` pixels; without a quality it is lossless."""
-    with reading_image(), opened(content) as source:
+    with reading_image(), open_image(content) as source:
         image = to_rgb(source)
     if min(image.size) > size:
         scale = size / min(image.size)

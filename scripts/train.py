@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from glo_lightning.cli import main
+from glo_lightning.training.cli import main
 
 if __name__ == "__main__":
     main(default_config=Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "runs"))  # of test_finite_loss
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "training"))  # of test_finite_loss
 
 from conftest import REPOSITORY, TINY, curves, load, same_state
 
@@ -34,7 +34,7 @@ POISONED = ("--model.loss=test_finite_loss.NaNInCall5",)
 STREAMING = ("--data.cache=false", "--data.num_workers=2")
 # The server imports all that a run needs; a process forked from it begins at once.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["glo_lightning.cli", "sklearn.decomposition", "torchvision.utils"])
+processes.set_forkserver_preload(["glo_lightning.training.cli", "sklearn.decomposition", "torchvision.utils"])
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ def train(arguments: tuple[str, ...], output: str, fault: str | None) -> None:
     for number in (1, 2):
         os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     multiprocessing.set_start_method("fork", force=True)  # for its workers: a fork server would outlive it
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     if fault is not None:
         inject(fault)
@@ -236,7 +236,7 @@ def damaged(runs: Runs, how: str) -> Row:
         last.write_bytes(content if how == "has one bit flipped" else content[: runs.random.randrange(len(content))])
     lost = runs.reached(run) - load(run, "previous")["global_step"]
     runs.finish(run)
-    said = next(line for line in Path(f"{run}.1").read_text().splitlines() if "going on from" in line)
+    said = next(line for line in Path(f"{run}.1").read_text().splitlines() if "Continuing from" in line)
     return Row(f"last.ckpt {how}", 1, f"{lost} steps: one checkpoint more", f"`{said.replace(str(runs.folder), '')}`")
 
 

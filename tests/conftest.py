@@ -77,7 +77,7 @@ def flat_lmdb(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path) -> Run:
     """run("--flag", value, ...) -> (exit status, last line on stderr): scripts/train.py in this process."""
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     monkeypatch.chdir(tmp_path)
 
@@ -103,7 +103,7 @@ TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=fal
 @pytest.fixture(scope="session")
 def faces_run(tmp_path_factory) -> Path:
     """A run of three epochs on 96 of the shipped faces, which have attributes."""
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     folder = tmp_path_factory.mktemp("faces") / "run"
     flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))

@@ -15,8 +15,6 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from glo_lightning import GLO, LSUNDataModule, encoding
-from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
-from glo_lightning.cli import main
 from glo_lightning.explore.encoder import fit_encoder
 from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
 from glo_lightning.explore.flow import Flow
@@ -28,7 +26,9 @@ from glo_lightning.generator import Generator
 from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
 from glo_lightning.optimizers import WhitenedRows
 from glo_lightning.runs.checkpoints import Checkpoints
-from glo_lightning.runs.finite_loss import FiniteLoss
+from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.cli import main
+from glo_lightning.training.finite_loss import FiniteLoss
 
 SMALL_FLOW = {"steps": 4, "width": 8, "blocks": 1}
 

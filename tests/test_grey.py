@@ -111,7 +111,7 @@ def test_a_generator_of_colour_is_refused_for_grey_alone():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on grey digits, of one split, with another held out."""
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     folder = tmp_path_factory.mktemp("grey")
     write_mnist(folder / "mnist")

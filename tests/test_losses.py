@@ -154,7 +154,7 @@ def test_wrong_arguments_are_named(arguments, key):
 
 def test_levels_that_images_do_not_have_are_named_at_the_first_images():
     images, loss = torch.zeros(1, 3, 16, 16), LaplacianLoss(5)
-    with pytest.raises(InputError, match="levels 5: images of 16 pixels have at most 4 levels. Give fewer"):
+    with pytest.raises(InputError, match=r"levels 5: images of 16 pixels have at most 4 levels. Give fewer"):
         loss(images, images)
 
 
@@ -192,9 +192,9 @@ def test_losses_by_name():
         assert find_loss(name)["class_path"] == path
         assert make_loss(find_loss(name), 32, 3)
     assert find_loss("my.Loss") == {"class_path": "my.Loss", "init_args": {}}
-    with pytest.raises(InputError, match="loss MSEloss: there is no such loss. [Dd]id you mean MSELoss?"):
+    with pytest.raises(InputError, match=r"loss MSEloss: there is no such loss\. [Dd]id you mean MSELoss\?"):
         find_loss("MSEloss")
-    with pytest.raises(InputError, match="loss lap_l1: there is no such loss. Give LaplacianLoss, MSELoss or"):
+    with pytest.raises(InputError, match=r"loss lap_l1: there is no such loss\. Give LaplacianLoss, MSELoss or"):
         find_loss("lap_l1")
 
 

@@ -14,13 +14,13 @@ from pytorch_lightning.plugins import Precision
 from sklearn.decomposition import PCA
 from torch.optim import SGD, Adagrad, AdamW, RMSprop
 
-from glo_lightning.callbacks import Curves
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import WhitenedRows
+from glo_lightning.training.callbacks import Curves
 
 SMALL = {"latent_dim": 6, "image_size": 32, "generator": partial(Generator, width=4)}
 

@@ -21,6 +21,9 @@ from glo_lightning.explore.priors import PRIORS
 
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "explore" / "page" / "README.md"
 DATA = REPOSITORY / "glo_lightning" / "data" / "README.md"
+TRAINING_PAGE = REPOSITORY / "glo_lightning" / "training" / "README.md"
+RECIPES = REPOSITORY / "configs" / "README.md"
+PAGES = [PAGE, DATA, TRAINING_PAGE, RECIPES]
 STUDIES = sorted((REPOSITORY / "scripts" / "studies").rglob("README.md"))
 
 
@@ -30,6 +33,7 @@ def commands_of(readme: Path) -> list[list[str]]:
 
 
 ALL = [command for page in (README, *STUDIES) for command in commands_of(page)]
+ALL += commands_of(TRAINING_PAGE)[1:2]  # test_processes.py runs the others
 COMMANDS = [command for command in ALL if "python" in command[:2]]  # the first word may be PYTHONPATH=...
 TRAINING = ("--model.generator.width=4", "--accelerator=cpu", "--enable_progress_bar=false")
 SHORTER = {
@@ -164,7 +168,9 @@ def test_the_readmes_python_trains(tmp_path, monkeypatch):
     assert names["images"].abs().max() <= 1
 
 
-@pytest.mark.parametrize("readme", [README, PAGE, DATA, *STUDIES], ids=lambda page: page.parent.name)
+@pytest.mark.parametrize(
+    "readme", [README, PAGE, DATA, TRAINING_PAGE, RECIPES, *STUDIES], ids=lambda page: page.parent.name
+)
 def test_a_readme_shows_files_and_headings_that_are_there(readme):
     for path, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", readme.read_text()):
         target = readme.parent / path

@@ -19,9 +19,9 @@ from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import ConcatSource, HeadSource, MirroredSource, Source, channels_of
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.store import CachedDataset, StreamingDataset
+from glo_lightning.distributed import all_gather_object, raise_on_all_ranks
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8
-from glo_lightning.processes import everyones, together
 
 log = logging.getLogger(__name__)
 
@@ -174,22 +174,22 @@ class LSUNDataModule(LightningDataModule):
             InputError: in all processes, when one of them cannot read its images or has different ones.
         """
         rank, world_size = self._rank_and_world_size()
-        with together():
+        with raise_on_all_ranks():
             if world_size > 1 and self.on_invalid_image == "skip" and not self.cache:
                 remedy = "cannot be used in several processes without the cache. Give --data.cache true."
                 raise InputError("on_invalid_image", "skip", remedy)
             digest = self.digests.keys if world_size > 1 else None
-        firsts = everyones(digest)[0]
-        with together():
+        firsts = all_gather_object(digest)[0]
+        with raise_on_all_ranks():
             if digest != firsts:
                 remedy = f"process {rank} has other images there than the first. Give all nodes the same."
                 raise InputError("root", self.source.fingerprint[0], remedy)
         turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
         for now in range(3):
-            with together():
+            with raise_on_all_ranks():
                 if turn == now:
                     _ = self.dataset
-        with together():
+        with raise_on_all_ranks():
             self._order(self.seed, rank, world_size)
 
     def _rank_and_world_size(self) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from glo_lightning.data.image_files import find_images
 from glo_lightning.errors import InputError
-from glo_lightning.images import NotAnImageError, from_uint8, opened, reading_image
+from glo_lightning.images import NotAnImageError, from_uint8, open_image, reading_image
 from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.losses import blur_matrix, gaussian_kernel
 from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_instance
@@ -130,7 +130,7 @@ def read_mask(record: bytes, name: object, image_size: int) -> Tensor:
         InputError: for what is no image, is of another size, or leaves no pixel.
     """
     try:
-        with reading_image(), opened(record) as mask:
+        with reading_image(), open_image(record) as mask:
             width, height = mask.size
             pixels = np.asarray(mask.convert("L")) if width == height == image_size else None
     except NotAnImageError as error:
@@ -155,7 +155,7 @@ def check_sizes(paths: Sequence[Path], size: int, name: str) -> None:
             )
     for file in find_images([path for path in paths if path.exists()]):
         try:
-            with reading_image(), opened(file.read_bytes()) as image:
+            with reading_image(), open_image(file.read_bytes()) as image:
                 width, height = image.size
         except (OSError, NotAnImageError):
             continue  # who reads it says so

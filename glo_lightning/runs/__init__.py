@@ -1,1 +1,1 @@
-"""What makes a run impossible to lose: its folder, its checkpoints, its environment, losses that are not finite."""
+"""The files of a run: its folder and lock, its checkpoints, and the environment that it was made in."""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: when they are written, how, and which of them is read."""
+"""Checkpoints that survive a kill: when they are written, how, and which one is read."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from glo_lightning.checkpoint_format import check_format
+from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.files import link, sync_folder, write_whole
-from glo_lightning.processes import Now, agreed, largest, several, together
+from glo_lightning.lightning_internals import clear_restarting, finish_epoch
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves checkpoints whole or not at all, and loads them without unpickling code.
+    """Saves checkpoints atomically, and loads them without unpickling code.
 
     Attributes:
-        error: what the first of several processes could not write: the others wait, and have to be told.
+        error: with several processes, the error of rank 0, kept until it can be raised on all ranks.
 
     Args:
-        on_bad_write: ``raise``, or ``skip`` a checkpoint that the disk does not take, with a warning.
+        on_write_error: ``raise``, or ``skip`` a checkpoint that cannot be written, with a warning.
     """
 
-    def __init__(self, on_bad_write: OnError = "raise"):
-        self.on_bad_write = on_bad_write
+    def __init__(self, on_write_error: OnError = "raise"):
+        self.on_write_error = on_write_error
         self.error: OSError | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         try:
-            with _writing(self.on_bad_write):
+            with _handle_write_errors(self.on_write_error):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except OSError as error:
-            if not several():
+            if not is_distributed():
                 raise
             self.error = error
 
@@ -63,92 +64,90 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 @contextlib.contextmanager
-def _writing(on_bad_write: OnError) -> Iterator[None]:
+def _handle_write_errors(on_write_error: OnError) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if on_bad_write == "raise":
+        if on_write_error == "raise":
             raise
-        log.warning("a checkpoint could not be written (%s): going on; the one before is intact", error)
+        log.warning("A checkpoint could not be written (%s). Training continues; the one before is intact.", error)
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` when that is the best so far.
+    """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` after the best one so far.
 
-    The best has the lowest ``train/loss_epoch`` or, where images are held out, the highest ``val/psnr``.
+    The best epoch has the lowest ``train/loss_epoch`` or, with held-out images, the highest ``val/psnr``.
 
-    The state that ``last.ckpt`` replaces stays as ``previous.ckpt``. The three are hard links where they are one
-    state and the file system has them. A run resumed from any checkpoint trains the rest of its epoch, each image
-    once, and is the run that was never stopped, bit for bit on the CPU.
+    ``previous.ckpt`` keeps the state before ``last.ckpt``. Files with the same state are hard links, if the file system
+    has them. A run resumed from any checkpoint trains each remaining image of the epoch once. On the CPU it ends
+    bit-identical to an uninterrupted run.
 
-    SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C write ``last.ckpt`` at the end of the step and leave with the
-    exit status 128 + the signal's number: 143, 138 and 130. A second Ctrl-C leaves at once. Of several processes one
-    that has the signal is enough; they ask each other at most about a second apart.
+    SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C write ``last.ckpt`` at the end of the step and exit with status
+    128 + the signal's number: 143, 138 and 130. A second Ctrl-C exits at once. With several processes, a signal to one
+    is enough: they ask each other at most about a second apart.
 
-    Lightning's ModelCheckpoint keeps ``last`` new only without a monitor, and forgets the best score when the folder
-    is moved.
+    Lightning's ModelCheckpoint does not update ``last`` when it monitors a score, and it forgets the best score when
+    the folder is moved.
 
     Args:
-        every_n_steps: writes ``last.ckpt`` in mid-epoch too, after every so many steps.
-        every_minutes: the same, when so many minutes have passed since it was written.
-        on_bad_write: ``raise`` when a checkpoint cannot be written, or ``skip`` it; the one before is intact.
+        every_n_steps: steps between two writes of ``last.ckpt``, in addition to those at the ends of epochs.
+        every_minutes: minutes between two writes of ``last.ckpt``, in addition to those at the ends of epochs.
+        on_write_error: ``raise`` if a checkpoint cannot be written, or ``skip`` it; the one before is intact.
 
     Raises:
         InputError: for a value out of range.
     """
 
     def __init__(
-        self, every_n_steps: int | None = None, every_minutes: float | None = None, on_bad_write: OnError = "raise"
+        self, every_n_steps: int | None = None, every_minutes: float | None = None, on_write_error: OnError = "raise"
     ):
         if every_n_steps is not None:
             check_at_least("every_n_steps", every_n_steps, 1)
         if every_minutes is not None:
             check_at_least("every_minutes", every_minutes, 0)
-        check_choice("on_bad_write", on_bad_write, OnError)
-        self.every_n_steps, self.every_minutes, self.on_bad_write = every_n_steps, every_minutes, on_bad_write
+        check_choice("on_write_error", on_write_error, OnError)
+        self.every_n_steps, self.every_minutes, self.on_write_error = every_n_steps, every_minutes, on_write_error
         self.best = math.inf
         self.signal: int | None = None
-        self.leaving = 0  # for which signal, in all processes
+        self.exit_signal = 0  # the signal that ends the run, on all ranks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step, self.saved_at, self.now = trainer.global_step, time.monotonic(), Now()
-        epoch_loop = trainer.fit_loop.epoch_loop
-        if epoch_loop.batch_progress.current.ready == 0:
-            epoch_loop.restarting = False  # with max_steps Lightning takes a run for one cut off in its epoch, always
+        self.step, self.saved_at, self.timer = trainer.global_step, time.monotonic(), SyncTimer()
+        clear_restarting(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                signal.signal(number, self._note)  # Lightning puts the old ones back at the end
+                signal.signal(number, self._on_signal)  # Lightning puts the old ones back at the end
 
-    def _note(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        log.info("%s: leaving at the end of this step, with a checkpoint", signal.Signals(number).name)
+        log.info("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._leave()
+        self._exit_if_signalled()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave()
+        self._exit_if_signalled()
 
-    def _leave(self) -> None:
-        # Not where the checkpoint is written: what that step has logged is only written after its last callback.
-        if self.leaving:
-            raise agreed(SystemExit(128 + self.leaving))
+    def _exit_if_signalled(self) -> None:
+        # Not right after the checkpoint: what the step has logged is only written after its last callback.
+        if self.exit_signal:
+            raise mark_collective(SystemExit(128 + self.exit_signal))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self.step or trainer.is_last_batch:
-            return  # between the parts of one step, or right before the epoch's own checkpoint
+            return  # between the batches of one step, or right before the epoch's own checkpoint
         self.step = trainer.global_step
-        is_time = False
-        if self.now.is_it():
+        is_due = False
+        if self.timer.due():
             minutes = (time.monotonic() - self.saved_at) / 60
             overdue = self.every_minutes is not None and minutes >= self.every_minutes
-            number, overdue_anywhere = self.now.agree(self.signal or 0, overdue)
-            self.leaving, is_time = int(number), bool(overdue_anywhere)
-        if self.leaving or is_time or (self.every_n_steps is not None and self.step % self.every_n_steps == 0):
+            number, overdue_on_any = self.timer.sync(self.signal or 0, overdue)
+            self.exit_signal, is_due = int(number), bool(overdue_on_any)
+        if self.exit_signal or is_due or (self.every_n_steps is not None and self.step % self.every_n_steps == 0):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,9 +158,9 @@ class Checkpoints(Checkpoint):
         is_best = float(score) < self.best
         self.best = min(float(score), self.best)
         saved = self._save(trainer)
-        self.leaving = int(largest(self.signal or 0)[0])
+        self.exit_signal = int(all_reduce_max(self.signal or 0)[0])
         folder = RunFolder(trainer.default_root_dir)
-        with together(), _writing(self.on_bad_write):
+        with raise_on_all_ranks(), _handle_write_errors(self.on_write_error):
             if saved and (is_best or not folder.best.exists()):
                 try:
                     link(folder.last, folder.best)
@@ -170,20 +169,20 @@ class Checkpoints(Checkpoint):
                         write_whole(folder.best, lambda file: shutil.copyfileobj(last, file))
 
     def _save(self, trainer: Trainer) -> bool:
-        """Replaces ``last.ckpt``, which becomes ``previous.ckpt``; whether it could, in the first process."""
+        """Replaces ``last.ckpt``, which becomes ``previous.ckpt``. Returns on rank 0 whether it was written."""
         folder = RunFolder(trainer.default_root_dir)
         new = folder.last.with_name(".new.ckpt")
         if trainer.is_global_zero:
             new.unlink(missing_ok=True)
         trainer.save_checkpoint(new)
         self.saved_at = time.monotonic()
-        with together():
+        with raise_on_all_ranks():
             error = getattr(trainer.strategy.checkpoint_io, "error", None)
             if error is not None:
                 raise error
             if not (trainer.is_global_zero and new.exists()):
                 return False
-            with _writing(self.on_bad_write):
+            with _handle_write_errors(self.on_write_error):
                 if folder.last.exists():
                     try:
                         link(folder.last, folder.previous)
@@ -194,22 +193,7 @@ class Checkpoints(Checkpoint):
         return True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Has the loops' state, at an epoch's end, say plainly that the epoch is over, or that it has been cut off.
-
-        As Lightning has it there, a resumed run with ``max_steps`` trains one batch too many, and an epoch that
-        ``max_steps`` or a timer has cut off is never finished.
-        """
-        loop = checkpoint["loops"]["fit_loop"]
-        epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
-        if epoch["current"]["processed"] < epoch["current"]["started"]:
-            return  # in mid-epoch
-        over = batch["is_last_batch"] or batch["current"]["ready"] == 0
-        for count in (epoch["current"], epoch["total"]):
-            count["processed"] = count["completed"] = count["started"] - (not over)
-        if over:
-            batch["current"] = dict.fromkeys(batch["current"], 0)
-            batch["is_last_batch"] = False
-            loop["state_dict"].pop("combined_loader", None)
+        finish_epoch(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -219,7 +203,7 @@ class Checkpoints(Checkpoint):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file is a zip archive, as torch writes it, whose checksums are right; reads all of it."""
+    """Whether the file is a complete zip archive, as torch writes it, with correct checksums; reads all of it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -228,33 +212,33 @@ def is_whole(path: Path) -> bool:
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """``last.ckpt``, or, where that is damaged or missing, the one before it, saying so; None where there is none."""
+    """Returns ``last.ckpt``, or with a warning ``previous.ckpt`` if that is damaged or missing; None without either."""
     if folder.last.exists() and is_whole(folder.last):
         return folder.last
     if folder.previous.exists() and is_whole(folder.previous):
         what = "is damaged" if folder.last.exists() else "is missing"
-        log.warning("%s %s: going on from the checkpoint before it, %s", folder.last, what, folder.previous.name)
+        log.warning("%s %s. Continuing from the checkpoint before it, %s.", folder.last, what, folder.previous.name)
         return folder.previous
     return next((path for path in (folder.last, folder.previous) if path.exists()), None)
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """Reads a checkpoint, its tensors mapped from the file rather than read.
+    """Reads a checkpoint; its tensors are mapped from the file, not read.
 
     Args:
         path: the file.
-        key: the flag that it was given by.
+        key: the flag that names it.
 
     Raises:
-        InputError: when there is none, or it is damaged, or of another format.
+        InputError: if it does not exist, is damaged, or has another format.
     """
     if not path.is_file():
-        raise InputError(key, path, "there is no such checkpoint")
+        raise InputError(key, path, "there is no such checkpoint. Check the path.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["global_step"], checkpoint["hyper_parameters"]["num_images"], checkpoint["loops"]
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        remedy = "is damaged, or no checkpoint of a GLO; give another by --ckpt_path, or remove it to begin anew"
+        remedy = "is damaged or not a checkpoint of GLO. Give another by --ckpt_path, or remove it to start again."
         raise InputError(key, path, remedy) from error
     check_format(checkpoint)
     return checkpoint

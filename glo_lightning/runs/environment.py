@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commit, command, machine, seed, data."""
+"""The environment of a run: versions, commit, command, machine, seed and data."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from glo_lightning.data.digests import keys_digest
 
 
 def describe_environment(seed: int | None) -> dict[str, Any]:
-    """Returns what another run has to share to repeat this one, besides the images, as plain values.
+    """Describes everything but the data that another run must share to repeat this one, as plain values.
 
     Args:
-        seed: of the run.
+        seed: the run's seed.
     """
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -46,7 +46,7 @@ def describe_environment(seed: int | None) -> dict[str, Any]:
 
 
 def describe_data(data: LSUNDataModule) -> dict[str, Any]:
-    """Returns the place of the images, and digests of their keys, their attributes and a sample of their contents."""
+    """Describes the data: its location, and digests of keys, attributes and a sample of the images."""
     digests = data.digests.records
     return {
         "path": str(data.source.fingerprint[0]),
@@ -58,11 +58,11 @@ def describe_data(data: LSUNDataModule) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """The installed versions of this package and of all that it requires."""
+    """The installed versions of this package and of its requirements."""
     names = ["glo_lightning", "numpy", "lightning-fabric", "torchmetrics"]
     try:
         required = importlib.metadata.requires("glo_lightning") or []
-    except importlib.metadata.PackageNotFoundError:  # run from its folder, not installed
+    except importlib.metadata.PackageNotFoundError:  # not installed
         required = ["torch", "torchvision", "pytorch-lightning", "scikit-learn", "lmdb", "pillow", "jsonargparse"]
     names += [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
     versions = {}
@@ -75,7 +75,7 @@ def _packages() -> dict[str, str]:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """The commit that the package's folder is at, and whether files differ from it; None outside a work tree."""
+    """The commit of the package's work tree, and whether files differ from it; None without a work tree."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", os.fspath(folder), *arguments]

@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, and config.yaml, environment.json and TensorBoard in it."""
+"""The run folder: its lock, config.yaml, environment.json and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """A folder that holds one run, and that one process at a time trains in.
+    """A folder that contains one run, and in which one process at a time trains.
 
-    In it are ``config.yaml``, ``environment.json``, TensorBoard events, ``checkpoints/`` and ``images/``.
+    It contains ``config.yaml``, ``environment.json``, TensorBoard events, ``checkpoints/`` and ``images/``.
 
     Args:
-        path: where it is, or is to be.
+        path: the folder, which need not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.given, self.path = path, Path(path).absolute()
+        self.name, self.path = path, Path(path).absolute()  # as the user names it, and where it is
         self.config, self.environment = self.path / "config.yaml", self.path / "environment.json"
         checkpoints = self.path / "checkpoints"
         self.last, self.previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
         self.best = checkpoints / "best.ckpt"
         self.lock = Lock(self.path / LOCK)
-        self._made: list[Path] = []
+        self._created: list[Path] = []
 
     @classmethod
     def next_version(cls, base: Path) -> RunFolder:
-        """Makes and locks the first folder ``base/version_<k>`` that does not exist, or holds nothing.
+        """Creates and locks the first folder ``base/version_<k>`` that does not exist or is empty.
 
         Raises:
-            InputError: when it cannot be made.
+            InputError: if it cannot be created.
         """
         for number in itertools.count():
             folder = cls(base / f"version_{number}")
-            if not folder._holds_something() and folder._lock("output"):
-                if not folder._holds_something():
+            if not folder._is_used() and folder._lock("output"):
+                if not folder._is_used():
                     return folder
-                folder.release()  # another run began and ended in it meanwhile
+                folder.release()  # meanwhile another run has begun and ended in it
         raise AssertionError
 
-    def claim(self, key: Literal["output", "resume"]) -> None:
-        """Makes the folder, and locks it until ``release``, or until this process ends.
+    def create(self, key: Literal["output", "resume"]) -> None:
+        """Creates the folder if it does not exist, and locks it until ``release`` or the end of this process.
 
         Args:
-            key: ``output`` for a new run, ``resume`` for the one that it holds.
+            key: ``output`` for a new run, ``resume`` for the run in the folder.
 
         Raises:
-            InputError: when it cannot be made, another process trains in it, or it holds a run already.
+            InputError: if it cannot be created, if another process trains in it, or if it already contains a run.
         """
         if not self._lock(key):
-            remedy = "Give another folder" if key == "output" else "Wait for its end, or stop it"
-            raise InputError(key, self.given, f"is in use by {self.lock.holder()}. {remedy}")
+            remedy = "Give another folder." if key == "output" else "Wait until that process ends, or stop it."
+            raise InputError(key, self.name, f"is in use by {self.lock.holder()}. {remedy}")
         if key == "output" and self.config.exists():
             self.release()
-            remedy = f"holds a run; go on with it by --resume {self.given}, or give another folder"
-            raise InputError("output", self.given, remedy)
+            remedy = f"contains a run. Continue it with --resume {self.name}, or give another folder."
+            raise InputError("output", self.name, remedy)
 
     def _lock(self, key: str) -> bool:
         missing: list[Path] = []
@@ -81,57 +81,64 @@ class RunFolder:
                 break
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and tries_left:
-                    continue  # a run that failed has just removed a folder that it had made
+                    continue  # a run that failed has just removed a folder that it had created
                 self._remove(missing)
-                remedy = "Give another folder" if key == "output" else "Copy the run to a place where it can be"
-                raise InputError(key, self.given, f"cannot be written ({error.strerror}). {remedy}") from error
-        self._made = missing if is_ours else []
+                remedy = "Give another folder." if key == "output" else "Copy the run to a disk that can be written."
+                raise InputError(key, self.name, f"cannot be written ({error.strerror}). {remedy}") from error
+        self._created = missing if is_ours else []
         return is_ours
 
-    def _holds_something(self) -> bool:
+    def _is_used(self) -> bool:
         try:
             return not set(os.listdir(self.path)) <= {self.lock.path.name, self.lock.owner.name}
         except FileNotFoundError:
             return False
-        except OSError:  # no folder, or one that may not be read
+        except OSError:  # a file, or a folder without permission to read
             return True
 
     def check_room(self, room: int) -> None:
-        """Raises InputError for a full disk, before any work.
+        """Checks for free disk space.
 
         Args:
-            room: bytes that must be free: for the newest checkpoint, the one before, the best, one being written.
+            room: bytes that must be free: for the newest checkpoint, the one before, the best and one being written.
+
+        Raises:
+            InputError: for a full disk.
         """
         free = shutil.disk_usage(self.path).free
         if free < room:
             self.abandon()
-            remedy = f"{free / 1e6:.0f} MB are free there and checkpoints need {room / 1e6:.0f}; make room"
+            remedy = f"checkpoints need {room / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free. Make room."
             raise InputError("output", self.path, remedy)
 
     def abandon(self) -> None:
-        """Removes what ``claim`` made, unless a checkpoint lies in it, and releases the folder."""
-        if self.path in self._made and not self.last.exists() and not self.previous.exists():
+        """Releases the folder, and removes it if ``create`` created it and it contains no checkpoint."""
+        if self.path in self._created and not self.last.exists() and not self.previous.exists():
             shutil.rmtree(self.path)
         self.release()
-        self._remove(self._made[1:])
-        self._made = []
+        self._remove(self._created[1:])
+        self._created = []
 
     @staticmethod
     def _remove(folders: list[Path]) -> None:
-        """Removes those that are empty, the innermost first."""
+        """Removes the empty ones of these folders, the innermost first."""
         for folder in folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
     def release(self) -> None:
-        """Lets other processes train in the folder."""
+        """Unlocks the folder, so that other processes can train in it."""
         self.lock.release()
 
 
 class WriteConfig(Callback):
-    """Writes ``config.yaml`` and ``environment.json`` when training starts: all input has been checked by then.
+    """Writes ``config.yaml`` and ``environment.json`` when training starts, after all input was checked.
 
-    ``environment.json`` is a list with one entry for each start: the first, and every resume.
+    ``environment.json`` is a list with one entry for each start: the first one and every resume.
+
+    Args:
+        config: the configuration as YAML.
+        seed: the run's seed.
     """
 
     def __init__(self, config: str, seed: int | None):
@@ -148,11 +155,11 @@ class WriteConfig(Callback):
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events directly in the run folder, without Lightning's hparams.yaml: config.yaml holds them.
+    """Writes TensorBoard events directly into the run folder, without Lightning's hparams.yaml.
 
     Args:
         folder: the run folder.
-        first_step: events from this step on, of a run that was cut off, no longer count.
+        first_step: the step that the run continues from; later events of a run that was cut off no longer count.
     """
 
     def __init__(self, folder: Path, first_step: int | None):

@@ -18,9 +18,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarking.waits import Waits
-from glo_lightning.cli import TrainCLI
 from glo_lightning.errors import InputError
-from glo_lightning.flags import expand_arguments, flag_of, one_line
+from glo_lightning.training.arguments import expand_arguments
+from glo_lightning.training.cli import TrainCLI
+from glo_lightning.training.exits import error_line
+from glo_lightning.training.fit import fit
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 RECIPE = SCRIPTS.parent / "configs" / "quickstart.yaml"
@@ -92,11 +94,10 @@ def _train(arguments: list[str], own: list[Callback]) -> None:
             sys.argv = ["train.py", *expanded]
             cli = TrainCLI(recipe)
             cli.trainer.callbacks[-1:-1] = own  # type: ignore[attr-defined]  # after Curves, which logs the loss
-            cli.fit()
-        except ArgumentError as error:
-            raise SystemExit(one_line(str(error))) from error
-        except InputError as error:
-            raise SystemExit(f"{flag_of(error.key)} {error.value}: {error.remedy}") from error
+            fit(cli.start, cli.trainer, cli.model, cli.datamodule)
+        except (ArgumentError, InputError) as error:
+            line, _ = error_line(error) or (str(error), 1)
+            raise SystemExit(line) from error
         finally:
             sys.argv = before
 

@@ -19,12 +19,12 @@ from pytorch_lightning import Callback, Trainer
 from benchmarking.data import Images
 from benchmarking.plain_loops import CarefulLoop, MinimalLoop
 from benchmarking.waits import Waits
-from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
-from glo_lightning.runs.finite_loss import FiniteLoss
 from glo_lightning.runs.folder import RunLogger
+from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.finite_loss import FiniteLoss
 
 PRECISIONS = ("bf16-mixed", "tf32", "32-true")
 PLAIN = ("minimal", "careful")

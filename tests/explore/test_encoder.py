@@ -123,7 +123,7 @@ def test_a_fit_ends_in_time(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A run of 24 faces, two epochs, with the checkpoint of the first."""
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with pytest.MonkeyPatch.context() as patch:

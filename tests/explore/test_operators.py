@@ -167,7 +167,7 @@ def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A run of 24 of the shipped faces, 8 of them held out."""
-    from glo_lightning.cli import main
+    from glo_lightning.training.cli import main
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with pytest.MonkeyPatch.context() as patch:

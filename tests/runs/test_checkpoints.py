@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import REPOSITORY, TINY, assert_same_run, load
 
-from glo_lightning.callbacks import Curves
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import is_whole, newest_checkpoint
 from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.callbacks import Curves, ReconstructionGrid
 
 RUN = (*TINY, "--data.num_samples=40", "--data.batch_size=4", "--max_epochs=2", "--log_every_n_steps=1")
 
@@ -30,7 +30,7 @@ def at_step(monkeypatch):
             if trainer.global_step in actions:
                 actions.pop(trainer.global_step)()
 
-        monkeypatch.setattr("glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end", on_train_batch_end)
+        monkeypatch.setattr(ReconstructionGrid, "on_train_batch_end", on_train_batch_end, raising=False)
 
     return at_step
 
@@ -127,7 +127,7 @@ def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step, flag):
 def test_a_signal_leaves_with_a_checkpoint(run, tmp_path, at_step, number, status):
     at_step({5: send(number)})
     assert run(*RUN, "--output", tmp_path / "run") == (
-        status, f"stopped after step 5; go on with --resume {tmp_path / 'run'}",
+        status, f"Stopped after step 5. Continue with --resume {tmp_path / 'run'}",
     )  # fmt: skip
     assert load(tmp_path / "run")["global_step"] == 5
 
@@ -222,7 +222,7 @@ def test_a_disk_that_fails_ends_the_run_with_the_checkpoint_before_intact(
 
 
 def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, whole, tmp_path, monkeypatch):
-    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_bad_write=skip")
+    flags = ("--checkpoint.every_n_steps=3", "--checkpoint.on_write_error=skip")
     with monkeypatch.context() as patch:
         fail_from(patch, "fsync", 2, errno.ENOSPC)
         assert run(*RUN, *flags, "--output", tmp_path / "run")[0] == 0

@@ -110,16 +110,16 @@ def test_of_two_that_want_one_folder_at_once_one_has_it(run, tmp_path, resumed):
     assert [status for status, _ in ends] == [0, 2]
     ((_, _), (_, (line,))) = ends
     assert line.startswith(f"--{'resume' if resumed else 'output'} {folder}: ")
-    assert "is in use by process" in line or "holds a run" in line
+    assert "is in use by process" in line or "contains a run" in line
     assert is_whole(folder, 0)
     assert not (folder / ".lock").exists()
 
 
 def test_a_folder_is_held_from_the_start_and_by_one(tmp_path):
     first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
-    first.claim("output")
+    first.create("output")
     with pytest.raises(InputError, match="is in use by process"):
-        second.claim("output")
+        second.create("output")
     second.abandon()
     assert (tmp_path / "run" / ".lock").exists()  # it is not the second's to remove
     assert [RunFolder.next_version(tmp_path / "runs").path.name for _ in range(3)] == [f"version_{k}" for k in range(3)]

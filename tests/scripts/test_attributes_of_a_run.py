@@ -13,10 +13,10 @@ import torch
 from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
 
 from glo_lightning import load_run
-from glo_lightning.cli import main as train
 from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.priors import PRIORS
 from glo_lightning.latents import to_ball
+from glo_lightning.training.cli import main as train
 
 NUM, HELD_OUT = 80, 8
 

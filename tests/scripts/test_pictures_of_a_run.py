@@ -12,10 +12,10 @@ from conftest import REPOSITORY, TINY, encode, flat_image
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glo_lightning.cli import main as train
 from glo_lightning.explore.paths import principal_axes
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
+from glo_lightning.training.cli import main as train
 
 RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random")}
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.parts import find_class, make_instance
 from glo_lightning.data.source import Source
 from glo_lightning.data.sources.arrays import SUFFIXES, find_idx, open_arrays, open_idx
 from glo_lightning.data.sources.folder import FolderSource, image_paths
@@ -15,6 +14,7 @@ from glo_lightning.data.sources.huggingface import HubSource, holds_tables
 from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, open_categories
 from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
+from glo_lightning.parts import find_class, make_instance
 
 KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # methods that a source must have, as its class may be named by a stranger's file

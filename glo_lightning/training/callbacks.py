@@ -1,4 +1,4 @@
-"""What is watched of a run: curves, speed, pictures."""
+"""Callbacks that log a run: curves, speed and pictures."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
 
-INITIAL_ROWS = 16_384  # whose initial codes are kept, also in the checkpoints, to tell how far the codes have moved
+INITIAL_ROWS = 16_384  # initial codes that are kept, also in checkpoints, to measure how far the codes have moved
 
 
 class Curves(Callback):
-    """Logs what a run is watched by: the loss, the rates, how long the codes are and how far they have moved.
+    """Logs the loss, the learning rates, and the norms and movement of the codes.
 
-    Every ``log_every_n_steps`` batches and at an epoch's end ``train/loss`` and the rates; after each epoch
-    ``train/loss_epoch``, the mean over its images whose loss was finite, ``latents/norm_mean`` and ``latents/moved``,
-    the mean distance of the first 16,384 codes from where they began. Sums of an epoch that is cut off, and the initial
-    codes, go on from the checkpoint.
+    ``train/loss`` and the learning rates are logged every ``log_every_n_steps`` batches and at an epoch's end. After
+    each epoch come ``train/loss_epoch``, the mean over all images with a finite loss; ``latents/norm_mean``; and
+    ``latents/moved``, the mean distance of the first 16,384 codes from their initial values. Checkpoints keep the
+    initial codes, and the sums of an epoch that is cut off.
     """
 
     def __init__(self) -> None:
-        self.total: Tensor | None = None  # (2,): the losses of the epoch's images so far, and their number
+        self.total: Tensor | None = None  # (2,): sum of the epoch's losses so far, number of images
         self.initial: Tensor | None = None  # (n, D)
 
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
@@ -46,7 +46,7 @@ class Curves(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
         images = len(batch[1])
-        loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided by it
         part = torch.stack([loss.float() * images, loss.new_full((), images, dtype=torch.float)])
         part = torch.where(loss.isfinite(), part, torch.zeros_like(part))
         self.total = part if self.total is None else self.total.to(part.device) + part
@@ -66,7 +66,7 @@ class Curves(Callback):
             pl_module.log("latents/moved", moved.mean())
 
     def _total_of_all(self, trainer: Trainer) -> Tensor:
-        """The total over all processes."""
+        """The totals, summed over all ranks."""
         total = torch.zeros(2) if self.total is None else self.total
         return torch.as_tensor(trainer.strategy.reduce(total.clone(), reduce_op="sum"))
 
@@ -76,15 +76,15 @@ class Curves(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.initial = checkpoint["initial_codes"]
-        if trainer.is_global_zero:  # the others' part is in it
+        if trainer.is_global_zero:  # it includes the sums of the other ranks
             self.total = torch.tensor(checkpoint["epoch_loss"])
 
 
 class ReconstructionGrid(Callback):
-    """Shows the first images and, after each epoch, what the generator makes of their codes.
+    """Shows the first images and, after each epoch, their reconstructions.
 
-    As PNG in the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and in TensorBoard
-    (``targets``, ``reconstructions``); the generator in eval mode, without gradients.
+    Writes PNG files into the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and pictures
+    to TensorBoard (``targets``, ``reconstructions``). The generator is in eval mode.
 
     Args:
         num_images: images in the grid, eight in a row.
@@ -106,11 +106,11 @@ class ReconstructionGrid(Callback):
 
 
 class SampleGrid(Callback):
-    """Shows, after each epoch, what the generator makes of codes drawn from a Gaussian that is fitted to the codes.
+    """Shows, after each epoch, samples of a Gaussian fitted to the first 16,384 codes.
 
-    As PNG in the run folder (``images/samples_epoch_000.png``) and in TensorBoard (``samples``). The noise is the same
-    in every epoch. The Gaussian is that of the first 16,384 codes. There is no picture of codes that are no more than
-    dimensions, or that have diverged.
+    Writes PNG files into the run folder (``images/samples_epoch_000.png``) and pictures to TensorBoard (``samples``).
+    The noise is the same in every epoch. There is no picture if there are not more codes than dimensions, or if the
+    codes are not finite.
 
     Args:
         num_images: images in the grid, eight in a row.
@@ -123,8 +123,8 @@ class SampleGrid(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         codes = pl_module.latents.weight[:16_384]
         if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
-            drawn = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
-            _show_generated(trainer, pl_module, "samples", drawn)
+            sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
+            _show_generated(trainer, pl_module, "samples", sampled)
 
 
 def _show_generated(trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> None:
@@ -135,8 +135,8 @@ def _show_generated(trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> No
 
 
 def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
-    """Writes images (B, 3, H, W) in [0, 1]."""
-    from torchvision.utils import make_grid, save_image  # a second of import that --help need not wait for
+    """Writes a grid of images (B, C, H, W) in [0, 1] to the run folder and to TensorBoard."""
+    from torchvision.utils import make_grid, save_image  # takes a second to import, which --help need not wait for
 
     grid = make_grid(images, nrow=8)
     folder = Path(trainer.default_root_dir) / "images"
@@ -144,12 +144,12 @@ def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
     save_image(grid, folder / name)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            # the step of the last batch, as Lightning has it for what is logged at an epoch's end
+            # the step of the last batch, which Lightning uses at an epoch's end
             logger.experiment.add_image(tag, grid, max(trainer.global_step - 1, 0))
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_second``, over all processes, since it was last logged, without pauses between epochs."""
+    """Logs ``train/images_per_second`` of all ranks since it was last logged, without the pauses between epochs."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.since = 0, time.monotonic()
@@ -168,26 +168,26 @@ class Throughput(Callback):
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's progress bar, with loss and speed as they were last logged.
+    """Lightning's progress bar, with the last logged loss and speed.
 
-    Lightning reads what is logged to the bar after every batch, and so waits for the device; this one reads a value
-    once, when it is written to TensorBoard too.
+    Lightning reads the bar's values after every batch and waits for the GPU. This bar reads a value only when it is
+    also written to TensorBoard.
     """
 
     METRICS = ("train/loss", "train/images_per_second")
 
     def __init__(self) -> None:
         super().__init__()
-        self.shown: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         if _is_logged(trainer):
             logged = trainer.callback_metrics
-            self.shown |= {name: float(logged[name]) for name in self.METRICS if name in logged}
-        return {**super().get_metrics(trainer, pl_module), **self.shown}
+            self.latest |= {name: float(logged[name]) for name in self.METRICS if name in logged}
+        return {**super().get_metrics(trainer, pl_module), **self.latest}
 
 
 def _is_logged(trainer: Trainer) -> bool:
-    """Whether what the last batch logs is written."""
+    """Whether values that are logged in the last batch are written."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return trainer.is_last_batch or bool(every and trainer.global_step % every == 0)

@@ -1,4 +1,4 @@
-"""What a user types after scripts/train.py, as the parser knows it; and one line for what it does not know."""
+"""The arguments of scripts/train.py: short forms, names of flags, errors in one line, and untrusted classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from glo_lightning.parts import find_class
 from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 
-# The kinds of classes that a run is put together of.
+# The kinds of classes that a configuration may name.
 PARTS: tuple[type, ...] = (
     torch.nn.Module,
     torch.optim.Optimizer,
@@ -59,13 +59,13 @@ _PART_FLAGS = [f"--model.{part}" for part in CHOICES]
 
 
 def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[str], str]:
-    """Prefixes Trainer arguments with ``trainer.``, and puts the run's or the default configuration first.
+    """Adds the prefix ``trainer.`` to Trainer arguments, and puts the run's or the default configuration first.
 
     Returns:
         The arguments, and the name of the last configuration: the recipe.
 
     Raises:
-        InputError: for a run whose checkpoint is of another format.
+        InputError: for a run whose checkpoint has another format.
     """
     trainer_arguments = set(inspect.signature(Trainer).parameters)
     expanded: list[str] = []
@@ -86,7 +86,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     if resumed:
         folder = RunFolder(resumed[-1])
         first = [str(folder.config)] if folder.config.is_file() else []
-        try:  # before the configuration is read: that of another version may have other arguments
+        try:  # before the configuration is read: another version may have other arguments
             read_checkpoint(folder.last, "resume")
         except InputError as error:
             if error.key == "format_version":
@@ -133,7 +133,7 @@ def shorten_help(parser: Any) -> None:
 
 
 def flag_of(key: str) -> str:
-    """The flag of a class's argument: what an error calls ``batch_size`` the user knows as ``--data.batch_size``."""
+    """The flag of an argument in an error: ``batch_size`` is ``--data.batch_size`` on the command line."""
     linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
     if key in linked:
         return linked[key]
@@ -142,7 +142,7 @@ def flag_of(key: str) -> str:
     for group, owner in OWNERS:
         if key in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_bad_loss", "prior"]
+    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_nonfinite_loss", "prior"]
     own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
     return f"--{key}" if key in own else key
 
@@ -151,12 +151,12 @@ def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
     flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
-    own = ["output", "resume", "ckpt_path", "on_bad_loss", "prior"]
+    own = ["output", "resume", "ckpt_path", "on_nonfinite_loss", "prior"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
 
 
 def one_line(message: str) -> str:
-    """Turns jsonargparse's message, of several lines, into: flag, value, remedy."""
+    """Turns jsonargparse's message of several lines into one: flag, value, remedy."""
     # the wordings of jsonargparse 4.39 to 4.53
     part = re.match(r'\s*Parser key "model\.(\w+)":(.*)', message, re.DOTALL)
     if part and part[1] in CHOICES:
@@ -170,7 +170,7 @@ def one_line(message: str) -> str:
         last = name.rpartition(".")[2]
         if last in by_last_part:
             return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
-        meant = did_you_mean(last, by_last_part, otherwise="see --help")
+        meant = did_you_mean(last, by_last_part, otherwise="see --help", cutoff=0.5)
         return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
     if re.search("Problems parsing config|File does not exist", message):
         return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
@@ -218,18 +218,17 @@ def _class_at(path: str) -> Any:
 
 
 def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
-    """Refuses code that a configuration names and the user does not, for a run folder may be a stranger's.
+    """Refuses classes and functions that only a configuration names, since it may come from a stranger.
 
-    jsonargparse makes an object of every ``class_path`` that stands where any value may, and hands on every function
-    that is named where one may stand. Nothing is called here.
+    jsonargparse instantiates every ``class_path`` in a configuration and passes on every function that it names. This
+    check itself calls nothing.
 
     Args:
-        config: parsed, nothing in it made yet.
-        arguments: of the command line.
+        config: the parsed configuration, with nothing instantiated yet.
+        arguments: the command line, where the user may name any class or function.
 
     Raises:
-        InputError: for a class that is of none of the kinds that a run is put together of, and for a function, unless
-            its name stands in the arguments.
+        InputError: for a class of an unexpected kind, and for a function.
     """
     typed = " ".join(argument for argument in arguments if not argument.startswith("--config="))
     for key, code in _named_code(config, ""):
@@ -238,15 +237,15 @@ def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
         if name in typed:
             continue
         if isinstance(code, str):
-            remedy = f"is named by a configuration, and is no class of a kind that belongs there ({PARTS_NAMED})"
-            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it all the same, name it on the command line")
+            remedy = f"is named by a configuration, but is not {PARTS_NAMED}"
+            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it anyway, name it on the command line.")
         else:
-            remedy = "is a function that a configuration names. To have it called, name it on the command line"
+            remedy = "is a function that a configuration names. To use it anyway, name it on the command line."
             raise InputError(f"--{key}", path, remedy)
 
 
 def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The class paths and the functions in a parsed configuration, each with the key of the argument it stands in."""
+    """Yields the class paths and functions in a parsed configuration, each with the key of its argument."""
     if isinstance(value, Namespace | dict):
         items = vars(value) if isinstance(value, Namespace) else value
         if isinstance(items.get("class_path"), str):

@@ -1,4 +1,4 @@
-"""What becomes of a loss that is not finite: the run stops before it is saved, or the step is left out."""
+"""A loss that is not finite: the run stops before the next checkpoint, or skips the step."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from glo_lightning.distributed import all_reduce_max, raise_on_all_ranks
 from glo_lightning.errors import OnError, check_choice
-from glo_lightning.processes import largest, together
 
 log = logging.getLogger(__name__)
 
 
 class FiniteLoss(Callback):
-    """Stops a run whose loss is not finite, or leaves the steps of such batches out.
+    """Stops a run whose loss is not finite, or skips the steps of such batches.
 
-    ``raise`` looks every ``log_every_n_steps`` batches, at an epoch's end and before a checkpoint is written; no step
-    waits for the device. ``skip`` looks before every step is taken, for which the host waits for the device: then
-    neither weights nor codes nor BatchNorm's averages take anything from a batch whose loss or gradients are not
-    finite. Its step counts, and it is logged with a warning.
+    ``raise`` checks every ``log_every_n_steps`` batches, at an epoch's end and before each checkpoint, so that no step
+    waits for the GPU. ``skip`` checks before every step, which waits for the GPU. A batch whose loss or gradients are
+    not finite then changes neither weights nor codes nor BatchNorm's averages. Its step counts, and a warning names it.
 
     Args:
-        on_bad_loss: ``raise`` or ``skip``.
+        on_nonfinite_loss: ``raise`` or ``skip``.
 
     Raises:
-        FloatingPointError: naming the step, the rates and the keys of the batch.
+        FloatingPointError: with the step, the learning rates and the keys of the batch.
     """
 
-    def __init__(self, on_bad_loss: OnError = "raise"):
-        check_choice("on_bad_loss", on_bad_loss, OnError)
-        self.skip = on_bad_loss == "skip"
-        self.recent: list[tuple[int, list[float], Tensor, Tensor]] = []  # step, rates, loss, rows
+    def __init__(self, on_nonfinite_loss: OnError = "raise"):
+        check_choice("on_nonfinite_loss", on_nonfinite_loss, OnError)
+        self.skip = on_nonfinite_loss == "skip"
+        self.recent: list[tuple[int, list[float], Tensor, Tensor]] = []  # step, learning rates, loss, rows
         self.averages: list[Tensor] = []
 
     def on_train_batch_start(
@@ -45,7 +44,7 @@ class FiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         rates = list(pl_module.learning_rates().values())  # type: ignore[operator]
-        # a CUDA graph writes the next loss to the same place
+        # a CUDA graph overwrites the loss in the next step
         self.recent.append((trainer.global_step, rates, loss.detach().clone(), self.rows))
 
     @torch.no_grad()
@@ -58,8 +57,8 @@ class FiniteLoss(Callback):
         values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
         values += [loss for _, _, loss, _ in self.recent]
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if largest(not finite)[0]:
-            log.warning("%s: left out", self._describe(trainer, *self.recent[-1]))
+        if all_reduce_max(not finite)[0]:
+            log.warning("%s: this step is skipped", self._describe(trainer, *self.recent[-1]))
             pl_module.zero_grad(set_to_none=True)
             for buffer, average in zip(pl_module.generator.buffers(), self.averages, strict=True):  # type: ignore[union-attr]
                 buffer.copy_(average)
@@ -77,9 +76,9 @@ class FiniteLoss(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._check(trainer)
-        # NaN is least and greatest at once; isfinite() would take a table's size in memory, and seconds
+        # aminmax propagates NaN; isfinite() would need as much memory as the table, and seconds
         extremes = [torch.stack(weight.detach().aminmax()) for weight in pl_module.parameters()]
-        with together():
+        with raise_on_all_ranks():
             if not torch.stack(extremes).isfinite().all():
                 raise FloatingPointError(f"weights or codes are not finite after step {trainer.global_step}")
 
@@ -87,18 +86,19 @@ class FiniteLoss(Callback):
         if self.recent and not self.skip:
             finite = torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().tolist()
             bad = finite.index(False) if not all(finite) else len(finite)
-            earliest = -largest(-bad)[0]  # a step later it is bad in every process
+            earliest = -all_reduce_max(-bad)[0]  # one step later the loss is bad on every rank
             if earliest < len(finite):
-                with together():
+                with raise_on_all_ranks():
                     if bad == earliest:
                         raise FloatingPointError(self._describe(trainer, *self.recent[bad]))
             self.recent.clear()
 
     @staticmethod
     def _describe(trainer: Trainer, step: int, rates: list[float], loss: Tensor, rows: Tensor) -> str:
+        """Names the step, its learning rates and its images."""
         kind, names = "rows", [str(row) for row in rows.tolist()]
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
         if source is not None:
             kind, names = "keys", [source.key(row).decode(errors="backslashreplace") for row in rows.tolist()]
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        return f"loss {float(loss)} in step {step}, rates {shown}, {kind} {' '.join(names)}"
+        learning_rates = ", ".join(f"{rate:g}" for rate in rates)
+        return f"loss {float(loss)} in step {step} (learning rates {learning_rates}; {kind} {' '.join(names)})"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from glo_lightning.flags import expand_arguments
+from glo_lightning.training.arguments import expand_arguments
 
 
 def test_trainer_arguments_work_with_and_without_prefix():

@@ -77,12 +77,12 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(run, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("glo_lightning.callbacks.Throughput.on_train_epoch_start", stop, raising=True)
+        patch.setattr("glo_lightning.training.callbacks.Throughput.on_train_epoch_start", stop, raising=True)
         assert run(*arguments, "--output", tmp_path / "cut")[0] == 130
     assert not (tmp_path / "cut" / "checkpoints").exists()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "glo_lightning.callbacks.Throughput.on_train_batch_end",
+            "glo_lightning.training.callbacks.Throughput.on_train_batch_end",
             lambda self, trainer, *_: stop(self, trainer, None) if trainer.global_step == 6 else None,
         )
         assert run("--resume", tmp_path / "cut")[0] == 130
@@ -101,7 +101,7 @@ def test_ctrl_c_before_the_first_step_leaves_nothing_behind(run, tmp_path, monke
 
     monkeypatch.setattr("glo_lightning.latents.pca_codes", stop)
     status, line = run(*TINY, "--output", tmp_path / "new" / "run")
-    assert (status, line.split(";")[0]) == (130, "stopped before the first step")
+    assert (status, line.split(".")[0]) == (130, "Stopped before the first step")
     assert not (tmp_path / "new").exists()
 
 
@@ -109,7 +109,7 @@ def test_no_step_appears_twice_after_a_resume(run, tmp_path, monkeypatch):
     arguments = (*TINY, "--max_epochs=3", "--log_every_n_steps=1", "--output", tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "glo_lightning.callbacks.Throughput.on_train_batch_end",
+            "glo_lightning.training.callbacks.Throughput.on_train_batch_end",
             lambda self, trainer, *_: os.kill(os.getpid(), signal.SIGINT) if trainer.global_step == 5 else None,
         )
         assert run(*arguments)[0] == 130
@@ -120,7 +120,7 @@ def test_no_step_appears_twice_after_a_resume(run, tmp_path, monkeypatch):
 
 def test_a_finished_run_says_so(run, trained, monkeypatch):
     said = []
-    monkeypatch.setattr("glo_lightning.cli.log.info", lambda message, *_: said.append(message))
+    monkeypatch.setattr("glo_lightning.training.cli.log.info", lambda message, *_: said.append(message))
     assert run("--resume", trained) == (0, "")
     assert "--max_epochs" in said[-1]
 
@@ -286,9 +286,10 @@ BAD = [
     ("--data.num_workers -1", "--data.num_workers", "-1"),
     ("--model.latent_lr -1", "--model.latent_lr", "-1"),
     ("--model.latent_from 0.5", "--model.latent_from", "did you mean --model.latent_lr?"),
-    ("--checkpoint.on_error skip", "--checkpoint.on_error", "--checkpoint.on_bad_write"),
+    ("--checkpoint.on_error skip", "--checkpoint.on_error", "--checkpoint.on_write_error"),
+    ("--checkpoint.on_bad_write skip", "--checkpoint.on_bad_write", "did you mean --checkpoint.on_write_error?"),
     ("--data.on_bad_record=skip", "--data.on_bad_record", "--data.on_invalid_image"),
-    ("--on_bad_loss never", "--on_bad_loss never", "skip"),
+    ("--on_nonfinite_loss never", "--on_nonfinite_loss never", "skip"),
     ("--model.init zero", "--model.init", "pca"),
     ("--model.constraint cube", "--model.constraint", "ball"),
     ("--bathc_size 3", "--bathc_size", "--data.batch_size"),
@@ -409,7 +410,7 @@ def test_a_device_without_memory_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(GLO, "training_step", training_step)
     status, line = run(*TINY, "--data.cache_on_device=true", "--max_epochs=1", "--output", tmp_path / "run")
     assert status == 1
-    assert line.startswith("--data.batch_size 8: the device is out of memory; it holds 0.0 GB of images and a table of")
+    assert line.startswith("--data.batch_size 8: the device is out of memory, with 0.0 GB of images and a table of")
 
 
 def test_auto_leaves_apples_gpu_alone(run, tmp_path, monkeypatch, capsys):

@@ -25,8 +25,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run,
     flags = ("--log_every_n_steps=4", "--checkpoint.every_n_steps=3")
     status, line = run(*poisoned, *flags, "--output", tmp_path / "run")
     assert status == 1
-    assert line.startswith("loss nan in step 4, rates ")  # counted from 0
-    keys = line.split(" keys ")[1].split(";")[0].split()
+    assert line.startswith("loss nan in step 4 (learning rates ")  # counted from 0
+    keys = line.split(" keys ")[1].split(")")[0].split()
     trained = load(tmp_path / "run")
     assert trained["global_step"] == 3
     from glo_lightning.data import LSUNDataModule
@@ -39,12 +39,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run,
 def test_a_skipped_step_moves_nothing(run, poisoned, tmp_path, monkeypatch):
     states = {}
     monkeypatch.setattr(
-        "glo_lightning.callbacks.ReconstructionGrid.on_train_batch_end",
+        "glo_lightning.training.callbacks.ReconstructionGrid.on_train_batch_end",
         lambda self, trainer, module, *_: states.update(
             {trainer.global_step: {key: value.clone() for key, value in module.state_dict().items()}}
         ),
     )
-    assert run(*poisoned, "--on_bad_loss=skip", "--output", tmp_path / "run")[0] == 0
+    assert run(*poisoned, "--on_nonfinite_loss=skip", "--output", tmp_path / "run")[0] == 0
 
     def moved(step):
         return {key for key, value in states[step].items() if not torch.equal(value, states[step - 1][key])}

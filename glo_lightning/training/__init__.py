@@ -1,0 +1,1 @@
+"""Training by Lightning from the shell: command line, callbacks, start and end of processes."""

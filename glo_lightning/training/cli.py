@@ -1,0 +1,199 @@
+"""The command line of scripts/train.py: its flags, and the model, data and trainer that they create."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.errors import InputError, OnError
+from glo_lightning.explore.priors import make_prior
+from glo_lightning.module import GLO
+from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
+from glo_lightning.runs.folder import RunLogger, WriteConfig
+from glo_lightning.training.arguments import expand_arguments, refuse_untrusted, shorten_help
+from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.exits import (
+    NOTHING_WRITTEN,
+    AbortOnError,
+    EarlySignal,
+    error_line,
+    exit_before_fit,
+    exit_with,
+    handle_signals,
+)
+from glo_lightning.training.finite_loss import FiniteLoss
+from glo_lightning.training.fit import Start, create_folder, fit, show_samples
+from glo_lightning.training.launch import Launch, check_strategy, check_trainer, is_child
+
+log = logging.getLogger(__name__)
+
+
+class TrainCLI(LightningCLI):
+    """Parses the command line and creates ``trainer``, ``model`` and ``datamodule``; ``start`` says where to begin."""
+
+    start: Start
+
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
+        try:
+            super().__init__(
+                GLO,
+                LSUNDataModule,
+                run=False,
+                seed_everything_default=0,
+                save_config_callback=None,
+                # minimal_glo trains 25 epochs; validation needs no sanity check
+                trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            )
+        except BaseException:
+            if "start" in vars(self):
+                self.start.folder.abandon()
+            raise
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, help="run folder (default: runs/<recipe>/version_<k>)")
+        parser.add_argument("--resume", type=str, help="run folder of a run to continue")
+        parser.add_argument("--ckpt_path", type=str, help="checkpoint file to continue from, in a new run folder")
+        parser.add_class_arguments(Checkpoints, "checkpoint")
+        parser.add_argument(
+            "--on_nonfinite_loss",
+            type=OnError,
+            default="raise",
+            help="for a loss that is not finite: raise an error, or skip the step",
+        )
+        help_ = "prior to fit to the codes of the finished run, for a picture of samples; see scripts/sample.py"
+        parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
+        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}})
+        shorten_help(parser)
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("data.num_channels", "model.channels", apply_on="instantiate")
+        parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        on_the_hub = str(config.data.source).lower() == "huggingface" and not os.path.exists(config.data.root or "")
+        if config.data.root is not None and not on_the_hub:
+            config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
+        refuse_untrusted(config, sys.argv[1:])
+        if config.prior is not None:
+            make_prior(config.prior)
+        self.start = create_folder(config, self.recipe)
+        self.start.read(config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's.
+
+        Raises:
+            InputError: for arguments that Lightning refuses, or that several processes do not support.
+        """
+        flags, launch = self.config_init.trainer, self.start.launch
+        check_strategy(flags.strategy)
+        kwargs["default_root_dir"] = self.start.folder.path
+        kwargs["devices"], kwargs["num_nodes"] = launch.complete(flags.devices, flags.num_nodes)
+        kwargs["plugins"] = [*_as_list(flags.plugins), *launch.plugins]
+        if flags.barebones:
+            kwargs["log_every_n_steps"] = None  # Lightning refuses an interval here, and a recipe may have one
+        else:
+            batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
+            kwargs["log_every_n_steps"] = min(flags.log_every_n_steps or 50, batches)
+            kwargs["callbacks"] = self._callbacks(flags)
+            kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_write_error))
+            if flags.logger in (None, True):
+                first_step = self.start.global_step if self.config.resume is not None else None
+                kwargs["logger"] = RunLogger(self.start.folder.path, first_step)
+        if flags.accelerator == "auto" and torch.mps.is_available() and not torch.cuda.is_available():
+            log.info("Training on the CPU: sparse gradients are untested on Apple's GPU. --accelerator mps uses it.")
+            kwargs["accelerator"] = "cpu"
+        if flags.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.mps.is_available()):
+            raise InputError("accelerator", flags.accelerator, "torch finds no GPU. Give cpu or auto.")
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
+        check_trainer(trainer, launch, flags.precision, flags.sync_batchnorm)
+        return trainer
+
+    def _callbacks(self, flags: Namespace) -> list[Callback]:
+        """The callbacks of the command line, and ours."""
+        callbacks = [AbortOnError(self.start.folder), *_as_list(flags.callbacks), Curves(), Throughput()]
+        callbacks.append(FiniteLoss(self.config.on_nonfinite_loss))
+        # before the pictures: a folder with pictures must have a config.yaml
+        callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
+        callbacks += [ReconstructionGrid(), SampleGrid()]
+        if flags.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(Bar())
+        if flags.enable_checkpointing is not False:
+            callbacks.append(self.config_init.checkpoint)
+        return callbacks
+
+    def _resolved(self) -> str:
+        """The configuration as YAML, without the flags that belong to this folder only."""
+        config = Namespace(self.config.clone())
+        for key in ("config", "output", "resume", "ckpt_path"):
+            config.pop(key, None)
+        return self.parser.dump(config, skip_none=False)
+
+
+def main(default_config: Path) -> None:
+    """Runs the command line ``sys.argv``, with ``default_config`` unless it has ``--config`` or ``--resume``."""
+    _set_up_logging()
+    cli = None
+    with handle_signals(() if is_child() else (signal.SIGTERM, signal.SIGUSR1), exit_before_fit):
+        try:
+            sys.argv[1:], recipe = expand_arguments(sys.argv[1:], default_config)
+            cli = TrainCLI(recipe)
+            if cli.start.finished:
+                log.info(cli.start.finished)
+            else:
+                fit(cli.start, cli.trainer, cli.model, cli.datamodule)
+            show_samples(cli.start, cli.config, cli.config_init.checkpoint.signal)
+        except EarlySignal as end:
+            exit_with(NOTHING_WRITTEN, int(end.code or 0))
+        except (KeyboardInterrupt, ArgumentError, InputError, FloatingPointError, RuntimeError, OSError) as error:
+            described = error_line(error, cli.trainer if cli else None)
+            if described is None:
+                raise
+            exit_with(*described)
+        finally:
+            if cli is not None:
+                folder = cli.start.folder
+                folder.release() if folder.config.exists() else folder.abandon()
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _set_up_logging() -> None:
+    """Sends messages to standard output and warnings to standard error; of Lightning's messages, only warnings."""
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
+    ours = logging.getLogger("glo_lightning")
+    ours.setLevel(logging.INFO if Launch.detect().is_first else logging.WARNING)
+    ours.handlers = [logging.StreamHandler(sys.stdout)]
+    # The recipes decode in the training process on purpose, whatever the number of cores.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Curves sums what differs between ranks; the rest is equal on all.
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+    # Without held-out images there is nothing to validate.
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
+    # Lightning 2.6 still uses what torch 2.15 and jsonargparse 4.5 deprecate.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

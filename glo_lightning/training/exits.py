@@ -1,0 +1,157 @@
+"""How a training is stopped: signals, exit statuses, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import ArgumentError
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
+from glo_lightning.errors import InputError
+from glo_lightning.lightning_internals import child_processes
+from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.arguments import flag_of, one_line
+from glo_lightning.training.launch import Launch, is_child
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+NOTHING_WRITTEN = "Stopped before the first step. Nothing was written."
+
+
+class EarlySignal(SystemExit):
+    """Exits after a signal that came before the fit."""
+
+
+def exit_on_signal(number: int, frame: object) -> NoReturn:
+    """Handles a signal during the fit, until Checkpoints does."""
+    raise SystemExit(128 + number)
+
+
+def exit_before_fit(number: int, frame: object) -> NoReturn:
+    """Handles a signal before the fit."""
+    raise EarlySignal(128 + number)
+
+
+@contextlib.contextmanager
+def handle_signals(numbers: Iterable[int], handler: Any) -> Iterator[None]:
+    """Handles these signals by ``handler`` in the block, after which all of SIGNALS have their old handlers again."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in numbers:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def exit_with(line: str, status: int) -> NoReturn:
+    """Exits with a line on stderr and a status; of several connected processes only the first prints the line."""
+    if is_distributed() and not is_first():
+        # Any other status of a child looks like a crash to Lightning's launcher, which then kills the first process.
+        raise mark_collective(SystemExit(0 if is_child() else status))
+    if not Launch.detect().is_first:
+        time.sleep(3)  # the first process probably prints the same line, and its launcher ends this one
+    sys.stderr.write(f"\n{line}\n" if status == 130 else f"{line}\n")
+    raise mark_collective(SystemExit(status))
+
+
+def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[str, int] | None:
+    """Describes an error in one line, with the exit status; returns None for a bug.
+
+    Args:
+        error: the exception that ended the program.
+        trainer: the Trainer, once it exists.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return NOTHING_WRITTEN, 130
+    if isinstance(error, ArgumentError):
+        return one_line(str(error)), 2
+    if isinstance(error, InputError):
+        return f"{flag_of(error.key)} {error.value}: {error.remedy}", 2
+    if isinstance(error, FloatingPointError):
+        remedy = "Lower --model.optimizer.lr or --model.latent_lr and continue with --resume, "
+        remedy += "or give --on_nonfinite_loss skip."
+        return f"{error}. {remedy}", 1
+    if isinstance(error, torch.OutOfMemoryError):
+        return _memory_line(trainer) if trainer else str(error), 1
+    if isinstance(error, OSError):
+        return _disk_line(error, trainer), 1
+    if is_peer_failure(error):
+        return "Lost contact with another process. Its own output or its launcher's says why.", 1
+    return None
+
+
+def _memory_line(trainer: Trainer) -> str:
+    """Describes what fills the device's memory."""
+    data, table = trainer.datamodule, trainer.lightning_module.latents.weight  # type: ignore[attr-defined, union-attr]
+    images = f"{data.resident_bytes / 1e9:.1f} GB of images" if data.resident_bytes else "no images"
+    used = f"{images} and a table of {table.nbytes / 1e9:.1f} GB"  # type: ignore[operator]
+    remedy = "Lower it or --model.generator.width, or give --data.cache_on_device false."
+    return f"--data.batch_size {data.batch_size}: the device is out of memory, with {used} on it. {remedy}"
+
+
+def _disk_line(error: OSError, trainer: Trainer | None) -> str:
+    """Describes an error of the disk, and says what of the run is kept."""
+    where, remedy = error.filename or "input", "Make room, or give another --output."
+    if trainer is not None:
+        folder = RunFolder(trainer.default_root_dir)
+        where = error.filename or folder.path
+        if folder.config.exists():
+            kept = "The last checkpoint is intact. " if folder.last.exists() else ""
+            remedy = f"{kept}Make room and continue with --resume {folder.path}"
+    return f"{where}: {error.strerror or error}. {remedy}"
+
+
+class AbortOnError(Callback):
+    """Aborts a rank whose error the others do not share; Lightning would wait for the others to clean up.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.world_size > 1 and not is_collective(exception):
+            abort_rank(trainer, self.folder, exception)
+
+
+def abort_rank(trainer: Trainer, folder: RunFolder, error: BaseException) -> NoReturn:
+    """Ends this process and its children at once, with a line on stderr.
+
+    A normal exit of the interpreter would wait for messages that never come. When the connections close, the other
+    ranks end, too: torch tells them, or their launchers do.
+    """
+    status = _report(trainer, folder, error)
+    for logger in trainer.loggers:
+        logger.finalize("failed")
+    for child in child_processes(trainer):
+        child.kill()
+    os._exit(status)
+
+
+def _report(trainer: Trainer, folder: RunFolder, error: BaseException) -> int:
+    """Prints what ended this rank; returns the exit status."""
+    if not folder.config.exists():
+        folder.abandon()
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        remedy = f"Continue with --resume {folder.path}" if folder.config.exists() else "Nothing was written."
+        described: tuple[str, int] | None = f"Stopped. {remedy}", int(getattr(error, "code", 130) or 0)
+    else:
+        described = error_line(error, trainer)
+    if described is None:
+        traceback.print_exception(error)
+        return 1
+    line, status = described
+    sys.stderr.write(f"process {trainer.global_rank}: {line}\n")
+    return status

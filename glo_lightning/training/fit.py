@@ -1,0 +1,228 @@
+"""One training: where it starts, the fit into its run folder, and samples at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.trainer.states import TrainerStatus
+
+from glo_lightning.data import LSUNDataModule
+from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
+from glo_lightning.errors import InputError
+from glo_lightning.explore.samples import add_samples
+from glo_lightning.explore.trained_run import Accelerator
+from glo_lightning.files import link
+from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
+from glo_lightning.module import GLO
+from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
+from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.callbacks import INITIAL_ROWS
+from glo_lightning.training.exits import NOTHING_WRITTEN, SIGNALS, abort_rank, exit_on_signal, exit_with, handle_signals
+from glo_lightning.training.launch import (
+    PARENT_VARIABLE,
+    Launch,
+    end_with_parent,
+    is_child,
+    wait_for_children,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Start:
+    """Where a training starts: its folder, its launcher and its checkpoint.
+
+    Attributes:
+        folder: the run folder, which the first process has created and locked.
+        launch: how this process was started.
+        refused: why the first of several processes cannot use the folder; raised later, on all ranks.
+        ckpt_path: the checkpoint to continue from.
+        resumes_previous: whether that is ``previous.ckpt``, because ``last.ckpt`` is damaged or missing.
+        global_step: the step of that checkpoint.
+        finished: the message for a run that has nothing left to do.
+    """
+
+    folder: RunFolder
+    launch: Launch
+    refused: InputError | None = None
+    ckpt_path: Path | None = None
+    resumes_previous: bool = False
+    global_step: int = 0
+    finished: str | None = None
+
+    def read(self, config: Namespace) -> None:
+        """Finds and reads the checkpoint to continue from.
+
+        Raises:
+            InputError: for a checkpoint that cannot be read.
+        """
+        key = "resume" if config.ckpt_path is None else "ckpt_path"
+        if config.ckpt_path is not None:
+            self.ckpt_path = Path(config.ckpt_path)
+        elif config.resume is not None:
+            self.ckpt_path = newest_checkpoint(self.folder)
+            self.resumes_previous = self.ckpt_path == self.folder.previous
+        if self.ckpt_path is None:
+            return
+        checkpoint = read_checkpoint(self.ckpt_path, key)
+        self.global_step = checkpoint["global_step"]
+        self.finished = _finished(config.trainer, checkpoint)
+        if self.finished and self.refused is not None:
+            raise self.refused
+
+
+def create_folder(config: Namespace, recipe: str) -> Start:
+    """Creates and locks the run folder, in the first process, before any work that takes long.
+
+    Args:
+        config: the parsed command line.
+        recipe: the name of the folder in ``runs/``, if ``--output`` does not name another.
+
+    Raises:
+        InputError: if it cannot be created, is in use, or contains a run; for ``--resume``, if it contains none.
+    """
+    resume, output, trainer = config.resume, config.output, config.trainer
+    named = output if resume is None else resume
+    folder = RunFolder(Path(trainer.default_root_dir or ".") / "runs" / recipe if named is None else named)
+    if resume is not None and not folder.config.is_file():
+        raise InputError("resume", resume, "contains no run (no config.yaml). Give the folder of a run.")
+    start = Start(folder, Launch.detect())
+    if not start.launch.is_first or trainer.fast_dev_run or trainer.barebones:
+        return start  # another process writes, or none
+    try:
+        if named is None:
+            start.folder = RunFolder.next_version(folder.path)
+        else:
+            folder.create("output" if resume is None else "resume")
+    except InputError as error:
+        if start.launch.by is None:
+            raise
+        start.refused = error
+    return start
+
+
+def _finished(trainer: Namespace, checkpoint: dict[str, Any]) -> str | None:
+    epochs = epochs_done(checkpoint)
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return f"This run has finished its {epochs} epochs. Continue it with, for example, --max_epochs {2 * epochs}."
+    if 0 <= trainer.max_steps <= checkpoint["global_step"]:
+        return f"This run has finished its {trainer.max_steps} steps. Continue it with --max_steps or --max_epochs."
+    return None
+
+
+def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
+    """Trains into the run folder. An error before the first step leaves no folder behind.
+
+    Raises:
+        InputError: for wrong input that is only found now.
+        OSError: if the folder cannot be written.
+    """
+    _connect_processes(start.launch, trainer)
+    try:
+        _fit(start, trainer, model, data)
+    except BaseException as error:
+        if is_distributed():
+            if not is_collective(error):
+                abort_rank(trainer, start.folder, error)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to the ranks that exit last
+        raise
+    finally:
+        wait_for_children(trainer)
+
+
+def _connect_processes(launched: Launch, trainer: Trainer) -> None:
+    """Starts the other processes of this node, unless torchrun or srun has, and connects all ranks."""
+    if trainer.strategy.launcher is None:
+        return
+    if is_child() or launched.by == "torchrun":
+        end_with_parent()
+    elif launched.by is None:
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
+
+    def connect() -> None:
+        trainer.strategy.setup_environment()
+        init_cpu_group()
+
+    # While it waits for the others, Python cannot call a handler. A signal then leaves an empty folder, which the next
+    # run uses.
+    with handle_signals(SIGNALS, signal.SIG_DFL):
+        launch(trainer, connect)
+    if is_distributed():
+        leave_signals_to_us(trainer)
+
+
+def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
+    """Fits in this process, and exits with a line after a signal."""
+    folder = start.folder
+    with handle_signals((signal.SIGTERM, signal.SIGUSR1), exit_on_signal):
+        try:
+            with raise_on_all_ranks():
+                _prepare_folder(start, trainer, model)
+            log.info("run folder: %s", folder.path)
+            trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
+        except (InputError, OSError) as error:
+            if isinstance(error, InputError) or not folder.config.exists():
+                folder.abandon()
+            raise
+        except SystemExit as end:  # after a signal, or Lightning's after KeyboardInterrupt
+            status = 130 if end.code == INTERRUPT_STATUS else int(end.code or 0)
+            if is_distributed() and not is_collective(end):
+                raise
+            if folder.config.exists():
+                if trainer.state.status != TrainerStatus.INTERRUPTED:
+                    raise
+                exit_with(f"Stopped after step {trainer.global_step}. Continue with --resume {folder.path}", status)
+            folder.abandon()
+            exit_with(NOTHING_WRITTEN, status)
+
+
+def _prepare_folder(start: Start, trainer: Trainer, model: GLO) -> None:
+    """Checks the run folder and its disk, in the first process."""
+    if start.refused is not None:
+        raise start.refused
+    if is_first() and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
+        start.folder.check_room(4 * _checkpoint_bytes(model))
+        if start.resumes_previous:
+            link(start.folder.previous, start.folder.last)  # the last one is damaged or missing
+
+
+def _checkpoint_bytes(model: GLO) -> int:
+    """The size of a checkpoint, or a little less. A custom rule for the rows may keep as much state as Adam."""
+    weights = sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))
+    table = model.latents.weight
+    state = 0
+    if not model.hparams["optimizer"]["class_path"].endswith("SGD"):
+        state = 2 * sum(weight.nbytes for weight in model.generator.parameters())
+    return weights + table[:INITIAL_ROWS].nbytes + state
+
+
+def show_samples(start: Start, config: Namespace, stopped_by: int | None) -> None:
+    """Fits ``--prior`` to the codes of the finished run and draws samples, unless that is already done.
+
+    Args:
+        start: where the run started.
+        config: the parsed command line.
+        stopped_by: a signal that came during the last step.
+    """
+    folder = start.folder
+    if config.prior is None or not start.launch.is_first or not folder.last.exists():
+        return
+    accelerator: Accelerator = "cpu" if config.trainer.accelerator == "cpu" else "auto"
+    with handle_signals(SIGNALS, exit_on_signal):
+        try:
+            if stopped_by is not None:
+                exit_on_signal(stopped_by, None)
+            add_samples(folder.path, config.prior, accelerator, anew=not start.finished)
+        except SystemExit as end:
+            line = f"Stopped while the prior was fitted. The run is finished; --resume {folder.path} fits the prior."
+            exit_with(line, int(end.code or 0))

@@ -1,0 +1,136 @@
+"""How the processes of a run are started, by torchrun, srun or Lightning, and how children end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from typing import Any, NamedTuple
+
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
+
+from glo_lightning.errors import InputError
+from glo_lightning.lightning_internals import child_processes
+
+log = logging.getLogger(__name__)
+
+# By this variable a child of Lightning's launcher, which runs the same command, knows that it is one.
+PARENT_VARIABLE = "GLO_LIGHTNING_PARENT"
+
+
+class Launch(NamedTuple):
+    """How this process was started, by the environment variables of its launcher.
+
+    Attributes:
+        by: ``torchrun``, ``srun`` or None; if None, Lightning starts the other processes of this node.
+        is_first: whether its rank is 0: it writes the run folder.
+        devices, nodes: processes on each node, and nodes; None if the flags decide.
+    """
+
+    by: str | None
+    is_first: bool
+    devices: int | None = None
+    nodes: int | None = None
+
+    @property
+    def plugins(self) -> list[ClusterEnvironment]:
+        """Plugins for the Trainer: by default Lightning would requeue a SLURM job itself."""
+        return [SLURMEnvironment(auto_requeue=False)] if self.by == "srun" else []
+
+    @classmethod
+    def detect(cls) -> Launch:
+        """Reads the environment variables; no process group is needed."""
+        variables = os.environ
+        if TorchElasticEnvironment.detect():
+            devices, processes = int(variables["LOCAL_WORLD_SIZE"]), int(variables["WORLD_SIZE"])
+            return cls("torchrun", TorchElasticEnvironment().global_rank() == 0, devices, processes // devices)
+        if SLURMEnvironment.detect():
+            # not by SLURMEnvironment, which raises if the number of tasks per node is missing: see complete
+            devices, nodes = (int(variables.get(f"SLURM_{name}", 1)) for name in ("NTASKS_PER_NODE", "NNODES"))
+            return cls("srun", variables["SLURM_PROCID"] == "0", devices, nodes)
+        lightning = LightningEnvironment()
+        return cls(None, lightning.local_rank() == 0 == lightning.node_rank())
+
+    def complete(self, devices: Any, nodes: int) -> tuple[Any, int]:
+        """Returns devices and nodes for the Trainer, from the flags, else from the launcher, else one.
+
+        Raises:
+            InputError: if SLURM's variables do not say how many tasks run on each node.
+        """
+        tasks = os.environ.get("SLURM_NTASKS")
+        if self.by == "srun" and tasks != "1" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise InputError(
+                "SLURM_NTASKS", tasks, "does not say how many run on each node. Give srun --ntasks-per-node."
+            )
+        return (self.devices or 1) if devices == "auto" else devices, (self.nodes or 1) if nodes == 1 else nodes
+
+
+def check_strategy(strategy: object) -> None:
+    """Raises InputError for the name of a strategy that does not work with sparse codes or the command line."""
+    name = str(strategy)
+    if name.startswith(("fsdp", "deepspeed")):
+        raise InputError("strategy", name, "cannot shard a sparse table of codes. Give ddp.")
+    if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise InputError("strategy", name, "starts processes that miss signals and errors. Give ddp.")
+
+
+def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchnorm: bool) -> None:
+    """Checks a Trainer with several processes, and logs what they change.
+
+    Raises:
+        InputError: for settings that several processes do not support, and for flags that contradict the launcher.
+    """
+    flags = (trainer.num_devices, trainer.num_nodes)
+    if launch.by and flags != (launch.devices, launch.nodes):
+        started = f"{launch.by} started {launch.devices} on each of {launch.nodes} nodes"
+        key, value = ("devices", flags[0]) if flags[0] != launch.devices else ("num_nodes", flags[1])
+        raise InputError(key, value, f"{started}. Leave out --devices and --num_nodes.")
+    if trainer.world_size == 1:
+        return
+    if not isinstance(trainer.strategy, DDPStrategy):
+        name = type(trainer.strategy).__name__
+        raise InputError("strategy", name, "cannot shard a sparse table of codes. Give ddp.")
+    if str(precision) in ("16", "16-mixed"):
+        remedy = "can skip a step on one rank only. Give bf16-mixed, or one device."
+        raise InputError("precision", precision, remedy)
+    if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+        raise InputError("sync_batchnorm", True, "is not available on the CPU. Leave it out.")
+    message = "%d processes: each trains its part of every batch."
+    if not sync_batchnorm:
+        message += " BatchNorm normalises each part by itself, which changes the recipe."
+    log.info(message, trainer.world_size)
+
+
+def is_child() -> bool:
+    """Whether Lightning's launcher has started this process."""
+    return os.environ.get(PARENT_VARIABLE) == str(os.getppid())
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent ends, even by a kill."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def wait_for_children(trainer: Trainer) -> None:
+    """Waits for the processes that Lightning started from this one, and kills those that do not end."""
+    for child in child_processes(trainer):
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
