@@ -24,13 +24,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from glo_lightning.callbacks import INITIAL_ROWS, Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, OnError
-from glo_lightning.explore.priors import make_prior
 from glo_lightning.explore.samples import add_samples
 from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_untrusted
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import ROW_RULES
+from glo_lightning.priors.prior import make_prior
 from glo_lightning.processes import agreed, is_agreed, is_first, is_loss_of_another, meet, several, together
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints, newest_checkpoint, read_checkpoint
 from glo_lightning.runs.finite_loss import FiniteLoss

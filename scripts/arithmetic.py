@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.paths import arithmetic, nearest
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import is_attribute, load_run

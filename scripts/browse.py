@@ -21,10 +21,10 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from glo_lightning.explore.browse import address_of, is_loopback, listen, require_server, serve  # noqa: E402
+from glo_lightning.browser.offline import export_page, require_offline  # noqa: E402
+from glo_lightning.browser.server import address_of, is_loopback, listen, require_server, serve  # noqa: E402
+from glo_lightning.browser.session import Explorer  # noqa: E402
 from glo_lightning.explore.commands import CommandParser  # noqa: E402
-from glo_lightning.explore.explorer import Explorer  # noqa: E402
-from glo_lightning.explore.offline import export_page, require_offline  # noqa: E402
 from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
 from glo_lightning.explore.trained_run import load_run  # noqa: E402
 

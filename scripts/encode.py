@@ -28,8 +28,8 @@ from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser
-from glo_lightning.explore.edits import restoring_codes
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.editing import restoring_codes
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator, restored
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture

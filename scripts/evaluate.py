@@ -21,7 +21,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.commands import CommandParser
-from glo_lightning.explore.evaluation import (
+from glo_lightning.explore.metrics import (
     extract,
     feature_metrics,
     generate,
@@ -31,15 +31,15 @@ from glo_lightning.explore.evaluation import (
     quality,
 )
 from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
+from glo_lightning.explore.path_metrics import nearest_distance, probe, way_metrics
 from glo_lightning.explore.paths import WAYS, Way
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.priors import default_prior, sample_codes
-from glo_lightning.explore.space import nearest_distance, probe, way_metrics
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import as_rows, fit_pca
 from glo_lightning.losses import make_loss
+from glo_lightning.priors.prior import default_prior, sample_codes
 
 MOST = 4096  # images looked at
 SHOWN = 10  # in the picture

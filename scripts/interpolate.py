@@ -16,11 +16,11 @@ import torch
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.edits import Mixer, default_way, interpolation
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.editing import Mixer, default_way, interpolation
+from glo_lightning.explore.metrics import generate
+from glo_lightning.explore.path_metrics import random_pairs
 from glo_lightning.explore.paths import WAYS, Way, gradient_magnitude
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.space import random_pairs
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.edits import nearest_rows
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.editing import nearest_rows
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.priors import PRIORS, default_prior, make_prior, sample_codes
 from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.priors.prior import PRIORS, default_prior, make_prior, sample_codes
 
 SHOWN = 64  # samples in the picture, at most; --codes has them all
 PER_ROW = 4

@@ -15,8 +15,8 @@ import torch
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.edits import directions, moved
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.editing import directions, moved
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.paths import principal_axes, walk
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import load_run

@@ -17,13 +17,13 @@ from glo_lightning import GLO, LSUNDataModule, encoding
 from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.cli import main
 from glo_lightning.explore.encoder import fit_encoder
-from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import through
+from glo_lightning.explore.flow_path import through
+from glo_lightning.explore.metrics import generate, neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.path_metrics import way_metrics
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
-from glo_lightning.explore.priors import Diagonal, Gaussian, Mixture, sample_codes
-from glo_lightning.explore.space import way_metrics
 from glo_lightning.losses import make_loss
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Diagonal, Gaussian, Mixture, sample_codes
 from glo_lightning.runs.checkpoints import Checkpoints
 from glo_lightning.runs.finite_loss import FiniteLoss
 

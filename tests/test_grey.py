@@ -19,10 +19,10 @@ from glo_lightning import GLO, LaplacianLoss, LSUNDataModule, load_run
 from glo_lightning.data.array_source import ArraySource
 from glo_lightning.data.store import StoredImages
 from glo_lightning.errors import InputError
-from glo_lightning.explore.evaluation import pca_reconstructions, quality
-from glo_lightning.explore.priors import PRIORS
+from glo_lightning.explore.metrics import pca_reconstructions, quality
 from glo_lightning.images import ImageFormat, decode_image, from_uint8
 from glo_lightning.latents import images_to_fit, pca_codes
+from glo_lightning.priors.prior import PRIORS
 
 RANDOM = np.random.default_rng(0)
 
@@ -135,7 +135,7 @@ def test_a_grey_run_keeps_its_channels_and_is_not_resumed_with_others(trained, r
 
 SCRIPTS = ["sample --prior gaussian --num 3", "interpolate 1 2 --way line --animation made.webp", "walk --axes 2"]
 SCRIPTS += ["arithmetic --a 1 --b 2 --c class=3", "projector --num 9", "encode photo.png --steps 2"]
-SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_evaluation.Means"]
+SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_metrics.Means"]
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

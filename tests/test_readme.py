@@ -16,10 +16,10 @@ import torch
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
-README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "explore" / "page" / "README.md"
+README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "browser" / "page" / "README.md"
 STUDIES = sorted((REPOSITORY / "scripts" / "studies").rglob("README.md"))
 
 
@@ -51,7 +51,7 @@ SHORTER = {
         *("--priors", "diagonal", "other_priors.KernelDensity"),
     ),
 }
-ELSEWHERE = ("make_faces.py", "attribute_classifier.py", "path_metrics.py", "paper_scale.py")  # have tests of their own
+ELSEWHERE = ("make_faces.py", "attribute_classifier.py", "face_metrics.py", "paper_scale.py")  # have tests of their own
 FEATURES = {"classifier_a.pt", "classifier_b.pt", "features.pt"}
 
 

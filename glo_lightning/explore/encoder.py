@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from glo_lightning.explore.priors import Diagonal, sample_codes
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
+from glo_lightning.priors.prior import Diagonal, sample_codes
 
 SECONDS = 110.0  # of the fit, at most
 FIRST_PAIRS = 16_384  # training images that the first map is fitted to, at most

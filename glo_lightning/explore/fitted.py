@@ -18,9 +18,9 @@ from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.lmdb_source import cache_folder
 from glo_lightning.errors import InputError
 from glo_lightning.explore.encoder import Encoder
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import Prior
 from glo_lightning.files import write_whole
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Prior
 
 log = logging.getLogger(__name__)
 

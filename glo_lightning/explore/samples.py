@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.priors import sample_codes
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.trained_run import Accelerator, load_run
 from glo_lightning.images import to_unit
+from glo_lightning.priors.prior import sample_codes
 
 log = logging.getLogger(__name__)
 

@@ -22,14 +22,14 @@ from glo_lightning.encoding import NEAR, STARTS, TRIAL_STEPS, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
 from glo_lightning.explore.encoder import Encoder, fit_encoder
 from glo_lightning.explore.fitted import check_encoder, encoder_digest, fit_prior, keep_encoder, load_encoder
-from glo_lightning.explore.flow import FEWEST, Flow
-from glo_lightning.explore.flow_way import through
+from glo_lightning.explore.flow_path import through
 from glo_lightning.explore.paths import Way
-from glo_lightning.explore.priors import Prior, make_prior
 from glo_lightning.explore.saved_codes import load_codes
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import unconstrained
 from glo_lightning.module import GLO
+from glo_lightning.priors.flow import FEWEST, Flow
+from glo_lightning.priors.prior import Prior, make_prior
 from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
 from glo_lightning.runs.folder import RunFolder
 

@@ -16,12 +16,12 @@ from conftest import REPOSITORY, TINY, encode, flat_image, load
 from torch import nn
 
 from glo_lightning import GLO, load_run
+from glo_lightning.browser.session import Explorer
 from glo_lightning.encoding import NEAR, TRIAL_STEPS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
-from glo_lightning.explore.edits import restoring_codes
+from glo_lightning.explore.editing import restoring_codes
 from glo_lightning.explore.encoder import RIDGE, Encoder, fit_encoder
-from glo_lightning.explore.explorer import Explorer
 from glo_lightning.explore.operators import Down
 from glo_lightning.images import to_uint8
 

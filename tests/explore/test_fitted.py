@@ -9,8 +9,8 @@ import torch
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.explore.fitted import fit_prior
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import Diagonal
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Diagonal
 
 CODES = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
 

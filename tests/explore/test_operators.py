@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from glo_lightning import load_run
 from glo_lightning.errors import InputError
-from glo_lightning.explore.edits import restoring_codes
+from glo_lightning.explore.editing import restoring_codes
 from glo_lightning.explore.operators import (
     Blur,
     Down,

@@ -14,9 +14,9 @@ from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
 
 from glo_lightning import load_run
 from glo_lightning.cli import main as train
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS
 from glo_lightning.latents import to_ball
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
 NUM, HELD_OUT = 80, 8
 
@@ -101,7 +101,7 @@ def test_walks_and_sums_in_the_noise_of_a_flow_are_decoded_by_it(script, trained
 
 
 def test_held_out_images_of_new_pairs_are_reported_by_themselves(script):
-    status, output, _ = script("evaluate --json=made.json --steps=2 --starts mean --features=test_evaluation.Means")
+    status, output, _ = script("evaluate --json=made.json --steps=2 --starts mean --features=test_metrics.Means")
     assert status == 0
     results = json.loads(Path("made.json").read_text())
     assert results["holdout"]["images"] == HELD_OUT

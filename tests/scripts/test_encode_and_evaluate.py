@@ -93,7 +93,7 @@ def test_encode_takes_an_lmdb_and_a_mask(trained, command, tmp_path):
 
 
 def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
-    arguments = ("--json", tmp_path / "e.json", "--steps", 10, "--features", "test_evaluation.Means")
+    arguments = ("--json", tmp_path / "e.json", "--steps", 10, "--features", "test_metrics.Means")
     status, output, _ = command("evaluate", trained, *arguments)
     assert status == 0
     results = json.loads((tmp_path / "e.json").read_text())

@@ -21,7 +21,7 @@ from harness import StudyParser
 
 from glo_lightning.encoding import BETAS, NEAR, STARTS, starting_codes
 from glo_lightning.explore.encoder import SECONDS, fit_encoder
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, psnr
 

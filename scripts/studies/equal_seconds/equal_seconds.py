@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import BATCH, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.evaluation import extract, frechet, generate, load_features, quality
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import through
-from glo_lightning.explore.priors import sample_codes
+from glo_lightning.explore.flow_path import through
+from glo_lightning.explore.metrics import extract, frechet, generate, load_features, quality
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.module import GLO
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import sample_codes
 
 BASE: dict[str, Any] = {"width": 32, "whiten": True, "schedule": "cosine", "weight_decay": 1e-3, "l2_weight": 1.0}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # arguments of GLO

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import StudyParser, markdown
 
-from glo_lightning.explore.edits import restoring_codes
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.editing import restoring_codes
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.operators import OPERATORS, Mask, least_squares, make_operator, restored
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.images import from_uint8, psnr

@@ -22,7 +22,7 @@ from benchmarking.data import Records
 from benchmarking.plain_loops import MinimalLoop
 from harness import StudyParser, markdown, silence
 
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, psnr

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import write_animation
-from glo_lightning.explore.edits import (
+from glo_lightning.explore.editing import (
     Mixer,
     default_way,
     directions,
@@ -36,11 +36,9 @@ from glo_lightning.explore.edits import (
     nearest_rows,
     restoring_codes,
 )
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import FEWEST, Flow
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.operators import Mask, read_mask, restored
 from glo_lightning.explore.paths import WAYS, principal_axes
-from glo_lightning.explore.priors import PRIORS, Prior, default_prior, sample_codes
 from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
@@ -53,6 +51,8 @@ from glo_lightning.images import (
     reading_image,
     to_uint8,
 )
+from glo_lightning.priors.flow import FEWEST, Flow
+from glo_lightning.priors.prior import PRIORS, Prior, default_prior, sample_codes
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from glo_lightning.browser.server import PAGE
+from glo_lightning.browser.session import Explorer
 from glo_lightning.errors import InputError
-from glo_lightning.explore.browse import PAGE
 from glo_lightning.explore.commands import named_writing
-from glo_lightning.explore.explorer import Explorer
 from glo_lightning.explore.paths import WAYS
 from glo_lightning.files import write_whole
 

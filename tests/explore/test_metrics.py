@@ -6,7 +6,7 @@ from scipy.linalg import sqrtm
 from torch import nn
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.evaluation import (
+from glo_lightning.explore.metrics import (
     extract,
     feature_metrics,
     load_features,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
-from test_browse import huge, pixels, stands_in
+from test_server import huge, pixels, stands_in
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")

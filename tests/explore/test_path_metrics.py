@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.explore.evaluation import extract, frechet
+from glo_lightning.explore.metrics import extract, frechet
+from glo_lightning.explore.path_metrics import nearest_distances, probe, random_pairs, way_metrics
 from glo_lightning.explore.paths import WAYS
-from glo_lightning.explore.space import nearest_distances, probe, random_pairs, way_metrics
 from glo_lightning.images import to_uint8
 from glo_lightning.latents import unconstrained
 

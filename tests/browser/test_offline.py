@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from test_browse import pixels
-from test_browse_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
+from test_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
+from test_server import pixels
 
 from glo_lightning import load_run
+from glo_lightning.browser import offline
+from glo_lightning.browser.session import Explorer
 from glo_lightning.errors import InputError
-from glo_lightning.explore import offline
-from glo_lightning.explore.explorer import Explorer
 from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.latents import to_ball
 

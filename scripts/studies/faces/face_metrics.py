@@ -1,4 +1,4 @@
-"""Measures what a run on faces has learned: path_metrics.py RUN --faces FACES --classifier FILE [--json FILE]
+"""Measures what a run on faces has learned: face_metrics.py RUN --faces FACES --classifier FILE [--json FILE]
 
 RUN was trained on the training faces of FACES, an LMDB of scripts/make_faces.py; FILE is made by
 attribute_classifier.py. Distances are to the training faces, with 10,000 images a row; the held-out faces are the first
@@ -8,7 +8,7 @@ attribute_classifier.py. Distances are to the training faces, with 10,000 images
   and skin, at 0.9 of its mean confidence on real faces. "near": how many lie nearer to a training face than all but 5 %
   of held-out faces, over 5 %. "unseen pairs": how often pairs of head and face appear that training lacks, over their
   rate among all faces.
-- Paths between codes, see ``glo_lightning.explore.space.way_metrics``.
+- Paths between codes, see ``glo_lightning.explore.path_metrics.way_metrics``.
 - Edits of held-out faces' attributes: the mean code of training faces that have the wanted value, less that of those
   that have the present one, is added to a code.
 - Samples that are given attributes.
@@ -36,17 +36,17 @@ from harness import StudyParser, markdown
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.store import StoredImages
-from glo_lightning.explore.evaluation import extract, feature_metrics, frechet, generate, load_features
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import through
+from glo_lightning.explore.flow_path import through
+from glo_lightning.explore.metrics import extract, feature_metrics, frechet, generate, load_features
+from glo_lightning.explore.path_metrics import nearest_distances, way_metrics
 from glo_lightning.explore.paths import Way, lerp, slerp
-from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
-from glo_lightning.explore.space import nearest_distances, way_metrics
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import as_rows
 from glo_lightning.module import GLO
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
 
 SURE = ("head", "face", "skin")
 STRENGTHS = (0.75, 1.0, 1.1, 1.2, 1.35, 1.5)  # of an edit

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, starting_codes
 from glo_lightning.encoding import encode as search
 from glo_lightning.errors import InputError, check_choice
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.flow import FEWEST
-from glo_lightning.explore.flow_way import EVENNESS, path_through
+from glo_lightning.explore.flow_path import EVENNESS, path_through
+from glo_lightning.explore.metrics import generate
 from glo_lightning.explore.operators import least_squares, nearest_behind, restored
 from glo_lightning.explore.paths import WAYS, along, check_weights, mix, nearest, principal_axes
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.priors import default_prior
 from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, check_steps
 from glo_lightning.images import to_uint8
+from glo_lightning.priors.flow import FEWEST
+from glo_lightning.priors.prior import default_prior
 
 
 def default_way(trained: TrainedRun) -> str:

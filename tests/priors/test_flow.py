@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import path_through, through
+from glo_lightning.explore.flow_path import path_through, through
 from glo_lightning.explore.paths import lerp
-from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.latents import to_ball, unconstrained
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Gaussian, sample_codes
 
 
 def ring(num: int) -> torch.Tensor:

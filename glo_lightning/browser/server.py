@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from glo_lightning.browser.session import Explorer
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.explorer import Explorer
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

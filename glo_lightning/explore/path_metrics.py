@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.encoding import Generate
-from glo_lightning.explore.evaluation import extract, frechet, generate
+from glo_lightning.explore.metrics import extract, frechet, generate
 from glo_lightning.explore.paths import Way
 from glo_lightning.images import to_uint8
 from glo_lightning.latents import Projection

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from glo_lightning.class_path import make_instance
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.flow import Flow
 from glo_lightning.latents import Projection
+from glo_lightning.priors.flow import Flow
 
 
 @runtime_checkable

@@ -20,8 +20,8 @@ from glo_lightning import load_run
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
-from glo_lightning.explore.browse import Guard, SupersededError, Turns, listen, make_app  # noqa: E402
-from glo_lightning.explore.explorer import Explorer  # noqa: E402
+from glo_lightning.browser.server import Guard, SupersededError, Turns, listen, make_app  # noqa: E402
+from glo_lightning.browser.session import Explorer  # noqa: E402
 
 HOST = "127.0.0.1:8000"
 
@@ -150,12 +150,12 @@ def test_a_strip_is_what_its_command_writes(ask, client, make, tmp_path):
 
 
 def test_a_flows_mixes_are_the_frames_of_its_strip(faces_run, monkeypatch):
-    from glo_lightning.explore.edits import Mixer
-    from glo_lightning.explore.flow import Flow
+    from glo_lightning.explore.editing import Mixer
     from glo_lightning.latents import unconstrained
+    from glo_lightning.priors.flow import Flow
 
     run = load_run(faces_run, "cpu")
-    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.FEWEST", 20)
     flow = Flow(steps=20, width=16, blocks=1).fit(run.model.latents.weight)
     monkeypatch.setattr(run, "flow", lambda: flow)
     codes = run.model.latents.weight[[3, 9]]
@@ -361,7 +361,7 @@ def test_the_map_is_kept_in_the_run_folder(explorer, faces_run, client, monkeypa
     drawn = client.get("/map").json()["map"]
     assert len(drawn) == 96
     assert {round(max(places) - min(places), 3) for places in zip(*drawn, strict=True)} & {1.0}
-    monkeypatch.setattr("glo_lightning.explore.explorer._tsne", None)  # it is not made a second time
+    monkeypatch.setattr("glo_lightning.browser.session._tsne", None)  # it is not made a second time
     again = Explorer(load_run(faces_run, "cpu"), faces_run)
     again.draw_map()
     assert again.maps["tsne"] == drawn
@@ -392,7 +392,7 @@ def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_
 
 
 def test_of_many_codes_five_thousand_are_on_the_map(faces_run, monkeypatch):
-    monkeypatch.setattr("glo_lightning.explore.explorer.SHOWN", 50)
+    monkeypatch.setattr("glo_lightning.browser.session.SHOWN", 50)
     explorer = Explorer(load_run(faces_run, "cpu"), faces_run)
     rows = explorer.about()["rows"]
     assert len(set(rows)) == len(explorer.about()["map"]) == 50

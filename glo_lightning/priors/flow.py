@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.velocity import Velocity
+from glo_lightning.priors.velocity import Velocity
 
 FEWEST = 500  # codes that a flow is fitted to
 SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3

@@ -4,8 +4,8 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.priors import PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
+from glo_lightning.priors.prior import PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
 
 
 def correlated(num: int, dimensions: int = 4, seed: int = 0) -> torch.Tensor:

@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import Tensor
 
-from glo_lightning.explore.flow import Flow
 from glo_lightning.explore.paths import Way, along, between, fractions_of, slerp
 from glo_lightning.latents import Projection, unconstrained
+from glo_lightning.priors.flow import Flow
 
 SOLVER_STEPS = 8  # of the flow: the ends need not come back from noise
 GUIDANCE = 1.25  # of the flow; more makes ways longer
