@@ -23,9 +23,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.callbacks import INITIAL_ROWS, Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OnError
-from glo_lightning.explore.samples import add_samples
-from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.flags import expand_arguments, flag_of, one_line, refuse_untrusted
 from glo_lightning.module import GLO
@@ -47,6 +46,7 @@ from glo_lightning.runs.launch import (
     leave_signals_to_us,
     wait_for_children,
 )
+from glo_lightning.training.samples import add_samples
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,11 @@ MARK = "glo_lightning"  # by which the package knows what it wrote
 LIST = ".written-by-glo.json"  # in a folder that a command wrote: the names of its files
 
 
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/glo_lightning``, else ``~/.cache/glo_lightning``; not created here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glo_lightning"
+
+
 class _Sink:
     """A file that takes bytes until it fails, and remembers how: torch.save turns an OSError into a RuntimeError."""
 

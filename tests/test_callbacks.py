@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.module import GLO
-from glo_lightning.priors.prior import Gaussian
+from glo_lightning.priors.gaussian import Gaussian
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from test_sources import write_celeba, write_mnist
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
-from glo_lightning.explore.trained_run import find_device
+from glo_lightning.devices import find_device
 from glo_lightning.module import GLO
 
 CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]

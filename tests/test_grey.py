@@ -133,7 +133,7 @@ def test_a_grey_run_keeps_its_channels_and_is_not_resumed_with_others(trained, r
     assert load(trained)["epoch"] == 0
 
 
-SCRIPTS = ["sample --prior gaussian --num 3", "interpolate 1 2 --way line --animation made.webp", "walk --axes 2"]
+SCRIPTS = ["sample --prior gaussian --num 3", "interpolate 1 2 --path line --animation made.webp", "walk --axes 2"]
 SCRIPTS += ["arithmetic --a 1 --b 2 --c class=3", "projector --num 9", "encode photo.png --steps 2"]
 SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_metrics.Means"]
 

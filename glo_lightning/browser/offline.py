@@ -1,4 +1,4 @@
-"""The page of browse.py as one file without a server: map, mixes and sliders in the reader's own browser."""
+"""The page as one file without a server: map, mixes and sliders, computed in the reader's browser."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ import torch
 from torch import Tensor, nn
 
 from glo_lightning.browser.server import PAGE
-from glo_lightning.browser.session import Explorer
+from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
-from glo_lightning.explore.commands import named_writing
-from glo_lightning.explore.paths import WAYS
+from glo_lightning.explore.codes import codes_by_name
+from glo_lightning.explore.outputs import named_writing
+from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.files import write_whole
 
 log = logging.getLogger(__name__)
 
-MOST = 25_000_000  # bytes of a page
-LARGE = 500_000  # numbers of a matrix: more of them are kept in bytes
+MAX_BYTES = 25_000_000  # of a page
+LARGE = 500_000  # numbers; larger matrices are stored as bytes
 RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
 RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
 )
-LACKS = "The way through the flow, strips of pictures and files of your own are in the page of scripts/browse.py alone."
+LACKS = "The flow's path, strips of pictures and your own files need the page of scripts/browse.py."
 
 
 def require_offline() -> None:
-    """Raises InputError where the packages that ``export_page`` needs are missing."""
+    """Raise InputError where a package that ``export_page`` needs is missing."""
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise InputError("export", package, "is not installed; pip install -e '.[export]'")
+            raise InputError("export", package, "is not installed. Run pip install -e '.[export]'.")
     for name in RUNTIME_FILES.values():
         if not (RUNTIME / name).is_file():
-            raise InputError("export", RUNTIME / name, f"was not found; in the current folder run {NPM}")
+            raise InputError("export", RUNTIME / name, f"was not found. In the current folder run {NPM}.")
 
 
-def export_page(explorer: Explorer, file: Path) -> None:
-    """Writes the page whole: the script, the run, the generator and what runs it, as much of it as possible compressed.
+def export_page(session: Session, file: Path) -> None:
+    """Write the page as one file: its script, the run, the generator and the runtime, compressed.
 
-    Codes and weights are in half precision, the images of the map are its thumbnails.
+    Codes and weights are in half precision; of the training images the file has the map's thumbnails.
 
     Args:
-        explorer: of the run.
-        file: in a folder that exists; what is there is replaced.
+        session: of the run.
+        file: in a folder that exists; it is replaced.
 
     Raises:
-        InputError: for a page of more than 25 MB, a generator that cannot be written as ONNX, or a disk that does not
-            take it.
+        InputError: for a page of more than 25 MB, a generator that ONNX cannot express, or a disk that fails.
     """
-    model = explorer.trained.model
-    about, codes = _about(explorer)
+    model = session.run.model
+    about, codes = _about(session)
     parts = {
         "about": json.dumps(about).encode(),
         "codes": codes.cpu().half().numpy().tobytes(),
@@ -67,22 +67,21 @@ def export_page(explorer: Explorer, file: Path) -> None:
     packed = {name: base64.b64encode(gzip.compress(part, mtime=0)).decode() for name, part in parts.items()}
     page = _page(packed).encode()
     sizes = ", ".join(f"{name} {len(part) / 1e6:.1f}" for name, part in packed.items())
-    if len(page) > MOST:
-        remedy = f"the page has {len(page) / 1e6:.1f} MB ({sizes}), at most 25 are written; train a smaller generator"
-        raise InputError("export", file, remedy)
+    if len(page) > MAX_BYTES:
+        why = f"the page has {len(page) / 1e6:.1f} MB ({sizes}), the limit is 25"
+        raise InputError("export", file, f"{why}. Train a smaller generator.")
     with named_writing("export", file):
         write_whole(file.absolute(), lambda opened: opened.write(page))
     log.info("wrote %s, %.1f MB (%s)", file, len(page) / 1e6, sizes)
 
 
 def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
-    """A generator as ONNX from ``codes`` (1, D) to ``images`` (1, C, H, W), its weights in half precision.
+    """Convert a generator to ONNX, from ``codes`` (1, D) to ``images`` (1, C, H, W), with weights in half precision.
 
-    Large matrices have 8 bits a number, and a scale for each row. It computes in single precision: the weights are cast
-    as it is loaded.
+    Large matrices have 8 bits a number and a scale for each row. Loading casts the weights to single precision.
 
     Raises:
-        InputError: for a generator that torch cannot write as ONNX.
+        InputError: for a generator that torch cannot convert.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -91,7 +90,9 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
         program = torch.onnx.export(generator, (code.detach(),), dynamo=True, verbose=False, **names)
     except torch.onnx.errors.OnnxExporterError as error:
         why = str(error).strip().splitlines()[0]
-        raise InputError("export", type(generator).__name__, f"cannot be written as ONNX ({why})") from error
+        raise InputError(
+            "export", type(generator).__name__, f"cannot be written as ONNX ({why}). Use another."
+        ) from error
     assert program is not None
     model = program.model_proto
     for tensor in list(model.graph.initializer):
@@ -111,33 +112,33 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
     return model.SerializeToString()
 
 
-def _about(explorer: Explorer) -> tuple[dict[str, Any], Tensor]:
-    """What offline.js asks for at the start, and the codes that it names: rows, mean, directions, means."""
-    explorer.draw_map()
-    rows, along, data = explorer.rows, explorer.along, explorer.data
-    means = [name for name in along if "=" in name]
-    codes = [explorer.table[rows], explorer.table.mean(0, keepdim=True), *(axis[None] for axis in along.values())]
+def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
+    """What offline.js asks for at the start, and the codes of its names: rows, mean, directions, labels' means."""
+    session.map.add_tsne()
+    run, rows, data = session.run, session.map.rows, session.data
+    means = [name for name in session.directions if "=" in name]
+    codes = [run.codes[rows], run.codes.mean(0, keepdim=True), *(axis[None] for axis in session.directions.values())]
     if means:
-        codes.append(explorer.trained.codes(means))
-    about = explorer.about() | {
-        "tsne": explorer.maps["tsne"],
+        codes.append(codes_by_name(run, means))
+    about = session.about() | {
+        "tsne": session.map.places["tsne"],
         "means": means,
-        "keys": [explorer.key(row) for row in rows.tolist()] if data else [],
+        "keys": [session.key(row) for row in rows.tolist()] if data else [],
         "labels": data.attributes.table[rows].tolist() if data and data.attributes else [],
-        "constraint": explorer.trained.model.hparams["constraint"],
-        "path": str(explorer.run),
-        "flags": list(explorer.flags),
-        "ways": list(WAYS),
-        "way": "arc",
+        "constraint": run.model.hparams["constraint"],
+        "typed": str(session.path),
+        "flags": list(session.flags),
+        "paths": list(INTERPOLATIONS),
+        "path": "arc",
         "lacks": LACKS,
     }
-    if explorer.thumbnails:
-        about["thumbnails"] = f"data:image/jpeg;base64,{base64.b64encode(explorer.thumbnails).decode()}"
+    if thumbnails := session.map.thumbnails:
+        about["thumbnails"] = f"data:image/jpeg;base64,{base64.b64encode(thumbnails).decode()}"
     return about, torch.cat(codes)
 
 
 def _page(parts: dict[str, str]) -> str:
-    """index.html with its style and scripts in it, and the parts, which are base64, as blocks of data."""
+    """index.html with style and scripts inlined, and the parts, in base64, as blocks of data."""
     style, *scripts = ((PAGE / name).read_text() for name in ("page.css", "page.js", "offline.js"))
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     blocks = [f'<script type="application/octet-stream" id="{name}">{part}</script>' for name, part in parts.items()]

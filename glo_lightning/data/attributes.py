@@ -57,17 +57,17 @@ class Attributes:
         for text in given:
             name, equals, value = text.partition("=")
             if not equals:
-                raise InputError("given", text, f"is not name=value; the names are {', '.join(self.values)}")
+                raise InputError("condition", text, f"is not name=value; the names are {', '.join(self.values)}")
             if name not in self.values:
                 raise InputError(
-                    "given", text, f"there is no attribute {name}; {did_you_mean(name, list(self.values))}"
+                    "condition", text, f"there is no attribute {name}; {did_you_mean(name, list(self.values))}"
                 )
             if value not in self.values[name]:
                 remedy = f"{name} has no value {value!r}; {did_you_mean(value, self.values[name])}"
-                raise InputError("given", text, remedy)
+                raise InputError("condition", text, remedy)
             position = list(self.values).index(name)
             if numbers[position] >= 0:
-                raise InputError("given", text, f"{name} is given twice; give it once")
+                raise InputError("condition", text, f"{name} is given twice; give it once")
             numbers[position] = self.values[name].index(value)
         return numbers
 

@@ -1,4 +1,4 @@
-"""A flow from noise to codes: a prior that knows where the codes lie, and what leads from one to another among them."""
+"""A flow from noise to codes: a prior that knows where the codes lie."""
 
 from __future__ import annotations
 
@@ -15,79 +15,93 @@ from tqdm import tqdm
 from glo_lightning.errors import InputError
 from glo_lightning.priors.velocity import Velocity
 
-FEWEST = 500  # codes that a flow is fitted to
-SOLVER_STEPS = 24  # of Runge and Kutta's fourth order: a code comes back from noise to within 1e-3
+MIN_CODES = 500  # for a fit
+SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: a code comes back from noise to within 1e-3
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
-SHOWN_GUIDANCE = 1.5  # likewise, where attributes are shown
+CONDITIONAL_GUIDANCE = 1.5  # the same, where labels were learned
 CHUNK = 2000  # places that are carried at once
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
 
+def enough_codes(num_codes: int) -> bool:
+    """Whether a flow can be fitted to so many codes."""
+    return num_codes >= MIN_CODES
+
+
 class Flow:
-    """A prior that carries noise to codes on nearly straight ways.
+    """A prior that carries noise to codes along nearly straight paths.
 
     A network learns the velocity ``code - noise`` at ``(1 - t) noise + t code``: rectified flow (Liu, Gong and Liu,
-    arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). One code in twenty, 500 at most, is kept out of
-    the training; the weights that suit these best stay.
+    arXiv 2209.03003), flow matching (Lipman et al., arXiv 2210.02747). One code in twenty, 500 at most, is held out;
+    the weights with the lowest loss on these are kept.
 
-    Where the images have attributes it is shown a random part of them, so that any, or none, may be given afterwards.
-    A sample then begins with its attributes: each is drawn as often as the codes have it, whatever the others are, so
-    that they may come together as in no image.
+    If the images have labels, training shows the network a random part of them, so that samples can be conditioned on
+    any of them or on none. Sampling first draws the labels, each with its frequency among the codes and independently
+    of the others, so that they may combine as in no training image.
 
-    The network is guided by what it was early in its training, when it knew neither the attributes nor where exactly
-    the codes lie: velocities point from the early ones to the learned ones, and past them (Karras et al., *Guiding a
-    Diffusion Model with a Bad Version of Itself*, arXiv 2406.02507; Ho and Salimans, arXiv 2207.12598).
+    The network is guided by its own weights from early in the training, when it knew neither the labels nor exactly
+    where the codes lie: velocities are extrapolated from the early ones past the learned ones (Karras et al., *Guiding
+    a Diffusion Model with a Bad Version of Itself*, arXiv 2406.02507; Ho and Salimans, arXiv 2207.12598).
 
     Args:
-        steps: of the training, at most.
+        steps: largest number of training steps.
         width: of the network's hidden layers.
-        blocks: of the network.
+        blocks: number of residual blocks.
     """
+
+    takes_conditions = True
 
     def __init__(self, steps: int = 3000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
         self.solver_steps = SOLVER_STEPS
 
-    def fit(self, codes: Tensor, attributes: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
-        """Fits the flow on the codes' device, from random numbers of its own, with a bar.
+    def fit(self, codes: Tensor, labels: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
+        """Fit the flow on the codes' device, with its own random numbers and a progress bar.
 
         Args:
             codes: (N, D).
-            attributes: (N, A), of each the number of its value.
+            labels: (N, A), the number of each attribute's value; -1 where it is unknown.
             sizes: how many values each of the A attributes has.
 
         Raises:
             InputError: for fewer than 500 codes.
         """
         num_codes, latent_dim = codes.shape
-        if num_codes < FEWEST:
-            remedy = f"{num_codes} codes are too few for a flow, which needs {FEWEST}; give mixture or gaussian"
+        if not enough_codes(num_codes):
+            remedy = f"{num_codes} codes are too few for a flow, which needs {MIN_CODES}. Give mixture or gaussian."
             raise InputError("prior", "flow", remedy)
-        steps, device = self.arguments["steps"], codes.device
+        device = codes.device
         network, random = self._network(latent_dim, sizes).to(device), torch.Generator(device).manual_seed(0)
         std, self.mean = torch.std_mean(codes.detach().float(), dim=0)
         self.std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        self.counts = [] if labels is None else _counts(labels, sizes)
         order = torch.randperm(num_codes, generator=random, device=device)
-        scaled = self._scaled(codes)[order]
-        given = None if attributes is None else attributes.to(device)[order]
-        self.counts = [] if attributes is None else _counts(attributes, sizes)
-        num_kept = min(500, num_codes // 20)
-        kept = scaled[:num_kept].repeat(8, 1)
-        kept_noise = torch.randn(kept.shape, generator=random, device=device)
-        kept_times = torch.rand(len(kept), generator=random, device=device)
-        averaged, least = copy.deepcopy(network), math.inf
-        even = torch.arange(BATCH, device=device)  # spread over [0, 1]: the loss varies less from batch to batch
+        shuffled = None if labels is None else labels.to(device)[order]
+        self._train(network, self._scaled(codes)[order], shuffled, random)
+        for fitted in (self.network, self.early):
+            fitted.eval().requires_grad_(False)
+        return self
+
+    def _train(self, network: Velocity, codes: Tensor, labels: Tensor | None, random: torch.Generator) -> None:
+        """Train the network on scaled codes (N, D) in random order; set ``early``, ``network`` and ``best_step``."""
+        steps, (num_codes, latent_dim), device = self.arguments["steps"], codes.shape, codes.device
+        num_held_out = min(500, num_codes // 20)
+        held_out = codes[:num_held_out].repeat(8, 1)
+        held_out_noise = torch.randn(held_out.shape, generator=random, device=device)
+        held_out_times = torch.rand(len(held_out), generator=random, device=device)
+        averaged, lowest = copy.deepcopy(network), math.inf
+        strata = torch.arange(BATCH, device=device)  # of [0, 1]: the loss varies less from batch to batch
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, fused=fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step / steps))
         for step in tqdm(range(1, steps + 1), "fitting the flow", unit=" steps", file=sys.stdout):
-            rows = torch.randint(num_kept, num_codes, (BATCH,), generator=random, device=device)
+            rows = torch.randint(num_held_out, num_codes, (BATCH,), generator=random, device=device)
             noise = torch.randn(BATCH, latent_dim, generator=random, device=device)
-            times = (torch.rand(BATCH, generator=random, device=device) + even) / BATCH
-            shown = None if given is None else _in_part(given[rows], random)
-            _loss(network, noise, scaled[rows], times, shown).backward()
+            times = (torch.rand(BATCH, generator=random, device=device) + strata) / BATCH
+            conditions = None if labels is None else _random_part(labels[rows], random)
+            _loss(network, noise, codes[rows], times, conditions).backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
@@ -97,72 +111,73 @@ class Flow:
                 if step == max(1, steps // 6):
                     self.early = copy.deepcopy(averaged)
                 if step % 250 == 0 or step == steps:
-                    loss = float(_loss(averaged, kept_noise, kept, kept_times, None))
-                    if loss < least:
-                        least, self.network, self.stopped_at = loss, copy.deepcopy(averaged), step
-                    elif step >= self.stopped_at + steps // 4:
+                    loss = float(_loss(averaged, held_out_noise, held_out, held_out_times, None))
+                    if loss < lowest:
+                        lowest, self.network, self.best_step = loss, copy.deepcopy(averaged), step
+                    elif step >= self.best_step + steps // 4:
                         break
-        for fitted in (self.network, self.early):
-            fitted.eval().requires_grad_(False)
-        return self
 
     def sample(
         self,
         num: int,
         seed: int = 0,
         temperature: float = 1.0,
-        given: Tensor | None = None,
+        conditions: Tensor | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Codes (num, D), on the CPU.
+        """Draw codes (num, D), on the CPU.
 
         Args:
-            num: how many to draw.
+            num: number of codes to draw.
             seed: the same seed draws the same codes.
-            temperature: what the noise is multiplied with.
-            given: (A,), the number of each attribute's value, -1 for one that is not given; see ``Attributes.numbers``.
-                Those are drawn, and these count twice: velocities go as far past those of the others alone (Ho and
-                Salimans, arXiv 2207.12598).
-            guidance: 1 draws as learned; more is more typical of the codes and truer to what is given, and varies less.
-                1.5 if not given, or 2 without attributes.
+            temperature: scales the noise.
+            conditions: (A,), the number of each attribute's value, or -1 to draw it; see ``Attributes.numbers``. These
+                count twice: velocities go as far past those for the drawn labels alone (Ho and Salimans).
+            guidance: 1 draws as learned. More is more typical of the codes and truer to the labels, and varies less.
+                1.5 by default, or 2 without labels.
         """
         random = torch.Generator().manual_seed(seed)
         noise = (temperature * torch.randn(num, len(self.mean), generator=random)).to(self.mean)
         if not self.counts:
             return self.decode(noise, guidance=GUIDANCE if guidance is None else guidance).cpu()
-        drawn = torch.stack([_draw(counts, num, random) for counts in self.counts], dim=1)
-        shown = drawn if given is None else torch.where(given < 0, drawn, given)
-        guidance = SHOWN_GUIDANCE if guidance is None else guidance
-        others = None if given is None else torch.where(given < 0, drawn, -1)
+        guidance = CONDITIONAL_GUIDANCE if guidance is None else guidance
+        labels = torch.stack([_draw(counts, num, random) for counts in self.counts], dim=1)
+        base: Tensor | None = None
+        if conditions is not None:
+            base = torch.where(conditions < 0, labels, -1)
+            labels = torch.where(conditions < 0, labels, conditions)
         codes = []
         for part in (slice(first, first + CHUNK) for first in range(0, num, CHUNK)):
-            without = None if others is None else others[part]
-            codes.append(self.decode(noise[part], shown[part], guidance, without))
+            codes.append(self.decode(noise[part], labels[part], guidance, None if base is None else base[part]))
         return torch.cat(codes).cpu()
 
     def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
-        """The noise (B, D) that the flow carries to codes (B, D)."""
-        return self._to_noise(codes, partial(self._velocity, given=None, guidance=guidance))
+        """Find the noise (B, D) that the flow carries to codes (B, D)."""
+        return self._to_noise(codes, partial(self._velocity, conditions=None, guidance=guidance))
 
     def decode(
         self,
         noise: Tensor,
-        given: Tensor | None = None,
+        conditions: Tensor | None = None,
         guidance: float = GUIDANCE,
-        others: Tensor | None = None,
+        base_conditions: Tensor | None = None,
     ) -> Tensor:
-        """The codes (B, D) that the flow carries noise (B, D) to.
+        """Carry noise (B, D) to codes (B, D).
 
-        ``given`` are attributes (A,), or (B, A) of at most 2,000. With ``others``, what they are without those that
-        were asked for, the latter count twice.
+        Args:
+            noise: (B, D).
+            conditions: attributes, (A,), or (B, A) for at most 2,000 codes.
+            guidance: see ``sample``.
+            base_conditions: the conditions without those that were asked for, which then count twice.
         """
-        return self._to_codes(noise, partial(self._velocity, given=given, guidance=guidance, others=others))
+        velocity = partial(self._velocity, conditions=conditions, guidance=guidance, base_conditions=base_conditions)
+        return self._to_codes(noise, velocity)
 
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
-        """The log-density (B,) of codes (B, D) as learned, in nats; its divergence is estimated by random probes.
+        """Estimate the log-density (B,) of codes (B, D) in nats; gradients flow to codes that require them.
 
-        After Hutchinson (1989), as Grathwohl et al. (arXiv 1810.01367) use it. The probes are the same in each call,
-        and so it is a function of the codes; of codes that require gradients it has them.
+        The divergence is estimated by random probes (Hutchinson 1989; Grathwohl et al., arXiv 1810.01367). The probes
+        are the same in each call, so equal codes have equal densities.
         """
         random = torch.Generator(self.mean.device).manual_seed(0)
         tracked = codes.requires_grad and torch.is_grad_enabled()
@@ -185,14 +200,14 @@ class Flow:
         return normal - divergence - self.std.log().sum()
 
     def state(self) -> dict[str, Tensor]:
-        """All that was fitted, as tensors."""
+        """Return everything that was fitted, as tensors."""
         networks = {"network": self.network, "early": self.early}
         weights = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
         counts = {f"counts.{number}": counts for number, counts in enumerate(self.counts)}
         return {"mean": self.mean, "std": self.std, **counts, **weights}
 
     def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
-        """Takes ``state`` for a fit to attributes of these sizes."""
+        """Load ``state`` of a flow that was fitted to attributes of these sizes."""
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
         self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
         self.network, self.early = (
@@ -214,17 +229,22 @@ class Flow:
         return (codes.detach().float() - self.mean) / self.std
 
     def _velocity(
-        self, places: Tensor, time: float, given: Tensor | None, guidance: float, others: Tensor | None = None
+        self,
+        places: Tensor,
+        time: float,
+        conditions: Tensor | None,
+        guidance: float,
+        base_conditions: Tensor | None = None,
     ) -> Tensor:
         times = places.new_full((len(places),), time)
 
-        def learned(attributes: Tensor | None) -> Tensor:
-            shown = None if attributes is None else torch.atleast_2d(attributes).to(places.device)
-            return self.network(places, times, shown)
+        def learned(conditions: Tensor | None) -> Tensor:
+            rows = None if conditions is None else torch.atleast_2d(conditions).to(places.device)
+            return self.network(places, times, rows)
 
-        velocity = learned(given)
+        velocity = learned(conditions)
         guided = velocity if guidance == 1 else torch.lerp(self.early(places, times), velocity, guidance)
-        return guided if others is None else guided + velocity - learned(others)
+        return guided if base_conditions is None else guided + velocity - learned(base_conditions)
 
     def _to_noise(self, codes: Tensor, velocity: Field) -> Tensor:
         return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
@@ -234,7 +254,7 @@ class Flow:
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
-        """Solves the flow's differential equation by Runge and Kutta's fourth order, ``CHUNK`` places at a time."""
+        """Solve the flow's differential equation by fourth-order Runge-Kutta, ``CHUNK`` places at a time."""
         length, carried = (end - start) / self.solver_steps, []
         for some in places.split(CHUNK):
             for step in range(self.solver_steps):
@@ -247,34 +267,34 @@ class Flow:
         return torch.cat(carried)
 
 
-def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, given: Tensor | None) -> Tensor:
-    velocity = network(torch.lerp(noise, codes, times[:, None]), times, given)
+def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, conditions: Tensor | None) -> Tensor:
+    velocity = network(torch.lerp(noise, codes, times[:, None]), times, conditions)
     return (velocity - (codes - noise)).square().mean()
 
 
-def rate_at(done: float) -> float:
-    """Of the learning rate, where so much of the training is done: up in a twentieth of it, then a cosine to zero."""
+def lr_factor(done: float) -> float:
+    """The learning rate at a fraction of the training: up during the first twentieth, then a cosine to zero."""
     return min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _counts(attributes: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """How many of the codes have each value of each attribute (N, A)."""
-    columns = zip(attributes.cpu().unbind(1), sizes, strict=True)
+def _counts(labels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """How many codes have each value, one tensor for each attribute of labels (N, A)."""
+    columns = zip(labels.cpu().unbind(1), sizes, strict=True)
     return [torch.bincount(column[column >= 0], minlength=size) for column, size in columns]
 
 
 def _draw(counts: Tensor, num: int, random: torch.Generator) -> Tensor:
-    """An attribute's values (num,), each as often as it is counted; -1 where none is known."""
+    """Draw an attribute's values (num,) by their counts; -1 where no value is known."""
     if not counts.any():
         return torch.full((num,), -1)
     return torch.multinomial(counts.float(), num, replacement=True, generator=random)
 
 
-def _in_part(given: Tensor, random: torch.Generator) -> Tensor:
-    """Attributes (B, A) of which none are shown to every second image, and a random number of them to the others."""
+def _random_part(labels: Tensor, random: torch.Generator) -> Tensor:
+    """Hide labels (B, A): all of them for every second image on average, else a random number."""
 
     def chance(*size: int) -> Tensor:
-        return torch.rand(size, generator=random, device=given.device)
+        return torch.rand(size, generator=random, device=labels.device)
 
-    shown = (chance(*given.shape) < chance(len(given), 1)) & (chance(len(given), 1) < 0.5)
-    return given.where(shown, torch.full_like(given, -1))
+    kept = (chance(*labels.shape) < chance(len(labels), 1)) & (chance(len(labels), 1) < 0.5)
+    return labels.where(kept, torch.full_like(labels, -1))

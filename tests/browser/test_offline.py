@@ -17,7 +17,7 @@ from test_server import pixels
 
 from glo_lightning import load_run
 from glo_lightning.browser import offline
-from glo_lightning.browser.session import Explorer
+from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
 from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.latents import to_ball
@@ -29,8 +29,8 @@ needs_runtime = pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"needs {offline
 
 
 @pytest.fixture(scope="module")
-def explorer(faces_run):
-    return Explorer(load_run(faces_run, "cpu"), faces_run, ["--accelerator", "cpu"])
+def session(faces_run):
+    return Session(load_run(faces_run, "cpu"), faces_run, ["--accelerator", "cpu"])
 
 
 @pytest.mark.parametrize(("image_size", "channels"), [(64, 3), (32, 1)])
@@ -82,10 +82,10 @@ def test_a_generator_that_onnx_cannot_express_is_one_line():
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"was not found; in the current folder run npm install .* onnxruntime-web@"):
+    with pytest.raises(InputError, match=r"was not found. In the current folder run npm install .* onnxruntime-web@"):
         offline.require_offline()
     monkeypatch.setattr(offline.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"export onnx: is not installed; pip install -e '.\[export\]'"):
+    with pytest.raises(InputError, match=r"export onnx: is not installed. Run pip install -e '.\[export\]'"):
         offline.require_offline()
 
 
@@ -99,8 +99,8 @@ def runtime(monkeypatch, tmp_path):
         (folder / name).write_bytes(b"runtime")
 
 
-def test_the_page_holds_what_it_needs_and_names_no_other_place(explorer, runtime, tmp_path):
-    offline.export_page(explorer, tmp_path / "page.html")
+def test_the_page_holds_what_it_needs_and_names_no_other_place(session, runtime, tmp_path):
+    offline.export_page(session, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page) == []
     assert "default-src 'none'" in page
@@ -108,18 +108,16 @@ def test_the_page_holds_what_it_needs_and_names_no_other_place(explorer, runtime
     parts = {name: gzip.decompress(base64.b64decode(part)) for name, part in parts.items()}
     assert (parts["runtime"], parts["wasm"]) == (b"runtime", b"runtime")
     about, codes = json.loads(parts["about"]), np.frombuffer(parts["codes"], np.float16).reshape(-1, 6)
-    assert about["rows"] == explorer.rows.tolist()
-    np.testing.assert_allclose(codes[: len(about["rows"])], explorer.table[explorer.rows], atol=1e-3)
+    assert about["rows"] == session.map.rows.tolist()
+    np.testing.assert_allclose(codes[: len(about["rows"])], session.run.codes[session.map.rows], atol=1e-3)
     assert len(codes) == len(about["rows"]) + 1 + len(about["directions"]) + len(about["means"])
     assert "Permission is hereby granted" in page  # the runtime's licence goes with it
 
 
-def test_a_page_that_is_too_large_is_one_line_and_none(explorer, runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline, "MOST", 1000)
-    with pytest.raises(
-        InputError, match=r"page.html: the page has .* at most 25 are written; train a smaller generator"
-    ):
-        offline.export_page(explorer, tmp_path / "page.html")
+def test_a_page_that_is_too_large_is_one_line_and_none(session, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(offline, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match=r"page.html: the page has .* the limit is 25. Train a smaller generator"):
+        offline.export_page(session, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -129,7 +127,7 @@ def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
     assert stop.value.code == 2
-    assert "--export page.html: is there already" in capsys.readouterr().err
+    assert "--export page.html: exists" in capsys.readouterr().err
     assert (tmp_path / "page.html").read_text() == "mine"
 
 
@@ -166,66 +164,66 @@ def error(url: str, made: dict) -> float:
 
 @pytest.mark.browser
 @needs_runtime
-def test_the_page_without_a_server_shows_what_pytorch_makes(page, explorer, exported):
+def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, exported):
     assert exported.stat().st_size < 25_000_000
     assert page.locator("nav button").all_inner_texts() == ["Map", "Mix", "Sliders"]
     x, y = page.evaluate("map.screen(map.places[7]).map((v, i) => v / [map.width, map.height][i])")
     click_map(page, x, y)
     image = shown(page, "map")
     row = int(page.inner_text("#chosen b").split()[1])
-    assert error(image, explorer.decoded(str(row))) < 1
+    assert error(image, session.decoded(str(row))) < 1
     near = [int(tile.get_attribute("title").split()[1]) for tile in page.locator("#neighbours button").all()]
-    assert near == [other["row"] for other in explorer.image(row)["neighbours"]]
+    assert near == [other["row"] for other in session.image(row)["neighbours"]]
     page.click("[data-tab=mix]")
     middle = shown(page, "mix")
-    names = [str(explorer.rows[0].item()), str(explorer.rows[len(explorer.rows) // 2].item())]
-    assert error(middle, explorer.mixed(names, [0.5, 0.5], "arc")) < 1
-    page.select_option("#way", "line")
+    names = [str(session.map.rows[0].item()), str(session.map.rows[len(session.map.rows) // 2].item())]
+    assert error(middle, session.mixed(names, [0.5, 0.5], "arc")) < 1
+    page.select_option("#path", "line")
     line = shown(page, "mix", middle)
-    assert error(line, explorer.mixed(names, [0.5, 0.5], "line")) < 1
+    assert error(line, session.mixed(names, [0.5, 0.5], "line")) < 1
     page.fill(".slot input[type=text] >> nth=2", "5")
     page.press(".slot input[type=text] >> nth=2", "Enter")
     page.wait_for_selector("#pad:visible")
     three = shown(page, "mix", line)
-    assert error(three, explorer.mixed([*names, "5"], [0.25, 0.25, 0.5], "line")) < 1
+    assert error(three, session.mixed([*names, "5"], [0.25, 0.25, 0.5], "line")) < 1
     page.click("[data-tab=sliders]")
     first = shown(page, "sliders")
-    direction = next(name for name in explorer.along if "=" in name)
+    direction = next(name for name in session.directions if "=" in name)
     set_slider(page, ".axis input >> nth=1", -1.5)
     moved = shown(page, "sliders", first)
-    assert error(moved, explorer.moved("0", [("2", -1.5)])) < 1
+    assert error(moved, session.moved("0", [("2", -1.5)])) < 1
     page.evaluate("name => { const {input} = sliders.inputs.get(name); input.value = 1; input.oninput(); }", direction)
     both = shown(page, "sliders", moved)
-    assert error(both, explorer.moved("0", [("2", -1.5), (direction, 1.0)])) < 1
+    assert error(both, session.moved("0", [("2", -1.5), (direction, 1.0)])) < 1
     assert page.inner_text("#sliders code").startswith("python scripts/walk.py")
 
 
 @pytest.mark.browser
 @needs_runtime
-@pytest.mark.parametrize("way", ["line", "arc"])
-def test_a_mix_without_a_server_is_that_of_the_commands(page, explorer, way):
+@pytest.mark.parametrize("path", ["line", "arc"])
+def test_a_mix_without_a_server_is_that_of_the_commands(page, session, path):
     for names in (["3", "9"], ["3", "9", "mask=respirator"], ["3", "9", "70", "1"]):
         weights = [0.1, 0.25, 0.3, 0.35][: len(names)]
-        asked = {"names": names, "weights": weights, "way": way}
+        asked = {"names": names, "weights": weights, "path": path}
         assert (
-            error(page.evaluate("asked => ask('picture', asked)", asked)["image"], explorer.mixed(names, weights, way))
+            error(page.evaluate("asked => ask('picture', asked)", asked)["image"], session.mixed(names, weights, path))
             < 1
         )
 
 
 @pytest.mark.browser
 @needs_runtime
-def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, explorer):
+def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, session):
     label = next(
-        f"{name}={value}" for name, values in explorer.data.attributes.values.items() for value in values if value
+        f"{name}={value}" for name, values in session.data.attributes.values.items() for value in values if value
     )
     page.fill("#find input", label)
     page.press("#find input", "Enter")
     page.wait_for_function("() => document.querySelector('#found').textContent")
-    assert page.inner_text("#found").startswith(f"{len(explorer.find(label))} found")
+    assert page.inner_text("#found").startswith(f"{len(session.find(label))} found")
     page.click("[data-map=tsne]")
     page.click("[data-tab=mix]")
-    assert "are in the page of scripts/browse.py alone" in page.inner_text("#lacks")
+    assert "need the page of scripts/browse.py" in page.inner_text("#lacks")
     page.fill(".slot input[type=text] >> nth=2", "123456")
     page.press(".slot input[type=text] >> nth=2", "Enter")
     page.wait_for_selector("#message:has-text('image 123456: is not in this page')")

@@ -264,7 +264,7 @@ def test_a_wrong_file_is_a_message(new_page, tmp_path):
     page = new_page()
     page.click("[data-tab=mix]")
     for name, line in (
-        ("text.png", "upload text.png: is no image (of no known format)"),
+        ("text.png", "upload text.png: is not an image (of no known format)"),
         ("huge.png", "upload huge.png: has more than 50 megapixels"),
         ("long.png", "upload long.png: has 21 MB; 20 MB are taken"),
     ):
@@ -332,9 +332,12 @@ def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(faces_run, browser):
     ("arguments", "line"),
     [
         (["nowhere"], "there is no such"),
-        (["{run}", "--port", "{port}"], "--port {port}: cannot be had (Address already in use); give another, or none"),
-        (["{run}", "--port", "0"], "--port 0: give one from 1 to 65535"),
-        (["{run}", "--host", "no.host.invalid"], "--host no.host.invalid: is no address of this machine"),
+        (
+            ["{run}", "--port", "{port}"],
+            "--port {port}: cannot be opened (Address already in use). Give another, or none.",
+        ),
+        (["{run}", "--port", "0"], "--port 0: there is no such port. Give one from 1 to 65535."),
+        (["{run}", "--host", "no.host.invalid"], "--host no.host.invalid: is not an address of this machine"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments, line, faces_run, monkeypatch, capsys, tmp_path):

@@ -5,6 +5,7 @@ from scipy import ndimage
 from scipy.linalg import sqrtm
 from torch import nn
 
+from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.metrics import (
     extract,
@@ -12,6 +13,7 @@ from glo_lightning.explore.metrics import (
     load_features,
     neighbours_kept,
     pca_reconstructions,
+    probe,
     quality,
 )
 
@@ -130,3 +132,25 @@ def test_features_are_a_class_or_a_torchscript_file(tmp_path):
 def test_features_that_cannot_be_had_are_named(name):
     with pytest.raises(InputError, match="features"):
         load_features(name)
+
+
+def test_a_probe_tells_what_is_in_the_codes_and_no_more():
+    random = torch.Generator().manual_seed(0)
+    codes = torch.randn(600, 5, generator=random)
+    left = ["yes" if code[0] > 0 else "" for code in codes]
+    coin = [str(int(value)) for value in torch.randint(2, (600,), generator=random)]
+    attributes = Attributes({"left": left, "coin": coin, "one": ["same"] * 600})
+    found = probe(codes[:500], codes[500:], attributes, torch.arange(500, 600))
+    assert found["left"] > 0.95
+    assert 0.3 < found["coin"] < 0.7
+    assert "one" not in found
+    voted = probe(codes[:500], codes[500:], attributes, torch.arange(500, 600), neighbours=5)
+    assert voted["left"] > 0.8
+    assert voted.keys() == found.keys()
+
+
+def test_a_probe_leaves_out_what_is_not_labelled():
+    codes = torch.tensor([[-1.0], [1.0], [-1.1], [1.1], [0.0], [5.0], [-2.0], [2.0]])
+    attributes = Attributes({"side": ["l", "r", "l", "r", None, None, "l", "r"], "none": [*"abab", *[None] * 4]})
+    for neighbours in (0, 1):
+        assert probe(codes[:5], codes[5:], attributes, torch.arange(5, 8), neighbours) == {"side": 1.0}

@@ -1,13 +1,12 @@
-"""The measures of a learned space, on spaces whose answers are known."""
+"""Metrics of paths, on spaces whose answers are known."""
 
 import pytest
 import torch
 from torch import nn
 
-from glo_lightning.data.attributes import Attributes
 from glo_lightning.explore.metrics import extract, frechet
-from glo_lightning.explore.path_metrics import nearest_distances, probe, random_pairs, way_metrics
-from glo_lightning.explore.paths import WAYS
+from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances, random_pairs
+from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.images import to_uint8
 from glo_lightning.latents import unconstrained
 
@@ -28,7 +27,7 @@ def paint(codes):
 def measured():
     codes = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = to_uint8(paint(codes))
-    return codes, images, way_metrics(WAYS, paint, codes, unconstrained, images, Colour(), 200)
+    return codes, images, interpolation_metrics(INTERPOLATIONS, paint, codes, unconstrained, images, Colour(), 200)
 
 
 def test_where_the_generator_is_linear_the_line_fades_over_evenly(measured):
@@ -36,18 +35,18 @@ def test_where_the_generator_is_linear_the_line_fades_over_evenly(measured):
     for key in ("frechet_25", "frechet_50", "frechet_75"):
         assert found["line"][key] == pytest.approx(found["fade"][key], rel=0.02)
     assert found["line"]["largest_step"] == pytest.approx(1, abs=0.2)  # roundings to bytes
-    assert found["line"]["off_middle"] == pytest.approx(0.5, abs=0.01)
-    assert found["snap"]["off_middle"] > 0.53
+    assert found["line"]["asymmetry"] == pytest.approx(0.5, abs=0.01)
+    assert found["nearest_code"]["asymmetry"] > 0.53
     assert found["line"]["length"] < found["arc"]["length"] == 1
     assert found["line"]["frechet_50"] > found["line"]["frechet_25"] > 0
 
 
-def test_snapping_to_codes_gives_training_images(measured):
+def test_nearest_codes_give_training_images(measured):
     codes, images, found = measured
-    assert found["snap"]["nearest"] < 1.01 < found["line"]["nearest"]
+    assert found["nearest_code"]["nearest"] < 1.01 < found["line"]["nearest"]
     first, second = random_pairs(300, 200)
     snapped = torch.cdist((codes[first] + codes[second]) / 2, codes).argmin(1)
-    assert found["snap"]["frechet_50"] == pytest.approx(
+    assert found["nearest_code"]["frechet_50"] == pytest.approx(
         frechet(extract(images[snapped], Colour()), extract(images, Colour())), rel=0.02
     )
 
@@ -63,25 +62,3 @@ def test_the_nearest_reference_is_found_in_parts():
     points, references = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (700, 30))
     expected = torch.stack([(references - point).norm(dim=1).min() for point in points])
     torch.testing.assert_close(nearest_distances(points, references), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_probe_tells_what_is_in_the_codes_and_no_more():
-    random = torch.Generator().manual_seed(0)
-    codes = torch.randn(600, 5, generator=random)
-    left = ["yes" if code[0] > 0 else "" for code in codes]
-    coin = [str(int(value)) for value in torch.randint(2, (600,), generator=random)]
-    attributes = Attributes({"left": left, "coin": coin, "one": ["same"] * 600})
-    found = probe(codes[:500], codes[500:], attributes, torch.arange(500, 600))
-    assert found["left"] > 0.95
-    assert 0.3 < found["coin"] < 0.7
-    assert "one" not in found
-    voted = probe(codes[:500], codes[500:], attributes, torch.arange(500, 600), neighbours=5)
-    assert voted["left"] > 0.8
-    assert voted.keys() == found.keys()
-
-
-def test_a_probe_leaves_out_what_is_not_labelled():
-    codes = torch.tensor([[-1.0], [1.0], [-1.1], [1.1], [0.0], [5.0], [-2.0], [2.0]])
-    attributes = Attributes({"side": ["l", "r", "l", "r", None, None, "l", "r"], "none": [*"abab", *[None] * 4]})
-    for neighbours in (0, 1):
-        assert probe(codes[:5], codes[5:], attributes, torch.arange(5, 8), neighbours) == {"side": 1.0}

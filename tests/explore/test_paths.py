@@ -9,14 +9,13 @@ from sklearn.decomposition import PCA
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.paths import (
-    WAYS,
-    along,
-    arithmetic,
+    INTERPOLATIONS,
     between,
     gradient_magnitude,
     lerp,
     nearest,
     principal_axes,
+    resample_path,
     slerp,
     walk,
 )
@@ -82,10 +81,10 @@ def test_steps_along_a_path_are_as_long_as_each_other():
     """On a ray the places are those that NumPy interpolates; of paths side by side each has its own pieces."""
     lengths = torch.tensor([[0.1, 0.5], [0.15, 0.6], [0.9, 0.9], [1.0, 1.0]])
     rays = to_sphere(torch.tensor([[1.0, 2.0, 2.0], [0.0, -3.0, 4.0]]))
-    places = along(lengths[..., None] * rays, torch.linspace(0, 1, 7))
+    places = resample_path(lengths[..., None] * rays, torch.linspace(0, 1, 7))
     assert places.shape == (7, 2, 3)
     torch.testing.assert_close(places.diff(dim=0).norm(dim=2), torch.tensor([0.15, 0.5 / 6]).expand(6, 2))
-    some = along(lengths[..., None] * rays, torch.tensor([0.3, 0.8])).norm(dim=2)
+    some = resample_path(lengths[..., None] * rays, torch.tensor([0.3, 0.8])).norm(dim=2)
     reached = (lengths - lengths[0]) / (lengths[-1] - lengths[0])
     for ray in (0, 1):
         np.testing.assert_allclose(some[:, ray], np.interp([0.3, 0.8], reached[:, ray], lengths[:, ray]), rtol=1e-6)
@@ -94,14 +93,14 @@ def test_steps_along_a_path_are_as_long_as_each_other():
 def test_a_path_is_as_even_as_is_asked():
     path = torch.tensor([[0.1], [0.2], [0.3], [0.9]])  # a quarter of its length, and two thirds of its codes, up to 0.3
     fractions = torch.tensor([2 / 3, 0.25, (2 / 3 + 0.25) / 2])
-    places = [float(along(path, fractions[n : n + 1], evenness)) for n, evenness in enumerate((0.0, 1.0, 0.5))]
+    places = [float(resample_path(path, fractions[n : n + 1], evenness)) for n, evenness in enumerate((0.0, 1.0, 0.5))]
     assert places == pytest.approx([0.3] * 3)
-    torch.testing.assert_close(along(path, torch.linspace(0, 1, 4), 0.0), path)
+    torch.testing.assert_close(resample_path(path, torch.linspace(0, 1, 4), 0.0), path)
 
 
 def test_a_path_that_stays_where_it_is_has_its_place_alone():
     still = torch.tensor([0.3, 0.4]).expand(5, 2)
-    torch.testing.assert_close(along(still, torch.tensor([0.0, 0.5, 1.0])), still[:3])
+    torch.testing.assert_close(resample_path(still, torch.tensor([0.0, 0.5, 1.0])), still[:3])
 
 
 def test_principal_axes_are_sklearns(codes):
@@ -120,14 +119,8 @@ def test_a_walk_passes_its_origin_and_ends_at_its_reach(codes):
     torch.testing.assert_close(path[0], codes[3] - 2 * axis)
 
 
-def test_arithmetic_adds_so_much_of_a_difference(codes):
-    a, b, c = codes[:3].numpy()
-    np.testing.assert_allclose(arithmetic(*codes[:3]), a - b + c, atol=1e-6)
-    np.testing.assert_allclose(arithmetic(*codes[:3], 2.5), 2.5 * (a - b) + c, atol=1e-6)
-
-
 def test_ways_of_many_pairs_are_those_of_each(codes):
-    for way in WAYS.values():
+    for way in INTERPOLATIONS.values():
         together = way(codes[:6], codes[6:12], 5, to_ball)
         for pair in range(6):
             torch.testing.assert_close(together[:, pair], way(codes[pair], codes[6 + pair], 5, to_ball))

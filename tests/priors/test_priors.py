@@ -5,7 +5,8 @@ from sklearn.mixture import GaussianMixture
 
 from glo_lightning.errors import InputError
 from glo_lightning.latents import to_ball, to_sphere, unconstrained
-from glo_lightning.priors.prior import PRIORS, Diagonal, Gaussian, Mixture, make_prior, sample_codes
+from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
 
 
 def correlated(num: int, dimensions: int = 4, seed: int = 0) -> torch.Tensor:
@@ -88,6 +89,9 @@ def test_temperature_scales_the_deviation_from_the_mean():
     torch.testing.assert_close(cold - codes.mean(0), 0.25 * (plain - codes.mean(0)))
 
 
+CONDITIONS = torch.tensor([1])
+
+
 class Zeros:
     """A prior of a user's own."""
 
@@ -124,6 +128,11 @@ def test_a_prior_by_class_path():
         ("num", lambda: sample_codes(_fitted(Zeros()), correlated(9), 0, to_ball)),
         ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=0)),
         ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=float("nan"))),
+        ("guidance", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, guidance=2.0)),
+        (
+            "condition",
+            lambda: sample_codes(Diagonal().fit(correlated(9)), correlated(9), 1, to_ball, conditions=CONDITIONS),
+        ),
     ],
 )
 def test_wrong_arguments_are_named(key, wrong):

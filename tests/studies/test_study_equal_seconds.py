@@ -45,7 +45,7 @@ class MeanColour(nn.Module):
 
 def test_distances_are_measured_where_there_are_features(tmp_path, monkeypatch):
     monkeypatch.setattr("glo_lightning.priors.flow.Flow", functools.partial(Flow, steps=10, width=8, blocks=1))
-    monkeypatch.setattr("glo_lightning.priors.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
     images = ("--num_samples", 48, "--holdout", 8, "--image_size", 32, "--latent_dim", 4)
     arguments = ("--json", tmp_path / "results.json", *images, "--seconds", 0.01, "--encoded", 4, "--seeds", 1)
     features = ("--features", f"{__name__}.MeanColour", "--only", "DCGAN, SGD 1")

@@ -25,7 +25,7 @@ function half(bits) {
   return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : fraction * 2 ** -24);
 }
 
-// ---- Codes, as latents.py, paths.py and edits.py have them
+// ---- Codes, as latents.py, paths.py and editing.py have them
 const norm = code => Math.hypot(...code);
 const lerp = (start, end, part) => start.map((value, i) => value + part * (end[i] - value));
 
@@ -37,11 +37,11 @@ function slerp(start, end, part) {
   return lerp(start, end, part).map((_, i) => (a * start[i] + b * end[i]) * (first + part * (last - first)));
 }
 
-function mix(codes, weights, way) {
+function mix(codes, weights, interpolate) {
   let [mixed] = codes, [total] = weights;
   for (let i = 1; i < codes.length; i++) {
     total += weights[i];
-    if (weights[i]) mixed = way(mixed, codes[i], weights[i] / total);
+    if (weights[i]) mixed = interpolate(mixed, codes[i], weights[i] / total);
   }
   return mixed;
 }
@@ -79,7 +79,7 @@ const offline = {
     const partly = rows.length < num_images ? `, ${rows.length.toLocaleString('en')} of its run's ${num_images.toLocaleString('en')}` : '';
     throw new Error(`image ${name}: is not in this page; give the index of one on the map${partly}, or name=value`);
   },
-  async made(code, script, output, ...given) {
+  async made(code, script, output, ...words) {
     const session = await this.session, {Tensor} = this.ort;
     const {images} = await session.run({codes: new Tensor('float32', Float32Array.from(code), [1, code.length])});
     const [, channels, height, width] = images.dims, pixels = new ImageData(width, height);
@@ -87,15 +87,15 @@ const offline = {
       const channel = channels === 1 ? 0 : i % 4;
       pixels.data[i] = i % 4 === 3 ? 255 : 127.5 * (images.data[channel * width * height + (i >> 2)] + 1);
     }
-    return {image: url(width, context => context.putImageData(pixels, 0, 0)), command: this.command(script, output, given.map(String))};
+    return {image: url(width, context => context.putImageData(pixels, 0, 0)), command: this.command(script, output, words.map(String))};
   },
   labels(i) {
     const {attributes, labels} = this.about;
     return Object.entries(attributes).map(([name, values], column) => values[labels[i][column]] && `${name}=${values[labels[i][column]]}`).filter(Boolean);
   },
-  command(script, output, given) {
-    const hash = [...given.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
-    const words = ['python', `scripts/${script}.py`, this.about.path, ...given, ...this.about.flags, '--output', `${output}-${hash}.png`];
+  command(script, output, typed) {
+    const hash = [...typed.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
+    const words = ['python', `scripts/${script}.py`, this.about.typed, ...typed, ...this.about.flags, '--output', `${output}-${hash}.png`];
     return words.map(word => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`).join(' ');
   },
   tile(i) {
@@ -120,13 +120,13 @@ const answers = {
   moved({name, moves, amounts}) {
     const code = (name === null ? offline.codes.get('mean') : offline.code(name)).slice();
     moves.forEach((move, at) => offline.codes.get(`move ${move}`).forEach((value, i) => { code[i] += amounts[at] * value; }));
-    const given = moves.length ? moves.map((move, i) => `${move}:${amounts[i]}`) : ['1:0'];
-    return offline.made(offline.project(code), 'walk', 'walk', ...(name === null ? [] : ['--image', name]), '--move', ...given);
+    const words = moves.length ? moves.map((move, i) => `${move}:${amounts[i]}`) : ['1:0'];
+    return offline.made(offline.project(code), 'walk', 'walk', ...(name === null ? [] : ['--image', name]), '--move', ...words);
   },
-  mixed({names, weights, way}) {
+  mixed({names, weights, path}) {
     const codes = names.map(name => offline.code(name)), total = weights.reduce((sum, weight) => sum + weight);
-    const whole = codes[weights.indexOf(total)], code = whole || offline.project(mix(codes, weights, way === 'line' ? lerp : slerp));
-    return offline.made(code, 'interpolate', 'mix', ...names, '--way', way, '--weights', ...weights);
+    const whole = codes[weights.indexOf(total)], code = whole || offline.project(mix(codes, weights, path === 'line' ? lerp : slerp));
+    return offline.made(code, 'interpolate', 'mix', ...names, '--path', path, '--weights', ...weights);
   },
   async image(row) {
     const {about} = offline, code = offline.code(row), image = about.rows.indexOf(Number(row));
@@ -146,8 +146,8 @@ const answers = {
 };
 
 async function ask(path, asked) {  // in the place of page.js's, which asks a server
-  const [name, given] = path.split(/[/?]/);
-  try { return await answers[name](asked ?? given); } catch (error) { say(error.message); }
+  const [name, query] = path.split(/[/?]/);
+  try { return await answers[name](asked ?? query); } catch (error) { say(error.message); }
   return null;
 }
 

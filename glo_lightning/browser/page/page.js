@@ -35,8 +35,8 @@ async function wait(button, path, asked) {
 // Calls `make` with the newest arguments alone, once the call before has ended.
 function newest(make) {
   let busy = false, next = null;
-  return async (...given) => {
-    next = given;
+  return async (...wanted) => {
+    next = wanted;
     if (busy) return;
     for (busy = true; next;) { const now = next; next = null; await make(...now); }
     busy = false;
@@ -190,7 +190,7 @@ const map = {
     for (const part of ['#chosen', '#neighbours']) $(part).replaceChildren();
     this.decode(near.map(([, i]) => String(about.rows[i])), near.map(([distance]) => +(1 / distance / total).toFixed(4)));
   },
-  decode: newest(async (names, weights) => show('map', await ask('picture', {tab, names, weights, way: 'line'}))),
+  decode: newest(async (names, weights) => show('map', await ask('picture', {tab, names, weights, path: 'line'}))),
   choose: newest(async row => {
     const image = await ask(`image/${row}`);
     if (!image) return;
@@ -226,8 +226,8 @@ const mixer = {
       $('.slots').append(element('div', {className: 'slot'}, slot.image, slot.text, element('label', {className: 'button'}, 'Upload', file)));
       this.slots.push(slot);
     }
-    $('#way').append(...about.ways.map(way => element('option', {textContent: way, selected: way === about.way})));
-    $('#way').onchange = () => this.changed();
+    $('#path').append(...about.paths.map(path => element('option', {textContent: path, selected: path === about.path})));
+    $('#path').onchange = () => this.changed();
     $('#lacks').textContent = about.lacks;
     Object.assign($('#between'), {step: 1 / about.fractions, value: 0.5, oninput: () => this.decode()});
     const pad = $('#pad'), go = (x, y) => { this.point = [x, y].map(value => Math.min(1, Math.max(0, value))); this.decode(); };
@@ -271,15 +271,15 @@ const mixer = {
     $('#pad').style.backgroundPosition = n < 4 ? '0 0, 100% 0, 50% 100%' : '0 0, 100% 0, 0 100%, 100% 100%';
     if (!n) return;
     this.decode();
-    if (!$('#strip').hidden) this.strip(this.names, $('#way').value);
+    if (!$('#strip').hidden) this.strip(this.names, $('#path').value);
   },
   decode() {
     [$('#pad i').style.left, $('#pad i').style.top] = this.point.map(value => `${100 * value}%`);
-    this.picture(this.names, this.weights, $('#way').value);
+    this.picture(this.names, this.weights, $('#path').value);
   },
-  picture: newest(async (names, weights, way) => show('mix', await ask('picture', {tab, names, weights, way}))),
-  strip: newest(async (names, way) => {
-    const query = new URLSearchParams([...names.map(name => ['name', name]), ['way', way], ['steps', 9]]);
+  picture: newest(async (names, weights, path) => show('mix', await ask('picture', {tab, names, weights, path}))),
+  strip: newest(async (names, path) => {
+    const query = new URLSearchParams([...names.map(name => ['name', name]), ['path', path], ['steps', 9]]);
     const answer = await ask(`strip.command?${query}`);
     if (!answer) return;
     $('#strip img').src = `strip.png?${query}`;
@@ -337,7 +337,7 @@ const sampler = {
     fields.prior.append(...about.priors.map(prior => element('option', {textContent: prior, selected: prior === about.prior})));
     for (const [name, values] of Object.entries(about.attributes)) {
       const options = values.map(value => element('option', {value: `${name}=${value}`, textContent: value || 'none'}));
-      $('#given').append(element('label', {}, `${name} `, element('select', {}, element('option', {value: '', textContent: 'any'}), ...options)));
+      $('#conditions').append(element('label', {}, `${name} `, element('select', {}, element('option', {value: '', textContent: 'any'}), ...options)));
     }
     const flow = () => { for (const part of $$('.asked')) part.hidden = fields.prior.value !== 'flow' || !Object.keys(about.attributes).length; };
     fields.prior.onchange = flow;
@@ -347,7 +347,7 @@ const sampler = {
   async draw(fields) {
     const asked = {prior: fields.prior.value};
     for (const name of ['seed', 'num', 'temperature', 'guidance']) asked[name] = +fields[name].value;
-    asked.given = asked.prior === 'flow' ? $$('#given select').map(select => select.value).filter(Boolean) : [];
+    asked.conditions = asked.prior === 'flow' ? $$('#conditions select').map(select => select.value).filter(Boolean) : [];
     const answer = await wait($('#draw .main'), 'samples', asked);
     if (!answer) return;
     $('#drawn').replaceChildren(...answer.samples.map((sample, i) => {

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import BATCH, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.flow_path import through
-from glo_lightning.explore.metrics import extract, frechet, generate, load_features, quality
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.metrics import extract, frechet, load_features, quality
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.module import GLO
 from glo_lightning.priors.flow import Flow
@@ -96,7 +97,7 @@ def measure(
             measures["samples"] = distance(sample_codes(flow, table, num, model.project))
             pairs = min(MAX_PAIRS, num)
             starts, ends = table[order[:pairs]], table[order[-pairs:].flip(0)]
-            measures["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
+            measures["half-way"] = distance(flow_path(flow)(starts, ends, 3, model.project)[1])
     weights = sum(parameter.numel() for parameter in model.generator.parameters())
     return measures | {"M weights": weights / 1e6, "images/s": BATCH * steps / options.seconds}
 

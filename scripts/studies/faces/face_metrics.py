@@ -8,10 +8,10 @@ attribute_classifier.py. Distances are to the training faces, with 10,000 images
   and skin, at 0.9 of its mean confidence on real faces. "near": how many lie nearer to a training face than all but 5 %
   of held-out faces, over 5 %. "unseen pairs": how often pairs of head and face appear that training lacks, over their
   rate among all faces.
-- Paths between codes, see ``glo_lightning.explore.path_metrics.way_metrics``.
+- Paths between codes, see ``glo_lightning.explore.path_metrics.interpolation_metrics``.
 - Edits of held-out faces' attributes: the mean code of training faces that have the wanted value, less that of those
   that have the present one, is added to a code.
-- Samples that are given attributes.
+- Samples with conditions.
 
 evaluate.py measures the rest: PSNR of held-out faces, and what linear probes tell from codes.
 """
@@ -36,17 +36,17 @@ from harness import StudyParser, markdown
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.store import StoredImages
-from glo_lightning.explore.flow_path import through
-from glo_lightning.explore.metrics import extract, feature_metrics, frechet, generate, load_features
-from glo_lightning.explore.path_metrics import nearest_distances, way_metrics
-from glo_lightning.explore.paths import Way, lerp, slerp
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.metrics import extract, feature_metrics, frechet, load_features
+from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
+from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import as_rows
 from glo_lightning.module import GLO
-from glo_lightning.priors.flow import Flow
-from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes, takes_conditions
 
 SURE = ("head", "face", "skin")
 STRENGTHS = (0.75, 1.0, 1.1, 1.2, 1.35, 1.5)  # of an edit
@@ -158,16 +158,18 @@ class FaceMetrics:
         """A prior fitted to the codes, once."""
         if name not in self.fitted:
             prior: Any = make_prior(name)
-            labels = (self.table, self.attributes.sizes) if isinstance(prior, Flow) else ()
+            labels = (self.table, self.attributes.sizes) if takes_conditions(prior) else ()
             prior.fit(self.codes, *labels)
             self.fitted[name] = prior
         return self.fitted[name]
 
     def paths(self, num: int = 4096) -> Rows:
-        """A row for each interpolation; see ``way_metrics``."""
-        paths: dict[str, Way] = {"arc": slerp, "line": lerp, "flow": through(self.prior("flow"))}
+        """A row for each interpolation; see ``interpolation_metrics``."""
+        paths = INTERPOLATIONS | {"flow": flow_path(self.prior("flow"))}
         num = min(num, len(self.codes))
-        rows = way_metrics(paths, self.model, self.codes, self.model.project, self.training, self.classifier, num)
+        rows = interpolation_metrics(
+            paths, self.model, self.codes, self.model.project, self.training, self.classifier, num
+        )
         nearest = nearest_distances(self.real_features[:4096], self.reference).median()
         return rows | {"held-out faces": {"nearest": float(nearest)}}
 
@@ -212,13 +214,13 @@ class FaceMetrics:
             rows[title] = {"appears": float(appears), "stays": float(stays.mean()), "worst": float(stays.min())}
         return rows
 
-    def conditional(self, given: list[str], guidance: float, num: int = 1000) -> dict[str, float]:
-        """Samples given attributes: how often these are seen, and the distance to real faces that have them."""
-        numbers = self.attributes.numbers(given)
+    def conditional(self, labels: list[str], guidance: float, num: int = 1000) -> dict[str, float]:
+        """Samples with labels: how often these are seen, and the distance to real faces that have them."""
+        numbers = self.attributes.numbers(labels)
         asked = (numbers >= 0).nonzero()[:, 0]
         flow, project = self.prior("flow"), self.model.project
         samples = self.generate(sample_codes(flow, self.codes, num, project, 0, 1.0, numbers, guidance))
-        rows = self.attributes.rows(given)
+        rows = self.attributes.rows(labels)
         training, real = rows[rows < len(self.codes)], rows[rows >= len(self.codes)]
         features = [extract(images, self.classifier) for images in (samples, self.images[real])]
         seen, of_real = (
@@ -244,8 +246,8 @@ def main() -> None:
     parser.add_argument("--num_edited", type=int, default=500, help="held-out faces to edit")
     parser.add_argument("--steps", type=int, default=60, help="steps of descent for a held-out face")
     parser.add_argument("--priors", nargs="+", default=list(PRIORS), help="names, or paths of classes")
-    parser.add_argument("--given", nargs="+", action="append", default=[], metavar="NAME=VALUE", help="attributes")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5], help="of samples with attributes")
+    parser.add_argument("--condition", nargs="+", action="append", default=[], metavar="NAME=VALUE", help="labels")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5], help="of samples with conditions")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu", help="where to compute")
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args()
@@ -265,12 +267,12 @@ def main() -> None:
             wanted = from_uint8(images[: options.num_edited].to(model.device))
             show(name, faces.edits(model.encode(wanted, faces.training, ["pca"], steps=options.steps)))
     rows = {
-        f"{' '.join(given)}, guidance {guidance:g}": faces.conditional(given, guidance)
-        for given in options.given
+        f"{' '.join(labels)}, guidance {guidance:g}": faces.conditional(labels, guidance)
+        for labels in options.condition
         for guidance in options.guidance
     }
     if rows:
-        show("given", rows)
+        show("conditions", rows)
     if options.json:
         write_text(options.json.absolute(), json.dumps(results, indent=1))
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import StudyParser, markdown, mean_and_deviation
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.metrics import extract, feature_metrics, generate, load_features
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.metrics import extract, feature_metrics, load_features
 from glo_lightning.files import write_text
 from glo_lightning.images import to_uint8
 from glo_lightning.module import GLO

@@ -1,4 +1,4 @@
-"""What is fitted to a run's codes is kept: once for the same codes, labels and arguments, and never in part."""
+"""A flow is saved: fitted once for the same codes, labels and arguments, and never saved in part."""
 
 import logging
 import os
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.explore.fitted import fit_prior
+from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import Flow
-from glo_lightning.priors.prior import Diagonal
+from glo_lightning.priors.gaussian import Diagonal
 
 CODES = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
 
@@ -47,7 +47,7 @@ def test_flows_of_other_codes_are_told_of(tmp_path, caplog):
     fit_prior(small(), CODES, None, tmp_path)
     with caplog.at_level(logging.INFO, "glo_lightning"):
         fit_prior(small(), 2 * CODES, None, tmp_path)
-    assert f"the flows in {tmp_path / 'priors'} were fitted to other codes, or otherwise" in caplog.text
+    assert f"the flows in {tmp_path / 'priors'} were fitted to other codes, labels or arguments" in caplog.text
     assert "fitted the flow to 600 codes in" in caplog.text
 
 
