@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1.0, help=help_)
     parser.add_argument("--path", default="line", choices=["flow", "line"], help="in a flow's noise, or among codes")
     parser.add_picture_arguments()
-    parser.call(lambda: add(parser.parse_args()))
+    parser.call(add)
 
 
 def add(options: argparse.Namespace) -> None:

@@ -37,16 +37,13 @@ def main() -> None:
     parser.add_argument("--no_open", action="store_true", help="do not open the browser")
     parser.add_argument("--export", type=Path, metavar="FILE.html", help="write the page instead of serving it")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.call(lambda: start(parser.parse_args()))
+    parser.call(lambda options: (export if options.export else browse)(options))
 
 
-def start(options: argparse.Namespace) -> None:
-    if options.export is None:
-        browse(options)
-    else:
-        require_offline()
-        check_outputs({"export": options.export}, options.overwrite, inputs_of(options, ["export"]))
-        export_page(make_session(options), options.export)
+def export(options: argparse.Namespace) -> None:
+    require_offline()
+    check_outputs({"export": options.export}, options.overwrite, inputs_of(options, ["export"]))
+    export_page(make_session(options), options.export)
 
 
 def make_session(options: argparse.Namespace) -> Session:

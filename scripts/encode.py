@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--prior_weight", type=float, default=0.0, help="weight of the flow's log-density of a code")
     help_ = "of the noise in IMAGES, white being 1; with more of it the prior counts more (default: 0.05)"
     parser.add_argument("--noise_sigma", type=float, help=help_)
-    parser.call(lambda: encode(parser.parse_args()))
+    parser.call(encode)
 
 
 def arguments(text: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Measures a run on training images and on held-out ones: python scripts/evaluate.py RUN [--json FILE]
 
-Training images are reconstructed from their own codes, and from codes that are found as those of the held-out images
-are (train with --data.holdout): only these two compare. PCA with as many dimensions stands beside them. Where the
-images have labels, held-out images that combine two labels as no training image does have a row of their own; linear
-probes and nearest neighbours say what codes tell of each label, beside PCA codes and pixels. --features compares
-samples of the priors, and images between codes, with real images. scripts/studies/baselines trains other models beside
-the run.
+Training images are reconstructed from their own codes, and from codes that are encoded. Held-out images (train with
+--data.holdout) are encoded in the same way, so that the two compare; so does PCA with as many dimensions. If the images
+have labels, held-out images that combine two labels as no training image does have a row of their own. Linear probes
+and nearest neighbours then measure what codes tell of each label, beside PCA codes and pixels. --features compares
+samples of the priors, and images between codes, with real images. scripts/studies/baselines trains other models.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ TITLES = {
     "pca_holdout_new_pairs": "held-out, new pairs of labels, PCA",
     "train_all": "all training images, as trained",
 }
-PROBES = {"probes": 0, "neighbours": 5}  # of labels: linear, and by the vote of so many neighbours
+PROBES = {"probes": 0, "neighbours": 5}  # of labels: number of neighbours that vote, 0 for a linear probe
 MAX_PIXELS = 50_000_000  # values in the table of pixels that a probe is fitted to
 MIN_COMPARED = 100  # images for a distance of features
 
@@ -200,7 +199,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="steps of encoding")
     parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class (default: the run's)")
     parser.add_argument("--features", help="inception, a TorchScript file or the path of a class (default: none)")
-    parser.call(lambda: evaluate(parser.parse_args()))
+    parser.call(evaluate)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9, help="images in a row, both ends included")
     parser.add_argument("--sharpness", type=int, default=0, metavar="NUM", help="measure it over NUM random pairs")
     parser.add_picture_arguments(moving=True)
-    parser.call(lambda: interpolate(parser.parse_args()))
+    parser.call(interpolate)
 
 
 def interpolate(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ log = logging.getLogger("glo_lightning")
 def main() -> None:
     parser = CommandParser(__doc__, "projector", "the folder for TensorBoard")
     parser.add_argument("--num", type=int, default=2000, help="largest number of codes")
-    parser.call(lambda: project(parser.parse_args()))
+    parser.call(project)
 
 
 def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] | None, list[Any]]:

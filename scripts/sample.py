@@ -42,7 +42,7 @@ def main() -> None:
     help_ = "show these codes instead: saved ones (.npy), or of images by index, file, name=value"
     parser.add_argument("--decode", nargs="+", metavar="FILE.npy", help=help_)
     parser.add_picture_arguments()
-    parser.call(lambda: sample(parser.parse_args()))
+    parser.call(sample)
 
 
 def sample(options: argparse.Namespace) -> None:

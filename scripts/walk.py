@@ -34,11 +34,7 @@ def main() -> None:
     help_ = "instead, one picture moved along all of these; DIRECTION is an axis' number or name=value"
     parser.add_argument("--move", nargs="+", metavar="DIRECTION:AMOUNT", help=help_)
     parser.add_picture_arguments(moving=True)
-    parser.call(lambda: run(parser.parse_args()))
-
-
-def run(options: argparse.Namespace) -> None:
-    (moved if options.move else walked)(options)
+    parser.call(lambda options: (moved if options.move else walked)(options))
 
 
 def read_move(text: str) -> tuple[str, float]:

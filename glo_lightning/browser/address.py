@@ -46,7 +46,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         app = self.app
         if not self.is_mine(host) or origin not in (None, f"http://{host}"):
-            app = PlainTextResponse("this server answers its own page alone", 403)
+            app = PlainTextResponse("this server only answers its own page", 403)
         await app(scope, receive, send_with_headers)
 
     def is_mine(self, host: str) -> bool:
@@ -70,7 +70,7 @@ def as_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server that listens there can be reached from this machine alone."""
+    """Whether a server that listens there can only be reached from this machine."""
     address = as_address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 

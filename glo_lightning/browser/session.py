@@ -84,7 +84,7 @@ class Session:
             "priors": [name for name in PRIORS if name != "flow" or enough_codes(num_codes)],
             "prior": default_prior(num_codes, latent_dim),
             "fractions": FRACTIONS,
-            "lacks": "" if self.data else "There is no strip: interpolate.py shows the images themselves at its ends.",
+            "lacks": "" if self.data else "There is no strip: it needs the training images.",
         }
 
     def find(self, text: str) -> list[int]:
@@ -138,7 +138,7 @@ class Session:
         if key not in self._mixers:
             with self._slow if path == "flow" else contextlib.nullcontext():  # it may have to be fitted
                 mixer = Mixer(self.run, codes, path)
-            if path == "flow" and len(names) == 2:  # all at once takes hardly longer than one, which is slow
+            if path == "flow" and len(names) == 2:  # one alone is slow, and all together take hardly longer
                 mixer.prepare([(1 - part / FRACTIONS, part / FRACTIONS) for part in range(FRACTIONS + 1)])
             keep_newest(self._mixers, key, mixer)
         options = ("--path", path, "--weights", *(f"{weight:g}" for weight in weights))
@@ -208,7 +208,7 @@ class Session:
         return self._command("interpolate", "strip", *arguments)
 
     def upload(self, record: bytes, file: str, encode: bool) -> dict[str, Any]:
-        """Take an image file's bytes, and find its code if the page wants it at once; see ``Uploads.add``."""
+        """Take an image file's bytes, and encode it if the page says so; see ``Uploads.add``."""
         name, upload = self._uploads.add(record, file, self.image_format)
         about = {"name": name, "file": upload.file, "image": as_url(upload.pixels)}
         return {**about, "made": self.decoded(name)} if encode else about

@@ -41,11 +41,10 @@ def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
     """
     codes, files = torch.empty(len(names), run.codes.shape[1], device=run.codes.device), []
     for position, name in enumerate(names):
-        if _is_index(name):
-            codes[position] = run.codes[_row(run, name)]
-        elif is_label(name):
-            codes[position] = run.codes[_labelled(run, name).to(run.codes.device)].mean(0)
-        elif _is_code(name):
+        rows = _rows(run, name)
+        if rows is not None:
+            codes[position] = run.codes[rows.to(run.codes.device)].mean(0)
+        elif name.endswith(".npy"):
             codes[position] = _saved_code(run, name)
         else:
             files.append(position)
@@ -65,7 +64,9 @@ def codes_and_images(run: TrainedRun, names: Sequence[str]) -> tuple[Tensor, Ten
     Raises:
         InputError: as ``codes_by_name`` does, and where the training images are missing.
     """
-    images = torch.stack([_image(run, name) for name in names])  # first: wrong files are reported at once
+    images = torch.stack(
+        [_image(run, name) for name in names]
+    )  # first, so that wrong files are reported before anything is encoded
     return codes_by_name(run, names), images
 
 
@@ -78,7 +79,7 @@ def encode_images(
     steps: int | None = None,
     **options: Any,
 ) -> Tensor:
-    """Find codes (M, D) for images (M, C, H, W), uint8, that own no row; see ``GLO.encode``.
+    """Find codes (M, D) for images (M, C, H, W), uint8, that are not training images; see ``GLO.encode``.
 
     Args:
         model: in eval mode.
@@ -124,12 +125,20 @@ def is_label(name: str) -> bool:
     return "=" in name and not Path(name).exists()
 
 
-def _is_code(name: str) -> bool:
-    return name.endswith(".npy")
-
-
-def _is_index(name: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+", name) is not None
+def _rows(run: TrainedRun, name: str) -> Tensor | None:
+    """The training images that a name means, by row; None for the name of a file."""
+    if is_label(name):
+        rows = run.rows_with([name])
+        if not len(rows):
+            raise InputError("image", name, "no training image has this label. Give a value that some have.")
+        return rows
+    if not re.fullmatch(r"[+-]?\d+", name):
+        return None
+    num_images = len(run.codes)
+    if not 0 <= int(name) < num_images:
+        remedy = f"the run has {num_images} images. Give an index from 0 to {num_images - 1}, or a file."
+        raise InputError("image", name, remedy)
+    return torch.tensor([int(name)])
 
 
 def _saved_code(run: TrainedRun, name: str) -> Tensor:
@@ -141,28 +150,12 @@ def _saved_code(run: TrainedRun, name: str) -> Tensor:
 
 def _image(run: TrainedRun, name: str) -> Tensor:
     """The image (C, H, W), uint8, of a name."""
-    if _is_index(name):
-        return run.data.dataset[_row(run, name)][0]
-    if is_label(name):
-        return run.data.dataset[int(_labelled(run, name)[0])][0]
-    if _is_code(name):
+    rows = _rows(run, name)
+    if rows is not None:
+        return run.data.dataset[int(rows[0])][0]
+    if name.endswith(".npy"):
         return to_uint8(run.model(_saved_code(run, name)[None])[0]).cpu()
     images, _ = read_images([Path(name)], run.data.image_format)
     if len(images) > 1:
         raise InputError("image", name, f"holds {len(images)} images. Give a file with one.")
     return images[0]
-
-
-def _row(run: TrainedRun, name: str) -> int:
-    num_images = len(run.codes)
-    if not 0 <= int(name) < num_images:
-        remedy = f"the run has {num_images} images. Give an index from 0 to {num_images - 1}, or a file."
-        raise InputError("image", name, remedy)
-    return int(name)
-
-
-def _labelled(run: TrainedRun, name: str) -> Tensor:
-    rows = run.rows_with([name])
-    if not len(rows):
-        raise InputError("image", name, "no training image has this label. Give a value that some have.")
-    return rows

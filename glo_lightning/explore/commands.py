@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import sys
 import warnings
@@ -72,22 +71,17 @@ class CommandParser(OneLineParser):
         check_outputs(named, options.overwrite, inputs_of(options, outputs))
         return options
 
-    def call(self, command: Callable[[], None]) -> None:
-        """Run the command; wrong input ends it with one line on standard error."""
+    def call(self, command: Callable[[argparse.Namespace], None]) -> None:
+        """Run the command with the parsed arguments; wrong input ends it with one line on standard error."""
         # Decoding in this process is intended; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
-        for message in (
-            ".*does not have many workers.*",
-            ".*LeafSpec.*",
-            ".*isinstance.treespec.*",
-            ".*no `validation_step`.*",
-        ):
-            warnings.filterwarnings("ignore", message)
+        for message in ("does not have many workers", "LeafSpec", "isinstance.treespec", "no `validation_step`"):
+            warnings.filterwarnings("ignore", f".*{message}.*")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         ours = logging.getLogger("glo_lightning")
         ours.setLevel(logging.INFO)
         ours.handlers = [logging.StreamHandler(sys.stdout)]
         try:
-            command()
+            command(self.parse_args())
         except InputError as error:
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
             sys.stderr.write(f"{flag} {error.value}: {error.remedy}\n")
@@ -120,18 +114,18 @@ def write_picture(
     """
     if options.tensorboard and run.folder is None:
         raise InputError("run", run.checkpoint, "has no run folder, and so no TensorBoard. Give the folder of its run.")
-    writers: dict[str, tuple[Path, Callable[[Path], None]]] = {
-        "output": (options.output, lambda path: write_png(path, picture))
-    }
-    if options.codes is not None:
-        writers["codes"] = (options.codes, lambda path: save_codes(path, codes, run.digest))
-    if frames is not None and options.animation is not None:
-        fill = functools.partial(write_animation, frames=frames)
-        writers["animation"] = (options.animation, lambda path: write_whole(path.absolute(), fill))
-    for key, (path, write) in writers.items():
+
+    def write(key: str, fill: Callable[[Path], None]) -> None:
+        path = getattr(options, key)
         with named_writing(key, path):
-            write(path)
+            fill(path)
         log.info("wrote %s", path)
+
+    write("output", lambda path: write_png(path, picture))
+    if options.codes is not None:
+        write("codes", lambda path: save_codes(path, codes, run.digest))
+    if frames is not None and options.animation is not None:
+        write("animation", lambda path: write_whole(path.absolute(), lambda file: write_animation(file, frames)))
     if options.tensorboard:
         from torch.utils.tensorboard import SummaryWriter  # slow to import; --help does not wait for it
 

@@ -20,7 +20,7 @@ from glo_lightning.priors.gaussian import Diagonal
 from glo_lightning.priors.prior import sample_codes
 
 MAX_SECONDS = 110.0  # of the fit
-FIRST_PAIRS = 16_384  # at most so many training images for the first map
+FIRST_PAIRS = 16_384  # largest number of training images for the first map
 STEP_PAIRS = 4096  # the same for the second map, and an eighth as many samples of a prior
 BATCH = 32
 RIDGE = 1e-3  # in mean variances of the inputs

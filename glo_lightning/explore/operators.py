@@ -93,7 +93,7 @@ def make_operator(
         operator_args: of the class, plain values: ``{"sigma": 3}``; of ``mask`` its ``file``, see ``read_mask``.
 
     Raises:
-        InputError: for another name, wrong arguments, or a class that is no such map.
+        InputError: for another name, wrong arguments, or a class that is not such a map.
     """
     choices = "mask, down4, blur, grey or the path of a module's class, a linear map of images (B, C, H, W)"
     arguments = dict(operator_args or {})

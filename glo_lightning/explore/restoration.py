@@ -1,4 +1,4 @@
-"""Restoration of degraded pictures: codes whose images, degraded likewise, match them."""
+"""Restoration of degraded pictures: codes of images that the operator maps to them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from glo_lightning.latents import as_rows, fit_pca
 class Restoration:
     """Finds the codes of images that an operator degraded.
 
-    The descent is that of ``encode_images``, with images passed through the operator. So are its starts: ``pca`` is
-    least squares among the principal components, ``nearest`` the training image whose degraded picture is nearest; an
-    encoder sees the image that least squares restores.
+    The descent is that of ``encode_images``, with images passed through the operator. Its starts see pictures, too:
+    ``pca`` is least squares among the principal components, ``nearest`` the training image whose degraded picture is
+    nearest. An encoder gets the image that least squares restores.
 
     With Gaussian noise of ``noise_sigma``, the log-probability of a code z given a picture of n numbers is, up to a
     constant, ``log p(z) - n / (2 sigma^2) * error(z)``. ``prior_weight`` scales the first term. Its density is the
@@ -97,7 +97,7 @@ class Restoration:
         return torch.stack(codes, dim=1)
 
     def _penalty(self, numbers: int) -> Penalty:
-        """The negative log-density of codes, weighed against the mean squared error of pictures of so many numbers."""
+        """The negative log-density of codes, on the scale of a mean squared error over so many numbers."""
         flow = fitted_flow(self.run, "prior_weight", self.prior_weight)
         weight = self.prior_weight * 2 * (2 * self.noise_sigma) ** 2 / numbers
         return lambda codes: -weight * flow.log_density(codes, probes=2, steps=8)
@@ -113,7 +113,7 @@ def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module
         generated: (B, C, H, W) in [-1, 1].
         pictures: (B, c, h, h), of the operator.
         operator: linear.
-        steps: at most so many.
+        steps: largest number of steps.
     """
 
     def squares(tensor: Tensor) -> Tensor:

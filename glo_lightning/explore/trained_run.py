@@ -122,7 +122,7 @@ class TrainedRun:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the generator: a code means an image through this generator alone."""
+        """SHA-256 of the generator's weights, which give codes their meaning."""
         content = hashlib.sha256()
         for name, tensor in self.model.generator.state_dict().items():
             content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

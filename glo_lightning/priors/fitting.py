@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from glo_lightning.files import cache_folder, write_whole
-from glo_lightning.priors.prior import ConditionalPrior, Prior, takes_conditions
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Prior, takes_conditions
 
 if TYPE_CHECKING:
     from glo_lightning.data.attributes import Attributes
@@ -63,10 +64,10 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
     return prior
 
 
-def _save(prior: ConditionalPrior, file: Path) -> bool:
+def _save(flow: Flow, file: Path) -> bool:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda opened: torch.save(prior.state(), opened), shared=True)
+        write_whole(file, lambda opened: torch.save(flow.state(), opened), shared=True)
     except OSError as error:
         log.warning("%s cannot be written (%s)", file, error.strerror)
         return False

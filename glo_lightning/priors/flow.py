@@ -20,13 +20,13 @@ SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: a code comes back from noise t
 BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 CONDITIONAL_GUIDANCE = 1.5  # the same, where labels were learned
-CHUNK = 2000  # places that are carried at once
+CHUNK = 2000  # places in a batch of the solver
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
 
 def enough_codes(num_codes: int) -> bool:
-    """Whether a flow can be fitted to so many codes."""
+    """Whether there are enough codes to fit a flow."""
     return num_codes >= MIN_CODES
 
 
@@ -131,8 +131,8 @@ class Flow:
             num: number of codes to draw.
             seed: the same seed draws the same codes.
             temperature: scales the noise.
-            conditions: (A,), the number of each attribute's value, or -1 to draw it; see ``Attributes.numbers``. These
-                count twice: velocities go as far past those for the drawn labels alone (Ho and Salimans).
+            conditions: (A,), the number of each attribute's value, or -1 to draw it; see ``Attributes.numbers``. Chosen
+                values count twice: velocities are extrapolated past those without them (Ho and Salimans).
             guidance: 1 draws as learned. More is more typical of the codes and truer to the labels, and varies less.
                 1.5 by default, or 2 without labels.
         """
@@ -153,7 +153,8 @@ class Flow:
 
     def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
         """Find the noise (B, D) that the flow carries to codes (B, D)."""
-        return self._to_noise(codes, partial(self._velocity, conditions=None, guidance=guidance))
+        velocity = partial(self._velocity, conditions=None, guidance=guidance)
+        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
 
     def decode(
         self,
@@ -168,10 +169,10 @@ class Flow:
             noise: (B, D).
             conditions: attributes, (A,), or (B, A) for at most 2,000 codes.
             guidance: see ``sample``.
-            base_conditions: the conditions without those that were asked for, which then count twice.
+            base_conditions: the conditions without the chosen ones, which then count twice.
         """
         velocity = partial(self._velocity, conditions=conditions, guidance=guidance, base_conditions=base_conditions)
-        return self._to_codes(noise, velocity)
+        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, velocity)
 
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """Estimate the log-density (B,) of codes (B, D) in nats; gradients flow to codes that require them.
@@ -210,15 +211,11 @@ class Flow:
         """Load ``state`` of a flow that was fitted to attributes of these sizes."""
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
         self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
-        self.network, self.early = (
-            self._restored(f"{name}.", state, sizes).to(device) for name in ("network", "early")
-        )
+        for name in ("network", "early"):
+            network, prefix = self._network(len(self.mean), sizes), f"{name}."
+            network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            setattr(self, name, network.to(device).eval().requires_grad_(False))
         return self
-
-    def _restored(self, prefix: str, state: Mapping[str, Tensor], sizes: Sequence[int]) -> Velocity:
-        network = self._network(len(self.mean), sizes)
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        return network.eval().requires_grad_(False)
 
     def _network(self, latent_dim: int, sizes: Sequence[int]) -> Velocity:
         with torch.random.fork_rng(devices=[]):
@@ -245,12 +242,6 @@ class Flow:
         velocity = learned(conditions)
         guided = velocity if guidance == 1 else torch.lerp(self.early(places, times), velocity, guidance)
         return guided if base_conditions is None else guided + velocity - learned(base_conditions)
-
-    def _to_noise(self, codes: Tensor, velocity: Field) -> Tensor:
-        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
-
-    def _to_codes(self, noise: Tensor, velocity: Field) -> Tensor:
-        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, velocity)
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:

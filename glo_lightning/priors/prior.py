@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from glo_lightning.class_path import make_instance
@@ -28,34 +27,8 @@ class Prior(Protocol):
     def sample(self, num: int, seed: int) -> Tensor: ...
 
 
-class ConditionalPrior(Prior, Protocol):
-    """A prior that also learns the images' labels, so that samples can be asked to have some; ``Flow`` is one.
-
-    Labels are (N, A): the number of each attribute's value, or -1; sizes say how many values each attribute has.
-    Conditions are (A,), of the same form. A fit takes minutes, so it is saved: ``restore`` loads ``state`` into a prior
-    that was made with the same arguments.
-    """
-
-    takes_conditions: bool
-    arguments: Mapping[str, Any]
-
-    def fit(self, codes: Tensor, labels: Tensor | None = None, sizes: Sequence[int] = ()) -> Any: ...
-
-    def sample(
-        self,
-        num: int,
-        seed: int = 0,
-        temperature: float = 1.0,
-        conditions: Tensor | None = None,
-        guidance: float | None = None,
-    ) -> Tensor: ...
-
-    def state(self) -> dict[str, Tensor]: ...
-
-    def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> ConditionalPrior: ...
-
-
-def takes_conditions(prior: Any) -> TypeGuard[ConditionalPrior]:
+def takes_conditions(prior: Any) -> TypeGuard[Flow]:
+    """Whether a prior learns labels and takes conditions; its class says so, and has the methods of ``Flow``."""
     return getattr(prior, "takes_conditions", False)
 
 

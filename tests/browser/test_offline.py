@@ -4,14 +4,13 @@ import base64
 import gzip
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from programs import call
 from test_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
 from test_server import pixels
 
@@ -121,13 +120,10 @@ def test_a_page_that_is_too_large_is_one_line_and_none(session, runtime, tmp_pat
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path, monkeypatch, capsys):
+def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path):
     (tmp_path / "page.html").write_text("mine")
-    monkeypatch.setattr(sys, "argv", ["browse.py", str(faces_run), "--export", "page.html"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
-    assert stop.value.code == 2
-    assert "--export page.html: exists" in capsys.readouterr().err
+    status, _, (line,) = call("browse", faces_run, "--export", "page.html")
+    assert (status, line.startswith("--export page.html: exists")) == (2, True)
     assert (tmp_path / "page.html").read_text() == "mine"
 
 
@@ -136,8 +132,7 @@ def exported(faces_run, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)  # where npm has installed
-        patch.setattr(sys, "argv", ["browse.py", str(faces_run), "--accelerator", "cpu", "--export", str(file)])
-        runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
+        assert call("browse", faces_run, "--accelerator", "cpu", "--export", file)[0] == 0
     return file
 
 

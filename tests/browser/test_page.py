@@ -2,8 +2,6 @@
 
 import io
 import os
-import runpy
-import shlex
 import shutil
 import signal
 import socket
@@ -16,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, encode, flat_image
 from PIL import Image
-from test_server import huge, pixels, stands_in
+from programs import call, make, stands_in
+from test_server import huge, pixels
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")
@@ -111,13 +110,8 @@ def shown(page, section: str, before: str | None = None) -> str:
 def command_makes(command: str, image: str, monkeypatch, folder: Path) -> bool:
     """Whether the copied command makes a picture with this image in it."""
     monkeypatch.chdir(folder)
-    _, script, *arguments = shlex.split(command)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    runpy.run_path(str(REPOSITORY / script), run_name="__main__")
-    output = Path(arguments[arguments.index("--output") + 1])
-    with Image.open(output / "filled.png" if output.is_dir() else output) as opened:
-        picture, image = np.asarray(opened.convert("RGB")), pixels(image)
-    return np.abs(picture.astype(int) - image).max() <= 1 if output.is_dir() else stands_in(picture, image)
+    picture, image = make(command), pixels(image)
+    return np.abs(picture.astype(int) - image).max() <= 1 if "--mask" in command else stands_in(picture, image)
 
 
 def set_slider(page, selector: str, value: float) -> None:
@@ -303,7 +297,7 @@ def test_a_checkpoint_alone_has_a_page(browser, faces_run, tmp_path):
         context = browser.new_context(viewport=SIZE)
         page = context.new_page()
         page.goto(server.address)
-        page.wait_for_selector("#run:has-text('cannot be had: their codes are dots on the map')")
+        page.wait_for_selector("#run:has-text('these are missing, so the map shows dots')")
         click_map(page, 0.4, 0.5)
         shown(page, "map")
         page.click("[data-tab=mix]")
@@ -340,17 +334,12 @@ def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(faces_run, browser):
         (["{run}", "--host", "no.host.invalid"], "--host no.host.invalid: is not an address of this machine"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(arguments, line, faces_run, monkeypatch, capsys, tmp_path):
+def test_what_cannot_be_served_is_one_line(arguments, line, faces_run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"run": faces_run, "port": taken.getsockname()[1]}
-        monkeypatch.chdir(tmp_path)
-        argv = ["browse.py", "--no_open", *(text.format(**names) for text in arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
-    assert stop.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert line.format(**names) in error
+        status, _, (error,) = call("browse", *(text.format(**names) for text in arguments), "--no_open")
+    assert (status, line.format(**names) in error) == (2, True)
 
 
 FOLLOW = """async seconds => {

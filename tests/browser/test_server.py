@@ -3,19 +3,17 @@
 import asyncio
 import base64
 import io
-import runpy
-import shlex
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, encode, flat_image
+from conftest import encode, flat_image
 from PIL import Image
+from programs import make, stands_in
 
 from glo_lightning import load_run
 from glo_lightning.explore.codes import codes_by_name
@@ -63,37 +61,12 @@ def pixels(url: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def stands_in(picture: np.ndarray, image: np.ndarray) -> bool:
-    """Whether a labelled picture holds an image, enlarged to 64 pixels, but for roundings."""
-    factor = 64 // len(image)
-    image = image.repeat(factor, 0).repeat(factor, 1)
-    windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[:, :, 0]
-    coarse = (np.abs(windows[..., ::16, ::16, :].astype(np.int16) - image[::16, ::16]) <= 1).all((2, 3, 4))
-    return any((np.abs(windows[y, x].astype(np.int16) - image) <= 1).all() for y, x in np.argwhere(coarse))
-
-
-@pytest.fixture
-def make(monkeypatch, capsys, tmp_path):
-    """make(command) -> the picture that the copied command writes, (H, W, 3)."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(command: str) -> np.ndarray:
-        python, script, *arguments = shlex.split(command)
-        assert python == "python"
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
-        output = arguments[arguments.index("--output") + 1]
-        with Image.open(f"{output}/filled.png" if script.endswith("encode.py") else output) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-    return make
-
-
 def picture(ask, **asked) -> dict:
     return ask("picture", {"tab": "1", **asked})
 
 
-def test_each_copied_command_makes_the_picture_that_it_stands_beside(ask, make, tmp_path):
+def test_each_copied_command_makes_the_picture_that_it_stands_beside(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     photo = encode(flat_image(77, size=50))
     (tmp_path / "a photo.png").write_bytes(photo)
     name = ask("upload?file=a photo.png&encode", photo)["name"]
@@ -117,7 +90,8 @@ def test_each_copied_command_makes_the_picture_that_it_stands_beside(ask, make, 
     assert stands_in(make(saved["command"] + " --overwrite"), pixels(ask("decode", {"name": "mixed-1.npy"})["image"]))
 
 
-def test_samples_and_their_neighbours_are_those_of_their_command(ask, make):
+def test_samples_and_their_neighbours_are_those_of_their_command(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     asked = {"prior": "gaussian", "num": 3, "seed": 5, "temperature": 0.7, "conditions": [], "guidance": 2}
     answer = ask("samples", asked)
     shown = make(answer["command"])
@@ -128,7 +102,8 @@ def test_samples_and_their_neighbours_are_those_of_their_command(ask, make):
     assert ask("samples", {**asked, "seed": 6})["samples"] != answer["samples"]
 
 
-def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, make, tmp_path):
+def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     photo, mask = encode(flat_image(77)), np.full((32, 32), 255, np.uint8)
     mask[8:20, 4:30] = 0
     (tmp_path / "photo.png").write_bytes(photo)
@@ -141,7 +116,8 @@ def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, make
     assert (shown[mask == 0] != flat_image(77)[mask == 0]).any()
 
 
-def test_a_strip_is_what_its_command_writes(ask, client, make, tmp_path):
+def test_a_strip_is_what_its_command_writes(ask, client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     query = "name=5&name=9&name=70&path=line&steps=4"
     command = ask(f"strip.command?{query}")["command"]
     with Image.open(io.BytesIO(client.get(f"strip.png?{query}").content)) as shown:
@@ -193,7 +169,7 @@ def test_a_flows_mixes_are_the_frames_of_its_strip(faces_run, monkeypatch):
 @pytest.mark.parametrize("path", ["/", "/about", "/save"])
 def test_another_host_or_origin_is_refused(headers, path, client):
     answer = client.post(path, headers=headers) if path == "/save" else client.get(path, headers=headers)
-    assert (answer.status_code, answer.text) == (403, "this server answers its own page alone")
+    assert (answer.status_code, answer.text) == (403, "this server only answers its own page")
 
 
 def test_its_own_page_is_answered_and_may_load_nothing_from_elsewhere(client):

@@ -1,17 +1,15 @@
 """An encoder: what it learns, where it is kept, and when it is used."""
 
-import contextlib
 import itertools
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image, load
+from conftest import encode, flat_image, load
+from programs import call, train
 from torch import nn
 
 from glo_lightning import GLO, load_run
@@ -121,36 +119,26 @@ def test_a_fit_ends_in_time(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A run of 24 faces, two epochs, with the checkpoint of the first."""
-    from glo_lightning.cli import main
-
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.flip=true", "--max_epochs=2", f"--output={folder}"])
-        main(REPOSITORY / "configs" / "quickstart.yaml")
-    return folder
+def mirrored_run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("mirrored") / "run", "--data.flip=true")
 
 
 @pytest.fixture
-def run(tiny, tmp_path):
-    """A copy of the run."""
-    return Path(shutil.copytree(tiny, tmp_path / "run"))
+def run(mirrored_run, tmp_path):
+    """A copy of a run with mirror images."""
+    return Path(shutil.copytree(mirrored_run, tmp_path / "run"))
 
 
 @pytest.fixture
-def encode_py(monkeypatch, capsys, tmp_path):
+def encode_py(tmp_path):
     """encode_py(run, "--flag", ...) -> (codes or None, last line on stderr)."""
 
     def encode_py(run, *arguments):
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (run, *arguments, "--output", output))])
-        with contextlib.suppress(SystemExit):
-            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
-        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "images/s" not in line]
+        status, _, errors = call("encode", run, *arguments, "--output", output)
         codes = torch.from_numpy(np.load(output / "codes.npy")) if output.exists() else None
-        return codes, [line for line in lines if line][-1] if codes is None and any(lines) else ""
+        return codes, errors[-1] if status else ""
 
     return encode_py
 
@@ -241,13 +229,11 @@ def test_a_prior_weighs_steps_alone(run):
         restoration.find_codes(torch.zeros(1, 3, 8, 8), steps=0)
 
 
-def test_evaluation_does_not_use_it(run, encode_py, monkeypatch, tmp_path):
+def test_evaluation_does_not_use_it(run, tmp_path):
     """It was fitted to the training images, which are compared with others."""
     files = [tmp_path / "before.json", tmp_path / "after.json"]
     for file in files:
-        arguments = ["evaluate.py", str(run), "--steps", "2", "--num", "4", "--starts", "mean", "--json", str(file)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        runpy.run_path(str(REPOSITORY / "scripts" / "evaluate.py"), run_name="__main__")
+        call("evaluate", run, "--steps", 2, "--num", 4, "--starts", "mean", "--json", file)
         fit_and_save_encoder(load_run(run, "cpu"))
     before, after = (json.loads(file.read_text()) for file in files)
     assert before == after

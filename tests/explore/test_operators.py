@@ -1,15 +1,14 @@
 """Degraded pictures: the operators, least squares behind them, and images restored by encode.py."""
 
 import json
-import runpy
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import encode, flat_image
 from PIL import Image
+from programs import call
 from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import nn
@@ -161,31 +160,15 @@ def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
         assert nearest_degraded(training, operator(image), operator).tolist() == [nearest]
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A run of 24 of the shipped faces, 8 of them held out."""
-    from glo_lightning.cli import main
-
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.holdout=8", "--max_epochs=2", f"--output={folder}"])
-        main(REPOSITORY / "configs" / "quickstart.yaml")
-    return folder
-
-
 @pytest.fixture
-def encode_py(monkeypatch, capsys, tmp_path, tiny):
+def encode_py(tmp_path, tiny_run):
     """encode_py("--flag", ...) -> (the output folder, or the last line on stderr)."""
 
     def encode_py(*arguments):
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (tiny, *arguments, "--output", output))])
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
-        except SystemExit:
-            return capsys.readouterr().err.strip().splitlines()[-1]
-        return output
+        status, _, errors = call("encode", tiny_run, *arguments, "--output", output)
+        return errors[-1] if status else output
 
     return encode_py
 
@@ -251,8 +234,8 @@ class Near:
         return -1e3 * (codes - 0.2).square().sum(1)
 
 
-def test_the_prior_draws_codes_to_where_it_is_dense(tiny, monkeypatch):
-    loaded = load_run(tiny, "cpu")
+def test_the_prior_draws_codes_to_where_it_is_dense(tiny_run, monkeypatch):
+    loaded = load_run(tiny_run, "cpu")
     monkeypatch.setattr("glo_lightning.explore.restoration.fitted_flow", lambda *_: Near())
     pictures = Downsample(8)(IMAGES[:, :, :8, :8].repeat(1, 1, 4, 4))
     found = [

@@ -2,18 +2,15 @@
 
 import csv
 import json
-import runpy
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+from conftest import encode, flat_image, write_lmdb
+from programs import call, train
 
 from glo_lightning import load_run
-from glo_lightning.cli import main as train
 from glo_lightning.explore.run_priors import fitted_flow, parse_conditions
 from glo_lightning.latents import to_ball
 from glo_lightning.priors.flow import Flow
@@ -34,17 +31,12 @@ def trained(tmp_path_factory):
             odd = row % 2 == 1
             big = odd if row < NUM else row >= NUM + 4
             rows.writerow([f"{row:02x}", "odd" if odd else "even", "big" if big else "", "yes" if row < 3 else ""])
-    flags = (*TINY[1:], "--max_epochs=3", f"--data.holdout={HELD_OUT}", "--prior=null")
-    with pytest.MonkeyPatch.context() as patch:
-        root, output = str(folder / "lmdb"), str(folder / "run")
-        patch.setattr(sys, "argv", ["train.py", *flags, "--data.root", root, "--output", output])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder / "run"
+    flags = (f"--data.num_samples={NUM + HELD_OUT}", "--max_epochs=3", f"--data.holdout={HELD_OUT}")
+    return train(folder / "run", *flags, "--data.root", folder / "lmdb")
 
 
 @pytest.fixture
-def script(monkeypatch, capsys, tmp_path, trained):
+def script(monkeypatch, tmp_path, trained):
     """script("sample --num 3") -> (exit status, standard output, the last line of standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=60, width=16, blocks=1))
@@ -52,15 +44,8 @@ def script(monkeypatch, capsys, tmp_path, trained):
 
     def script(line: str) -> tuple[int, str, str]:
         name, *arguments = line.split()
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", str(trained), "--accelerator=cpu", *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, "".join(captured.err.splitlines()[-1:])
+        status, output, errors = call(name, trained, "--accelerator=cpu", *arguments)
+        return status, output, "".join(errors[-1:])
 
     return script
 

@@ -1,4 +1,4 @@
-/* The page without a server: page.js asks here, and the answers come from what stands in the page itself.
+/* The page without a server: page.js asks here, and the answers are computed from data in the page itself.
 
    This page contains the code of glo_lightning, Copyright (c) 2026 the glo_lightning authors, and of ONNX Runtime Web,
    Copyright (c) Microsoft Corporation (https://github.com/microsoft/onnxruntime), both under the MIT License:
@@ -13,19 +13,19 @@
    CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
 'use strict';
 
-// What the export has put into the page under this name, an ArrayBuffer.
+// Data that the export put into the page under this name, an ArrayBuffer.
 async function embedded(name) {
   const packed = Uint8Array.from(atob($(`#${name}`).textContent), character => character.charCodeAt(0));
   return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer();
 }
 
-// A half-precision number from its 16 bits; there is neither an infinite one nor a NaN among the codes.
+// A half-precision number from its 16 bits; all codes are finite.
 function half(bits) {
   const exponent = bits >> 10 & 31, fraction = bits & 1023;
   return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : fraction * 2 ** -24);
 }
 
-// ---- Codes, as latents.py, paths.py and editing.py have them
+// ---- Codes, as in latents.py, paths.py and editing.py
 const norm = code => Math.hypot(...code);
 const lerp = (start, end, part) => start.map((value, i) => value + part * (end[i] - value));
 
@@ -55,9 +55,9 @@ const PROJECTIONS = {
 // ---- The run in the page
 const offline = {
   async start() {
-    for (const part of ['sample', 'fill']) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();  // a server's
+    for (const part of ['sample', 'fill']) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();  // they need a server
     this.session = this.startGenerator();
-    this.session.catch(() => {});  // whoever asks for a picture is told
+    this.session.catch(() => {});  // reported when a picture is asked for
     const [about, codes] = await Promise.all(['about', 'codes'].map(embedded));
     this.about = JSON.parse(new TextDecoder().decode(about));
     const {rows, directions, means} = this.about;
@@ -70,7 +70,7 @@ const offline = {
   async startGenerator() {
     const [runtime, wasm, generator] = await Promise.all(['runtime', 'wasm', 'generator'].map(embedded));
     this.ort = await import(URL.createObjectURL(new Blob([runtime], {type: 'text/javascript'})));
-    Object.assign(this.ort.env.wasm, {wasmBinary: wasm, numThreads: 1});  // a file's page has no memory that threads share
+    Object.assign(this.ort.env.wasm, {wasmBinary: wasm, numThreads: 1});  // a local file has no memory that threads can share
     return this.ort.InferenceSession.create(new Uint8Array(generator), {executionProviders: ['wasm']});
   },
   code(name) {
@@ -83,7 +83,7 @@ const offline = {
     const session = await this.session, {Tensor} = this.ort;
     const {images} = await session.run({codes: new Tensor('float32', Float32Array.from(code), [1, code.length])});
     const [, channels, height, width] = images.dims, pixels = new ImageData(width, height);
-    for (let i = 0; i < pixels.data.length; i++) {  // which rounds and clips
+    for (let i = 0; i < pixels.data.length; i++) {  // ImageData rounds and clips
       const channel = channels === 1 ? 0 : i % 4;
       pixels.data[i] = i % 4 === 3 ? 255 : 127.5 * (images.data[channel * width * height + (i >> 2)] + 1);
     }
@@ -104,14 +104,14 @@ const offline = {
   },
 };
 
-// A square picture as a PNG that stands in the page.
+// A square picture as a PNG in a data URL.
 function url(size, draw) {
   const canvas = element('canvas', {width: size, height: size});
   draw(canvas.getContext('2d'));
   return canvas.toDataURL('image/png');
 }
 
-// ---- What the server would answer
+// ---- The answers
 const answers = {
   about: () => offline.start(),
   map: () => ({map: offline.about.tsne}),
@@ -145,10 +145,10 @@ const answers = {
   },
 };
 
-async function ask(path, asked) {  // in the place of page.js's, which asks a server
+async function ask(path, asked) {  // replaces page.js's, which asks a server
   const [name, query] = path.split(/[/?]/);
   try { return await answers[name](asked ?? query); } catch (error) { say(error.message); }
   return null;
 }
 
-document.head.append(element('style', {textContent: '.save, .slot .button { display: none !important; }'}));  // what a server does
+document.head.append(element('style', {textContent: '.save, .slot .button { display: none !important; }'}));  // these need a server

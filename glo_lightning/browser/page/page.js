@@ -1,7 +1,7 @@
 'use strict';
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
-const tab = String(Math.random()).slice(2);  // the server makes one picture at a time for each
+const tab = String(Math.random()).slice(2);  // the server computes one picture at a time for each tab
 let about, sheet;
 
 function element(name, properties = {}, ...children) {
@@ -12,7 +12,7 @@ function element(name, properties = {}, ...children) {
 
 const say = text => Object.assign($('#message'), {textContent: text, hidden: !text});
 
-// The server's answer, or null: then the message says why, or a newer position came.
+// Ask the server. Without an answer null; a message says why, unless a newer position came.
 async function ask(path, asked) {
   const options = asked === undefined ? {} : {method: 'POST', body: asked instanceof Blob ? asked : JSON.stringify(asked)};
   try {
@@ -24,7 +24,7 @@ async function ask(path, asked) {
   return null;
 }
 
-// As ask, for what takes a while.
+// Ask for something that takes a while.
 async function wait(button, path, asked) {
   button.disabled = true;
   const answer = await ask(path, asked);
@@ -32,7 +32,7 @@ async function wait(button, path, asked) {
   return answer;
 }
 
-// Calls `make` with the newest arguments alone, once the call before has ended.
+// Call `make` once the previous call has ended, with the newest arguments.
 function newest(make) {
   let busy = false, next = null;
   return async (...wanted) => {
@@ -53,7 +53,7 @@ function bindCopy(box, command) {
   };
 }
 
-// Shows a picture with its command, and the field that saves its code.
+// Show a picture with its command, and the field that saves its code.
 function show(section, made) {
   if (!made) return;
   const place = $(`#${section} .made`);
@@ -79,7 +79,7 @@ function open(name) {
 const thumbnail = (row, image) => element('button', {title: `image ${row}`, onclick: () => { open('map'); map.choose(row); }},
   element('img', {src: image, alt: `image ${row}`}));
 
-// Calls `at` wherever the pointer is pressed on a target.
+// Call `at` wherever the pointer is pressed on a target.
 function strokes(target, at) {
   target.onpointerdown = event => { target.setPointerCapture(event.pointerId); at(event); };
   target.onpointermove = event => { if (event.buttons) at(event); };
@@ -121,7 +121,7 @@ const map = {
     this.maps.tsne = answer.map;
     Object.assign($('[data-map=tsne]'), {disabled: false, textContent: 't-SNE'});
   },
-  use(name) {  // the images glide to their new places
+  use(name) {  // the images move smoothly to their new places
     for (const button of $$('[data-map]')) button.setAttribute('aria-pressed', button.dataset.map === name);
     const [start, from, to] = [performance.now(), this.places, this.maps[name]], step = now => {
       const part = Math.min(1, Math.max(0, (now - start) / 700)), eased = part * part * (3 - 2 * part);
@@ -288,7 +288,7 @@ const mixer = {
   }),
 };
 
-// The answer to an uploaded file.
+// Upload the chosen file.
 async function send(control, input, encode = '') {
   const [file] = input.files;
   input.value = '';
@@ -400,7 +400,7 @@ const filler = {
     this.mask.fillRect(0, 0, about.image_size, about.image_size);
     this.draw();
   },
-  // Known pixels white, painted ones black; a brush has soft edges and a mask has none.
+  // The mask: known pixels white, painted ones black. A brush has soft edges, a mask has none.
   get url() {
     const pixels = this.mask.getImageData(0, 0, about.image_size, about.image_size);
     for (let i = 0; i < pixels.data.length; i++) if (i % 4 < 3) pixels.data[i] = pixels.data[i] > 127 ? 255 : 0;
@@ -419,12 +419,12 @@ const filler = {
 
 async function main() {
   if (!(about = await ask('about'))) return;
-  const without = about.has_images ? '' : ', which cannot be had: their codes are dots on the map, without neighbours';
+  const without = about.has_images ? '' : '; these are missing, so the map shows dots';
   $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
   if (about.has_images) await (sheet = element('img', {src: about.thumbnails || 'thumbnails'})).decode();
   const parts = {map, mix: mixer, sliders, sample: sampler, fill: filler}, names = $$('nav button').map(button => button.dataset.tab);
   for (const name of names) { parts[name].start(); $(`[data-tab=${name}]`).onclick = () => open(name); }
-  for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => say(''), true);  // it was read
+  for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => say(''), true);  // the message was read
   open(names.find(name => `#${name}` === location.hash) || 'map');
   document.body.dataset.ready = true;
 }
