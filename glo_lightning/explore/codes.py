@@ -66,7 +66,7 @@ def codes_and_images(run: TrainedRun, names: Sequence[str]) -> tuple[Tensor, Ten
     """
     images = torch.stack(
         [_image(run, name) for name in names]
-    )  # first, so that wrong files are reported before anything is encoded
+    )  # first: wrong files are reported early
     return codes_by_name(run, names), images
 
 
