@@ -76,3 +76,27 @@ def test_no_command_imports_a_study():
     for path in (REPOSITORY / "scripts").glob("*.py"):
         named = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
         assert not studies & named
+
+
+def lines_of(function):
+    """The lines of a function without its docstring."""
+    docstring = function.body[0] if ast.get_docstring(function) is not None else None
+    without = docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+    return function.end_lineno - function.lineno + 1 - without
+
+
+def parameters_of(function):
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    return [argument.arg for argument in every if argument is not None and argument.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("name", ["priors", "explore", "browser"])
+def test_files_and_functions_are_short(name):
+    for path in (PACKAGE / name).rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert lines_of(node) <= 40, (path, node.name)
+                assert len(parameters_of(node)) <= 8, (path, node.name)
