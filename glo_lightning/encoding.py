@@ -10,16 +10,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
-from glo_lightning.latents import Projection, as_rows, fit_pca, random_codes
+from glo_lightning.latents import Projection, fit_pca, flatten_images, random_codes
 
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in a batch, always: other sizes round otherwise, and an image has one code in any company
 ACCELERATOR_CHUNK = 256  # likewise, where sixteen would leave the device idle
-CHECK = 10  # steps between two looks at the losses
+EVAL_EVERY = 10  # steps between two looks at the losses
 TRIAL_STEPS = 30  # in which the starts of an image are told apart
 RATE = 0.1  # Adam's, in units of a code's spread in the unit ball, D ** -0.5
 BETAS = (0.9, 0.999)  # likewise
-NEAR = (0.5, 0.9)  # likewise, from an encoder's answer: what came before is soon forgotten
+WARM_START_BETAS = (0.5, 0.9)  # likewise, from an encoder's answer: what came before is soon forgotten
 PATIENCE = 3  # looks without gain after which an image's descent ends
 
 Generate = Callable[[Tensor], Tensor]  # codes (B, D) to images (B, C, H, W)
@@ -34,7 +34,6 @@ def encode(
     loss: Loss,
     project: Projection,
     steps: int = 150,
-    progress: bool = False,
     betas: tuple[float, float] = BETAS,
     penalty: Penalty | None = None,
 ) -> Tensor:
@@ -50,14 +49,13 @@ def encode(
         starts: (M, S, D), S starting codes for each image; see ``starting_codes``.
         loss: maps (generated, images) to a mean over the batch; ``torch.vmap`` makes each image's own of it.
         project: brings codes (B, D) back into their set.
-        progress: shows a progress bar.
-        betas: Adam's; ``NEAR`` for a few steps from codes that are nearly right.
+        betas: Adam's; ``WARM_START_BETAS`` for a few steps from codes that are nearly right.
         penalty: maps codes (B, D) to what is added to each one's loss, (B,).
     """
     number, per_image, latent_dim = starts.shape
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
     descent = _Descent(generator, loss, penalty, project, RATE * latent_dim**-0.5, betas, chunk)
-    with tqdm(total=number, unit=" images", disable=not progress) as bar:
+    with tqdm(total=number, unit=" images", disable=None if number > chunk else True) as bar:
         chosen = []
         for first in range(0, number, chunk):
             some = slice(first, first + chunk)
@@ -97,7 +95,7 @@ class _Descent(NamedTuple):
             for step in range(steps + 1):
                 generated = self.generator(codes)
                 added = self.penalty(codes) if self.penalty else codes.new_zeros(self.chunk)
-                if step % CHECK == 0 or step == steps:
+                if step % EVAL_EVERY == 0 or step == steps:
                     losses = _losses(self.loss, generated.detach(), images) + added.detach()
                     better, falling = losses < lowest, losses < 0.999 * lowest
                     better &= patience > 0
@@ -165,7 +163,7 @@ def _nearest(training: Tensor, images: Tensor) -> Tensor:
     lowest = torch.full((len(images),), torch.inf, device=images.device)
     rows = torch.zeros(len(images), dtype=torch.long, device=images.device)
     for first in range(0, len(training), 1024):
-        some = as_rows(training[first : first + 1024].to(images.device))
+        some = flatten_images(training[first : first + 1024].to(images.device))
         distance, row = (some.square().sum(dim=1) - 2 * wanted @ some.T).min(dim=1)
         rows = torch.where(distance < lowest, first + row, rows)
         lowest = torch.minimum(lowest, distance)
@@ -173,5 +171,5 @@ def _nearest(training: Tensor, images: Tensor) -> Tensor:
 
 
 def _pca_coordinates(training: Tensor, images: Tensor, latent_dim: int, whiten: bool) -> Tensor:
-    mean, axes = fit_pca(as_rows(training.to(images.device)), latent_dim, whiten)
+    mean, axes = fit_pca(flatten_images(training.to(images.device)), latent_dim, whiten)
     return (images.flatten(1) - mean) @ axes

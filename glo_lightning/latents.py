@@ -33,11 +33,11 @@ def to_sphere(codes: Tensor) -> Tensor:
     return codes / torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp(min=tiny)
 
 
-def unconstrained(codes: Tensor) -> Tensor:
+def identity(codes: Tensor) -> Tensor:
     return codes
 
 
-PROJECTIONS: dict[Constraint, Projection] = {"ball": to_ball, "sphere": to_sphere, "none": unconstrained}
+PROJECTIONS: dict[Constraint, Projection] = {"ball": to_ball, "sphere": to_sphere, "none": identity}
 
 
 def random_codes(num_images: int, latent_dim: int) -> Tensor:
@@ -45,7 +45,7 @@ def random_codes(num_images: int, latent_dim: int) -> Tensor:
     return torch.randn(num_images, latent_dim)
 
 
-def per_image(codes: Tensor, batches_per_step: float = 1) -> Tensor:
+def per_sample_gradients(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     """The same codes (B, D), with the gradients of each image's own loss where the loss is a mean over the images.
 
     Args:
@@ -58,7 +58,7 @@ def per_image(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     return codes
 
 
-MOST_NUMBERS = 24_576 * 3 * 128**2  # in the table that a PCA is fitted to: 4.8 GB as float32
+MAX_PCA_ELEMENTS = 24_576 * 3 * 128**2  # in the table that a PCA is fitted to: 4.8 GB as float32
 N_OVERSAMPLES = 40  # dimensions of a randomized PCA besides those asked for
 
 
@@ -71,9 +71,9 @@ def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int, cha
         raise InputError("latent_dim", latent_dim, remedy)
 
 
-def images_to_fit(n_pca: int, numbers: int) -> int:
+def max_pca_images(n_pca: int, numbers: int) -> int:
     """``n_pca``, or as many images, of so many numbers each, as a PCA of can be fitted to in memory."""
-    return min(n_pca, MOST_NUMBERS // numbers)
+    return min(n_pca, MAX_PCA_ELEMENTS // numbers)
 
 
 class PCACoordinates(NamedTuple):
@@ -89,7 +89,7 @@ class PCACoordinates(NamedTuple):
 
     def of(self, images: Tensor) -> Tensor:
         """Codes (b, D) of uint8 images (b, C, H, W)."""
-        return (as_rows(images.to(self.mean.device)) - self.mean) @ self.axes
+        return (flatten_images(images.to(self.mean.device)) - self.mean) @ self.axes
 
 
 def pca_codes(
@@ -119,7 +119,7 @@ def pca_codes(
     sample = torch.empty(min(n_fit, sum(map(len, held))), held[0][0].numel(), device=device)
     first = 0
     for images in held:
-        some = as_rows(images[: len(sample) - first].to(device))  # to the device as uint8
+        some = flatten_images(images[: len(sample) - first].to(device))  # to the device as uint8
         sample[first : first + len(some)] = some
         first += len(some)
     coordinates = fit_pca(sample, latent_dim, whiten)
@@ -198,6 +198,6 @@ def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tenso
     return mean, axes[:, :latent_dim], singular[:latent_dim].square() / max(len(sample) - 1, 1)
 
 
-def as_rows(images: Tensor) -> Tensor:
+def flatten_images(images: Tensor) -> Tensor:
     """uint8 images (b, C, H, W) -> float32 rows (b, C * H * W) in [-1, 1]."""
     return from_uint8(images.flatten(1))

@@ -25,9 +25,9 @@ from glo_lightning.latents import (
     Constraint,
     Init,
     check_pca,
-    images_to_fit,
     init_from_pca,
-    per_image,
+    max_pca_images,
+    per_sample_gradients,
     random_codes,
 )
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp
@@ -99,33 +99,21 @@ class GLO(LightningModule):
         compile: bool = False,
     ):
         super().__init__()
-        check_at_least("num_images", num_images, 1)
-        check_at_least("latent_dim", latent_dim, 1)
-        check_at_least("latent_lr", latent_lr, 0)
-        check_choice("init", init, Init)
-        check_choice("constraint", constraint, Constraint)
-        check_choice("schedule", schedule, Schedule)
         self.save_hyperparameters(logger=False)
         self._describe_parts()
-        fitted = images_to_fit(n_pca, channels * image_size**2)
-        if init == "pca":
-            check_pca(latent_dim, num_images, fitted, image_size, channels)
-            if fitted < min(n_pca, num_images):
-                message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
-                log.info(message, fitted, n_pca, image_size)
-        check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
+        self._check_arguments()
         made = make_generator(self.hparams["generator"], latent_dim, image_size, channels)
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(self.hparams["loss"], image_size, channels)
         self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
         self._make_optimizer([nn.Parameter(torch.zeros(1))])  # an argument that it does not take is reported now
-        self.init, self.n_pca, self.whiten, self.schedule = init, fitted, whiten, schedule
+        self.init, self.n_pca = init, max_pca_images(n_pca, channels * image_size**2)
+        self.whiten, self.schedule, self.project = whiten, schedule, PROJECTIONS[constraint]
         self.latent_lr = self._latent_lr_now = float(latent_lr)
-        self.project = PROJECTIONS[constraint]
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
-        self.latents.requires_grad_(self.latent_lr > 0)
-        self.initialised = False  # whether the codes have been, in this run or in the one whose checkpoint was loaded
+        self.latents.requires_grad_(latent_lr > 0)
+        self.initialised = False  # whether the codes are, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
         self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the arguments say
@@ -134,10 +122,26 @@ class GLO(LightningModule):
         exclude_from_ddp(self, ["latents.weight", *buffers])  # rows are gathered in optimizer_step
 
     def _describe_parts(self) -> None:
-        """Has the hyperparameters hold plain values alone: a checkpoint is loaded without unpickling anything else."""
+        """Makes the hyperparameters plain values, which a checkpoint can hold and load without unpickling."""
         self.hparams.pop("_instantiator", None)  # the command line's: GLO makes its parts itself, of the right kinds
         self.hparams.update({key: describe_part(self.hparams[key], key) for key in PARTS})
         self.hparams.update(to_builtin(dict(self.hparams)))
+
+    def _check_arguments(self) -> None:
+        """Refuses values out of range, and what cannot fit into memory, before anything is made."""
+        given = self.hparams
+        for key, least in (("num_images", 1), ("latent_dim", 1), ("latent_lr", 0)):
+            check_at_least(key, given[key], least)
+        for key, choices in (("init", Init), ("constraint", Constraint), ("schedule", Schedule)):
+            check_choice(key, given[key], choices)
+        num_images, latent_dim = given["num_images"], given["latent_dim"]
+        if given["init"] == "pca":
+            n_pca = max_pca_images(given["n_pca"], given["channels"] * given["image_size"] ** 2)
+            check_pca(latent_dim, num_images, n_pca, given["image_size"], given["channels"])
+            if n_pca < min(given["n_pca"], num_images):
+                message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
+                log.info(message, n_pca, given["n_pca"], given["image_size"])
+        check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Generates images (B, C, H, W) in [-1, 1] from codes (B, D)."""
@@ -150,7 +154,9 @@ class GLO(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
         self.ddp_loss_weight = rank_weight(rows_by_rank(self.trainer.train_dataloader, [batch_idx]))
-        codes = per_image(self.latents(index), self.trainer.accumulate_grad_batches / self.ddp_loss_weight)  # (B, D)
+        codes = per_sample_gradients(
+            self.latents(index), self.trainer.accumulate_grad_batches / self.ddp_loss_weight
+        )  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -1,9 +1,9 @@
 """Adds and subtracts images: python scripts/arithmetic.py RUN --a IMAGES... --b IMAGES... --c IMAGES...
 
-Makes an image of the code strength * (a - b) + c, each the mean over the codes of one or several images: indices of
-training images, image files, which are encoded first, or name=value, the mean code of all training images with that
-attribute: --a glasses=sunglasses --b glasses= --c 17. Of an attribute let b be what c has, and a what it gets instead:
---a skin=ae5d29 --b skin=ffdbb4 --c 17. --way flow does it in the noise that a flow carries to the codes.
+Generates the image of the code strength * (a - b) + c. Each of a, b and c is the mean code of one or several images:
+indices of training images, image files, which are encoded first, or name=value, for the mean code of the training
+images with that label: --a glasses=sunglasses --b glasses= --c 17. Let b be the label that c has, and a the label that
+it shall get: --a skin=ae5d29 --b skin=ffdbb4 --c 17. --path flow computes in the noise of a flow.
 """
 
 from __future__ import annotations
@@ -13,65 +13,52 @@ import argparse
 import torch
 from torch import Tensor
 
+from glo_lightning.explore.codes import codes_and_images, generate, is_label
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.paths import arithmetic, nearest
+from glo_lightning.explore.paths import nearest
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import is_attribute, load_run
+from glo_lightning.explore.run_priors import edit_space
+from glo_lightning.explore.trained_run import load_run
 
 
 def main() -> None:
     parser = CommandParser(__doc__, "arithmetic.png", "the picture")
     for term in "abc":
-        parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index or file")
-    strength = "of the difference a - b, 1 if not given; of attributes 1.2 shows more of what is wanted"
-    parser.add_argument("--strength", type=float, default=1.0, help=strength)
-    parser.add_argument("--way", default="line", choices=["flow", "line"], help="among codes, or in a flow's noise")
+        parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index, file or name=value")
+    help_ = "of the difference a - b (default: 1); with labels, 1.2 shows more of what is added"
+    parser.add_argument("--strength", type=float, default=1.0, help=help_)
+    parser.add_argument("--path", default="line", choices=["flow", "line"], help="in a flow's noise, or among codes")
     parser.add_picture_arguments()
-    parser.call(lambda: run(parser.parse_args()))
+    parser.call(add)
 
 
-def run(options: argparse.Namespace) -> None:
-    trained = load_run(options.run, options.accelerator, options.root)
-    table = trained.model.latents.weight
+def add(options: argparse.Namespace) -> None:
+    run = load_run(options.run, options.accelerator, options.root)
     names = [options.a, options.b, options.c]
-    codes, targets = trained.codes_of([*options.a, *options.b, *options.c])
-    enter, leave = trained.chart(options.way)
-    project = trained.model.project
     sizes = [len(some) for some in names]
-    given = targets.split(sizes)
-    means = [places.mean(0) for places in enter(codes).split(sizes)]
-    made = project(leave(torch.stack([*means, arithmetic(means[0], means[1], means[2], options.strength)])))
-    images = generate(trained.model, made).cpu()
-    (closest,) = trained.images(nearest(made[3:], [(table, torch.arange(len(table)))]).tolist())
+    codes, images = codes_and_images(run, [*options.a, *options.b, *options.c])
+    enter, leave = edit_space(run, options.path)
+    a, b, c = (places.mean(0) for places in enter(codes).split(sizes))
+    made = run.model.project(leave(torch.stack([a, b, c, options.strength * (a - b) + c])))
+    terms = images.split(sizes)
 
     def cell(term: int, row: int) -> Tensor | str | None:
         if row >= sizes[term]:
             return None
         name = names[term][row]
-        return name.replace("=", "=\n") if is_attribute(name) else given[term][row]
+        return name.replace("=", "=\n") if is_label(name) else terms[term][row]
 
     rows = [[cell(0, row), None, cell(1, row), None, cell(2, row)] for row in range(max(sizes))]
+    *means, result = generate(run.model, made).cpu()
     # the mean of many codes lies where no image does
-    a, b, c = (
-        "their mean" if any(map(is_attribute, some)) else image for some, image in zip(names, images[:3], strict=True)
-    )
-    rows.append([a, "-", b, "+", c, "=", images[3], "", closest])
-    times = "" if options.strength == 1 else f"{options.strength:g} "
-    columns = [
-        "a",
-        " -  ",
-        "b",
-        " + ",
-        "c",
-        " = ",
-        f"{times}(a - b) + c" if times else "a - b + c",
-        "  ",
-        "nearest\ntraining image",
-    ]
+    shown = ["their mean" if any(map(is_label, some)) else mean for some, mean in zip(names, means, strict=True)]
+    (closest,) = run.images(nearest(made[3:], [(run.codes, torch.arange(len(run.codes)))]).tolist())
+    rows.append([shown[0], "-", shown[1], "+", shown[2], "=", result, "", closest])
+    formula = "a - b + c" if options.strength == 1 else f"{options.strength:g} (a - b) + c"
+    columns = ["a", " -  ", "b", " + ", "c", " = ", formula, "  ", "nearest\ntraining image"]
     captions = ["images", *[""] * (max(sizes) - 1), "their codes\n(mean)" if max(sizes) > 1 else "their codes"]
-    title = "Arithmetic: the codes of a, less those of b, plus those of c, make a new image"
-    write_picture(options, trained, "explore/arithmetic", picture(rows, title, columns, captions), made)
+    title = "Arithmetic: the codes of a, minus those of b, plus those of c, make a new image"
+    write_picture(options, run, "explore/arithmetic", picture(rows, title, columns, captions), made)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Finds codes for images that the run has not seen: python scripts/encode.py RUN IMAGES... [--output DIR]
+"""Finds codes for new images: python scripts/encode.py RUN IMAGES... [--output DIR]
 
-IMAGES are files, folders or LMDBs. The generator stays as it is; each image's code is sought by gradient descent from
-several starts. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json.
+IMAGES are files, folders or LMDBs. Each image's code is found by gradient descent from several starts; the generator
+does not change. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json.
 
---fit_encoder fits an encoder to the run and keeps it in its folder, in two minutes at most. From then on its answer is
-a start, of 30 steps or fewer the only one, and of --steps 0 the code itself.
+--fit_encoder fits an encoder to the run, in two minutes at most, and saves it in the run folder. From then on its code
+is a start, with 30 steps or fewer the only one, and with --steps 0 the result.
 
---operator says what IMAGES have lost: mask (--mask FILE, whose black pixels are missing), down4 (they have a quarter of
-the side), blur, grey, or the path of a module's class; --operator_args '{"sigma": 3}' are its arguments. Images are
-then sought that the operator makes such pictures of. The folder also holds the restored images, restored.png (of --mask
-filled.png), and comparison.png: the pictures, the plain answers, and these with what the pictures say for certain.
+--operator says how IMAGES were degraded: mask (--mask FILE, whose black pixels are missing), down4 (reduced to a
+quarter of the side), blur, grey, or the path of a module's class; --operator_args '{"sigma": 3}' are its arguments. The
+descent then looks for images that the operator maps to IMAGES. The folder also holds the restored images, restored.png
+(with --mask filled.png), and comparison.png: the pictures, the generated images, and these made consistent with the
+pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,149 +28,142 @@ from torchvision.utils import make_grid, save_image
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
-from glo_lightning.explore.edits import restoring_codes
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.operators import Mask, check_sizes, make_operator, restored
+from glo_lightning.explore.encoder_file import fit_and_save_encoder, load_encoder
+from glo_lightning.explore.operators import Mask, check_sizes, make_operator
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import TrainedRun, UseEncoder, load_run
+from glo_lightning.explore.restoration import Restoration, enforce_consistency
+from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
 
-SHOWN = 16  # images in the comparison
+MAX_COMPARED = 16  # images in the comparison
 
 
 def main() -> None:
-    parser = CommandParser(__doc__, "encoded", "the folder that it writes")
+    parser = CommandParser(__doc__, "encoded", "the output folder")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
-    parser.add_argument("--steps", type=int, default=150, help="of the best start, at most")
-    help_ = "LaplacianLoss, MSELoss or the path of a class (default: the run's, of an operator MSELoss)"
-    parser.add_argument("--loss", help=help_)
-    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
-    parser.add_argument("--fit_encoder", action="store_true", help="fits an encoder to the run and keeps it there")
-    help_ = "auto: the one that is kept with the run, unless it was fitted to another checkpoint; none: descent alone"
-    parser.add_argument("--encoder", default="auto", choices=get_args(UseEncoder), help=help_)
-    parser.add_argument("--operator", help="what was done to IMAGES: mask, down4, blur, grey or the path of a class")
-    parser.add_argument("--operator_args", type=arguments, metavar="JSON", help="of the operator")
+    parser.add_argument("--steps", type=int, default=150, help="largest number of steps from the best start")
+    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="starts of the descent")
+    parser.add_argument("--fit_encoder", action="store_true", help="fit an encoder to the run and save it there")
+    help_ = "auto: the run's, unless it was fitted to another checkpoint; none: descent alone"
+    parser.add_argument("--encoder", default="auto", choices=["auto", "none"], help=help_)
+    parser.add_argument("--operator", help="how IMAGES were degraded: mask, down4, blur, grey or the path of a class")
+    parser.add_argument("--operator_args", type=arguments, metavar="JSON", help="arguments of the operator")
     parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
-    parser.add_argument("--prior_weight", type=float, default=0.0, help="of the flow's log-density of a code")
-    help_ = "of the noise in IMAGES and what the generator lacks, white being 1: the larger, the more the prior counts"
-    parser.add_argument("--noise_sigma", type=float, help=f"{help_} (default: 0.05)")
-    parser.call(lambda: run(parser.parse_args()))
+    parser.add_argument("--prior_weight", type=float, default=0.0, help="weight of the flow's log-density of a code")
+    help_ = "of the noise in IMAGES, white being 1; with more of it the prior counts more (default: 0.05)"
+    parser.add_argument("--noise_sigma", type=float, help=help_)
+    parser.call(encode)
 
 
 def arguments(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
+    parsed = json.loads(text)
+    if not isinstance(parsed, dict):
         raise ValueError
-    return found
+    return parsed
 
 
-def run(options: argparse.Namespace) -> None:
+def encode(options: argparse.Namespace) -> None:
     check(options)
-    trained = load_run(options.run, options.accelerator, options.root)
-    operator = find_operator(options, trained) if options.operator or options.mask else None
-    images, names = read(options, trained, operator)
+    run = load_run(options.run, options.accelerator, options.root)
+    operator = find_operator(options, run) if options.operator or options.mask else None
+    images, names = read(options, run, operator)
     if options.fit_encoder:
-        trained.fit_encoder()
+        fit_and_save_encoder(run)
     if not names:
         return
-    loss = None
+    how = {"starts": options.starts, "steps": options.steps}
+    how["loss"] = None
     if options.loss:
-        loss = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(trained.model.device)
+        how["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
+    encoder = load_encoder(run) if options.encoder == "auto" else None
     if operator is not None:
-        restore(options, trained, operator, images, names, loss)
+        restoration = Restoration(run, operator, encoder, options.prior_weight, options.noise_sigma or 0.05)
+        restore(options, restoration, images, names, how)
         return
-    how = {"steps": options.steps, "encoder": options.encoder, "progress": True}
-    codes = trained.encode(to_uint8(images), options.starts, loss=loss, **how)
-    generated = generate(trained.model, codes).cpu()
-    write(options, {"targets": images, "reconstructions": generated}, codes, names, generated, images)
+    codes = encode_images(run.model, to_uint8(images), run.pca_images, encoder, **how)
+    generated = generate(run.model, codes).cpu()
+    write(options, codes, names, {"targets": images, "reconstructions": generated}, (generated, images))
 
 
 def check(options: argparse.Namespace) -> None:
-    """What can be said before the run is loaded."""
+    """Check what needs no run."""
     if not options.images and not options.fit_encoder:
-        raise InputError("images", "", "none are given; name files or folders, or --fit_encoder")
+        raise InputError("images", "", "there are none. Name files or folders, or give --fit_encoder.")
     check_at_least("steps", options.steps, 0)
     check_at_least("prior_weight", options.prior_weight, 0)
     if options.noise_sigma is not None and not 0 < options.noise_sigma < float("inf"):
-        raise InputError("noise_sigma", options.noise_sigma, "must be more than 0; 0.05 is a twentieth of white")
+        raise InputError("noise_sigma", options.noise_sigma, "must be more than 0. Give 0.05 for a twentieth of white.")
     if options.mask and (options.operator not in (None, "mask") or options.operator_args):
-        raise InputError("mask", options.mask, "is an operator itself; give one of the two")
+        raise InputError("mask", options.mask, "is an operator itself. Give one of the two.")
     if options.operator_args and not options.operator:
-        raise InputError("operator_args", options.operator_args, "are of an operator; give --operator")
+        raise InputError("operator_args", options.operator_args, "are of an operator. Give --operator.")
     for key in ("prior_weight", "noise_sigma"):
         if getattr(options, key) and not (options.operator or options.mask):
-            raise InputError(key, getattr(options, key), "weighs what an operator leaves open; give --operator")
+            raise InputError(key, getattr(options, key), "weighs what an operator leaves open. Give --operator.")
     if options.loss:
         make_part(find_loss(options.loss), nn.Module, "loss")
 
 
-def find_operator(options: argparse.Namespace, trained: TrainedRun) -> nn.Module:
-    given = {"file": str(options.mask)} if options.mask else options.operator_args
-    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
-    return make_operator(options.operator or "mask", size, channels, given)
+def find_operator(options: argparse.Namespace, run: TrainedRun) -> nn.Module:
+    operator_args = {"file": str(options.mask)} if options.mask else options.operator_args
+    size, channels = (run.model.hparams[key] for key in ("image_size", "channels"))
+    return make_operator(options.operator or "mask", size, channels, operator_args)
 
 
-def read(options: argparse.Namespace, trained: TrainedRun, operator: nn.Module | None) -> tuple[Tensor, list[str]]:
-    """IMAGES (M, C, H, W) in [-1, 1], or, as an operator made them, (M, c, h, h), and their names."""
+def read(options: argparse.Namespace, run: TrainedRun, operator: nn.Module | None) -> tuple[Tensor, list[str]]:
+    """Read IMAGES, (M, C, H, W) in [-1, 1], or, as an operator makes them, (M, c, h, h), and their names."""
     if not options.images:
         return torch.empty(0), []
     if operator is None or isinstance(operator, Mask):
-        pixels, names = trained.read(options.images)
+        pixels, names = read_images(options.images, run.data.image_format)
         return from_uint8(pixels) if operator is None else operator(from_uint8(pixels)), names
-    size, channels = (trained.model.hparams[key] for key in ("image_size", "channels"))
+    size, channels = (run.model.hparams[key] for key in ("image_size", "channels"))
     _, channels, _, size = operator(torch.zeros(1, channels, size, size)).shape
     check_sizes(options.images, size, options.operator)
-    pixels, names = read_images(options.images, ImageFormat(size, channels, trained.data.crop))
+    pixels, names = read_images(options.images, ImageFormat(size, channels, run.data.crop))
     return from_uint8(pixels), names
 
 
 def restore(
-    options: argparse.Namespace,
-    trained: TrainedRun,
-    operator: nn.Module,
-    pictures: Tensor,
-    names: list[str],
-    loss: nn.Module | None,
+    options: argparse.Namespace, restoration: Restoration, pictures: Tensor, names: list[str], how: dict[str, Any]
 ) -> None:
-    """Writes the images that the operator made these pictures (M, c, h, h) of."""
-    how = {"prior_weight": options.prior_weight, "progress": True}
-    if options.noise_sigma is not None:
-        how["noise_sigma"] = options.noise_sigma
-    codes = restoring_codes(trained, pictures, operator, options.starts, options.steps, options.encoder, loss, **how)
-    generated, operator = generate(trained.model, codes).cpu(), operator.cpu()
-    whole = restored(generated, pictures, operator)
-    known = operator.known[0] if isinstance(operator, Mask) else torch.ones(pictures.shape[2:])
-    targets = pictures + (1 - known)
-    shown = {"targets": targets, "reconstructions": generated, "filled" if options.mask else "restored": whole}
-    seen = operator(generated)
-    write(options, shown, codes, names, seen[..., known > 0], pictures[..., known > 0], beside=True)
+    """Restore images from the pictures (M, c, h, h) that the operator made of them."""
+    codes = restoration.find_codes(pictures, **how)
+    generated, operator = generate(restoration.run.model, codes).cpu(), restoration.operator.cpu()
+    restored = enforce_consistency(generated, pictures, operator)
+    mask = operator.mask[0] if isinstance(operator, Mask) else torch.ones(pictures.shape[2:])
+    shown = {"targets": pictures + (1 - mask), "reconstructions": generated}
+    shown["filled" if options.mask else "restored"] = restored
+    degraded = operator(generated)[..., mask > 0]
+    write(options, codes, names, shown, (degraded, pictures[..., mask > 0]), compared=True)
 
 
 def write(
     options: argparse.Namespace,
-    pictures: dict[str, Tensor],
     codes: Tensor,
     names: list[str],
-    made: Tensor,
-    wanted: Tensor,
-    beside: bool = False,
+    pictures: dict[str, Tensor],
+    measured: tuple[Tensor, Tensor],
+    compared: bool = False,
 ) -> None:
-    """Prints the PSNR of images that were made (M, ...) for those wanted, and fills the output folder."""
-    of_all, of_each = float(psnr(made, wanted)), psnr(made, wanted, per_image=True).tolist()
+    """Print the PSNR of generated images (M, ...) for targets, and fill the output folder."""
+    of_all, of_each = float(psnr(*measured)), psnr(*measured, per_image=True).tolist()
     for name, value in zip(names, of_each, strict=True):
         print(f"{name}: PSNR {value:.2f} dB")
     print(f"all {len(names)} images: PSNR {of_all:.2f} dB")
     metrics = {"psnr": of_all, "images": [{"name": n, "psnr": p} for n, p in zip(names, of_each, strict=True)]}
     with output_folder(options.output, options.overwrite) as folder:
-        for name, shown in pictures.items():
-            save_image(make_grid(to_unit(shown)), folder / f"{name}.png")
-        if beside:
-            rows = list(zip(*(shown[:SHOWN] for shown in pictures.values()), strict=True))
-            picture(rows, columns=["given", "plain", "restored"]).save(folder / "comparison.png")
+        for name, images in pictures.items():
+            save_image(make_grid(to_unit(images)), folder / f"{name}.png")
+        if compared:
+            rows = list(zip(*(images[:MAX_COMPARED] for images in pictures.values()), strict=True))
+            picture(rows, columns=["degraded", "generated", "restored"]).save(folder / "comparison.png")
         np.save(folder / "codes.npy", codes.cpu().numpy())
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")

@@ -1,11 +1,10 @@
-"""Measures a run on images it has seen and on held-out ones: python scripts/evaluate.py RUN [--json FILE]
+"""Measures a run on training images and on held-out ones: python scripts/evaluate.py RUN [--json FILE]
 
-Training images are reconstructed from their rows, and encoded anew in the very same way as the held-out images (train
-with --data.holdout): only these two compare. PCA of as many dimensions stands beside them. Where the images have
-labels, held-out images that combine two values as no training image does stand by themselves, and linear probes and
-nearest neighbours say what the codes tell of each label, beside PCA codes and pixels. --features compares samples of
-the priors, and what lies on the ways between codes, with real images. scripts/studies/baselines trains other models
-beside the run.
+Training images are reconstructed from their own codes, and from codes that are encoded. Held-out images (train with
+--data.holdout) are encoded in the same way, so that the two compare; so does PCA with as many dimensions. If the images
+have labels, held-out images that combine two labels as no training image does have a row of their own. Linear probes
+and nearest neighbours then measure what codes tell of each label, beside PCA codes and pixels. --features compares
+samples of the priors, and images between codes, with real images. scripts/studies/baselines trains other models.
 """
 
 from __future__ import annotations
@@ -20,52 +19,54 @@ from torch import Tensor, nn
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
+from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
-from glo_lightning.explore.evaluation import (
+from glo_lightning.explore.metrics import (
     extract,
     feature_metrics,
-    generate,
     load_features,
     neighbours_kept,
     pca_reconstructions,
+    probe,
     quality,
 )
 from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
-from glo_lightning.explore.paths import WAYS, Way
+from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
+from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.priors import default_prior, sample_codes
-from glo_lightning.explore.space import nearest_distance, probe, way_metrics
+from glo_lightning.explore.run_priors import default_path, fitted_prior, interpolation
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
-from glo_lightning.latents import as_rows, fit_pca
+from glo_lightning.latents import fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
+from glo_lightning.priors.prior import default_prior, sample_codes
 
-MOST = 4096  # images looked at
-SHOWN = 10  # in the picture
+MAX_IMAGES = 4096
+MAX_SHOWN = 10  # images in the picture
 TITLES = {
     "train": "training images, as trained",
-    "train_encoded": "training images, encoded anew",
+    "train_encoded": "training images, encoded",
     "holdout": "held-out images, encoded",
-    "holdout_new_pairs": "held-out, new pairs of attributes, encoded",
+    "holdout_new_pairs": "held-out, new pairs of labels, encoded",
     "pca_train": "training images, PCA",
     "pca_holdout": "held-out images, PCA",
-    "pca_holdout_new_pairs": "held-out, new pairs of attributes, PCA",
+    "pca_holdout_new_pairs": "held-out, new pairs of labels, PCA",
+    "train_all": "all training images, as trained",
 }
-PROBES = {"probes": 0, "neighbours": 5}  # of the labels: a linear one, and the vote of so many neighbours
-MOST_NUMBERS = 50_000_000  # in the table of pixels that a probe is fitted to
-FEWEST_COMPARED = 100  # images whose features' distance says something
+PROBES = {"probes": 0, "neighbours": 5}  # of labels: number of neighbours that vote, 0 for a linear probe
+MAX_PIXELS = 50_000_000  # values in the table of pixels that a probe is fitted to
+MIN_COMPARED = 100  # images for a distance of features
 
 
-def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
-    """The quality of each kind of reconstruction and what became of the codes; a picture of some of them."""
-    model, data = trained.model, trained.data
-    training = trained.images(range(max(model.n_pca, MOST)))
-    rows = held_out_parts(data, options.num)
-    parts = {name: data.dataset[some][0] for name, some in rows.items()}
+def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
+    """Measure each kind of reconstruction and how the codes have changed; draw some of the images."""
+    model, table = run.model, run.codes
+    training = run.images(range(max(model.n_pca, MAX_IMAGES)))
+    rows = held_out_parts(run.data, options.num)
+    parts = {name: run.data.dataset[some][0] for name, some in rows.items()}
     seen = training[: max(map(len, parts.values()), default=options.num)]
-    table, latent_dim = model.latents.weight, model.latents.weight.shape[1]
     loss = None
     if options.loss:
         sizes = (model.hparams["image_size"], model.hparams["channels"])
@@ -73,82 +74,88 @@ def measure(trained: TrainedRun, options: argparse.Namespace) -> tuple[dict[str,
     results: dict[str, Any] = {}
 
     def add(name: str, generated: Tensor, images: Tensor) -> None:
-        wanted = from_uint8(images.to(generated.device))
-        results[name] = quality(generated, wanted, model.loss) | {"images": len(images)}
+        targets = from_uint8(images.to(generated.device))
+        results[name] = quality(generated, targets, model.loss) | {"images": len(images)}
 
     add("train", generate(model, table[: len(seen)]), seen)
     for name, images in {"train": seen, **parts}.items():
-        # without an encoder, which was fitted to the training images: they and those held out would not compare
-        how = {"steps": options.steps, "encoder": "none", "progress": True}
-        codes = trained.encode(images, options.starts, loss=loss, **how)
+        # an encoder was fitted to the training images; with one, they and held-out images would not compare
+        how = {"starts": options.starts, "steps": options.steps, "loss": loss}
+        codes = encode_images(model, images, run.pca_images, None, **how)
         reconstructions = generate(model, codes)
-        projected = pca_reconstructions(training[: model.n_pca], images, latent_dim).to(model.device)
+        projected = pca_reconstructions(training[: model.n_pca], images, table.shape[1]).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)
         add(f"pca_{name}", projected, images)
         if name != "holdout_new_pairs":
             shown = (images, reconstructions, projected)
-        if name == "holdout" and data.attributes is not None:
-            mean, axes = fit_pca(as_rows(training[: model.n_pca]), latent_dim)
-            by_pca = [(as_rows(some) - mean) @ axes for some in (training[: len(table)], images)]
-            asked, few = torch.tensor(rows["holdout"]), max(1, MOST_NUMBERS // mean.numel())
-            kinds = {
-                "codes": (table[: len(by_pca[0])].cpu(), codes.cpu()),
-                "PCA codes": by_pca,
-                "pixels": [as_rows(some) for some in (training[: len(by_pca[0])][:few], images)],
-            }
-            for title, neighbours in PROBES.items():
-                results[title] = {
-                    kind: {"images": len(known)} | probe(known, held_out, data.attributes, asked, neighbours)
-                    for kind, (known, held_out) in kinds.items()
-                }
-    every = training[:MOST]
+        if name == "holdout" and run.data.attributes is not None:
+            results |= probe_codes(run, training, codes.cpu(), images, rows["holdout"])
+    every = training[:MAX_IMAGES]
     add("train_all", generate(model, table[: len(every)]), every)
-    if trained.initial is not None and len(trained.initial) > 1:
-        now = table[: len(trained.initial)].cpu()
-        moved = float((now - trained.initial).norm(dim=1).mean())
-        results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(trained.initial, now)}
-    kind = "held-out" if parts else "training"
-    captions = [f"{kind} image", "encoded", "PCA"]
-    return results, picture([list(part[:SHOWN]) for part in shown], captions=captions)
+    if run.initial is not None and len(run.initial) > 1:
+        now = table[: len(run.initial)].cpu()
+        moved = float((now - run.initial).norm(dim=1).mean())
+        results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(run.initial, now)}
+    captions = ["held-out image" if parts else "training image", "encoded", "PCA"]
+    return results, picture([list(part[:MAX_SHOWN]) for part in shown], captions=captions)
 
 
-def compare_samples(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
-    """Distances to training images of samples of the priors, of reconstructions, and of held-out images."""
-    model, data = trained.model, trained.data
-    training = trained.images(range(MOST))
-    real, table = extract(training, features), model.latents.weight
-    num = len(training)
+def probe_codes(
+    run: TrainedRun, training: Tensor, codes: Tensor, images: Tensor, rows: list[int]
+) -> dict[str, dict[str, Any]]:
+    """Probe the codes (M, D) of held-out images, their PCA codes and their pixels; see ``metrics.probe``."""
+    table, attributes = run.codes.cpu(), run.data.attributes
+    assert attributes is not None
+    mean, axes = fit_pca(flatten_images(training[: run.model.n_pca]), table.shape[1])
+    training = training[: len(table)]
+    few = max(1, MAX_PIXELS // mean.numel())
+    kinds = {
+        "codes": (table[: len(training)], codes),
+        "PCA codes": [(flatten_images(some) - mean) @ axes for some in (training, images)],
+        "pixels": [flatten_images(some) for some in (training[:few], images)],
+    }
+    return {
+        title: {
+            kind: {"images": len(known)} | probe(known, held_out, attributes, torch.tensor(rows), neighbours)
+            for kind, (known, held_out) in kinds.items()
+        }
+        for title, neighbours in PROBES.items()
+    }
+
+
+def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
+    """Compare samples of the priors, reconstructions and held-out images with training images."""
+    model, training = run.model, run.images(range(MAX_IMAGES))
+    real, num = extract(training, features), len(training)
 
     def of_codes(codes: Tensor) -> Tensor:
         return extract(to_uint8(generate(model, codes)).cpu(), features)
 
     parts = {}
-    for name in dict.fromkeys(("gaussian", default_prior(*table.shape))):
-        parts[f"samples, {name}"] = of_codes(sample_codes(trained.prior(name), table, num, model.project))
-    parts["reconstructions"] = of_codes(table[:num])
-    for name, rows in held_out_parts(data, MOST).items():
-        if len(rows) >= FEWEST_COMPARED:
-            parts[name] = extract(data.dataset[rows][0], features)
+    for name in dict.fromkeys(("gaussian", default_prior(*run.codes.shape))):
+        parts[f"samples, {name}"] = of_codes(sample_codes(fitted_prior(run, name), run.codes, num, model.project))
+    parts["reconstructions"] = of_codes(run.codes[:num])
+    for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
+        if len(rows) >= MIN_COMPARED:
+            parts[name] = extract(run.data.dataset[rows][0], features)
     return {part: feature_metrics(some, real) for part, some in parts.items()}
 
 
-def compare_ways(trained: TrainedRun, features: nn.Module) -> dict[str, Any]:
-    """What lies between random pairs of training images, on each way; see ``way_metrics``."""
-    table = trained.model.latents.weight
-    ways: dict[str, Way] = dict(WAYS)
-    if default_prior(*table.shape) == "flow":
-        ways["flow"] = trained.flow_way()
-    images = trained.images(range(len(table)))
-    num = min(MOST, len(table))
-    found = way_metrics(ways, trained.model, table, trained.model.project, images, features, num)
-    if held_out := held_out_parts(trained.data, MOST).get("holdout"):
-        held_out_features = extract(trained.data.dataset[held_out][0], features)
-        found["held-out images"] = {"nearest": nearest_distance(held_out_features, extract(images, features))}
-    return found
+def compare_paths(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
+    """Measure paths between random pairs of training images; see ``interpolation_metrics``."""
+    names = [*INTERPOLATIONS, *(["flow"] if default_path(run) == "flow" else [])]
+    paths = {name: interpolation(run, name) for name in names}
+    images = run.images(range(len(run.codes)))
+    num = min(MAX_IMAGES, len(run.codes))
+    results = interpolation_metrics(paths, run.model, run.codes, run.model.project, images, features, num)
+    if held_out := held_out_parts(run.data, MAX_IMAGES).get("holdout"):
+        distances = nearest_distances(extract(run.data.dataset[held_out][0], features), extract(images, features))
+        results["held-out images"] = {"nearest": float(distances.median())}
+    return results
 
 
 def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
-    """The first held-out images; and the first that combine two attributes' values as no training image does."""
+    """The first held-out images, and the first that combine two labels as no training image does."""
     rows = data.holdout_rows(len(data.source))
     parts = {"holdout": rows[:most]}
     if data.attributes is not None:
@@ -158,15 +165,14 @@ def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print("| | images | PSNR, dB | SSIM | loss |\n|---|---|---|---|---|")
-    for name, title in {**TITLES, "train_all": "all training images, as trained"}.items():
+    for name, title in TITLES.items():
         if name in results:
             r = results[name]
             print(f"| {title} | {r['images']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['loss']:.4f} |")
-    starts = ", ".join(options.starts)
-    steps = f"the best one goes on for at most {options.steps} steps of Adam on {options.loss or 'the loss of the run'}"
-    print(f"\nencoded: starts {starts}; {steps}")
+    starts, loss = ", ".join(options.starts), options.loss or "the run's loss"
+    print(f"\nencoded: starts {starts}; from the best one at most {options.steps} steps of Adam on {loss}")
     if "latents" in results:
         latents = results["latents"]
         kept = f"of 10 nearest neighbours {latents['neighbours_kept']:.0%} are the same"
@@ -177,30 +183,30 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
             title = f"vote of {neighbours} neighbours of" if neighbours else "linear probe of"
             print(f"\n| {title} held-out | of training images | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
             for name, r in results[probes].items():
-                told = (f"{r[key]:.1%}" if key in r else "" for key in names)
-                print(f"| {name} | {r['images']} | {' | '.join(told)} |")
+                cells = (f"{r[key]:.1%}" if key in r else "" for key in names)
+                print(f"| {name} | {r['images']} | {' | '.join(cells)} |")
     if "features" in results:
         print(f"\n| {options.features} | Frechet | kernel | precision | recall |\n|---|---|---|---|---|")
         for name, r in results["features"].items():
             print(f"| {name} | {r['frechet']:.3f} | {r['kernel']:.5f} | {r['precision']:.2f} | {r['recall']:.2f} |")
-    if "ways" in results:
-        keys = list(results["ways"]["arc"])
-        print(f"\n| way | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
-        for name, r in results["ways"].items():
+    if "paths" in results:
+        keys = list(results["paths"]["arc"])
+        print(f"\n| path | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
+        for name, r in results["paths"].items():
             print(f"| {name} | {' | '.join(f'{r[key]:.3f}' if key in r else '' for key in keys)} |")
 
 
 def main() -> None:
-    parser = CommandParser(__doc__, output="evaluation.json", writes="the JSON file that it writes", flag="--json")
-    parser.add_argument("--num", type=int, default=128, help="images of each kind, at most")
-    parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS)
-    parser.add_argument("--steps", type=int, default=150, help="of encoding")
-    parser.add_argument("--loss", help="of encoding: LaplacianLoss, MSELoss or a class path (default: the run's)")
-    parser.add_argument("--features", help="inception, a TorchScript file or the path of a class")
-    parser.call(lambda: run(parser.parse_args()))
+    parser = CommandParser(__doc__, output="evaluation.json", writes="the JSON file", flag="--json")
+    parser.add_argument("--num", type=int, default=128, help="largest number of images of each kind")
+    parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS, help="of encoding")
+    parser.add_argument("--steps", type=int, default=150, help="steps of encoding")
+    parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class (default: the run's)")
+    parser.add_argument("--features", help="inception, a TorchScript file or the path of a class (default: none)")
+    parser.call(evaluate)
 
 
-def run(options: argparse.Namespace) -> None:
+def evaluate(options: argparse.Namespace) -> None:
     check_at_least("num", options.num, 2)
     check_at_least("steps", options.steps, 1)
     features = load_features(options.features) if options.features else None
@@ -208,11 +214,11 @@ def run(options: argparse.Namespace) -> None:
         make_part(find_loss(options.loss), nn.Module, "loss")
     pictured = options.output.with_suffix(".png")
     check_outputs({"json": pictured}, options.overwrite)
-    trained = load_run(options.run, options.accelerator, options.root)
-    results, shown = measure(trained, options)
+    run = load_run(options.run, options.accelerator, options.root)
+    results, shown = measure(run, options)
     if features is not None:
-        results["features"] = compare_samples(trained, features)
-        results["ways"] = compare_ways(trained, features)
+        results["features"] = compare_samples(run, features)
+        results["paths"] = compare_paths(run, features)
     report(results, options)
     with named_writing("json", options.output):
         write_json(options.output.absolute(), results)

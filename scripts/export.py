@@ -11,7 +11,7 @@ from glo_lightning.explore.export import export_run
 
 def main() -> None:
     parser = OneLineParser(__doc__)
-    parser.add_argument("run", help="a run folder, whose newest checkpoint is taken, or a checkpoint in it")
+    parser.add_argument("run", help="a run folder, or a checkpoint in it")
     parser.add_argument("output", help="a folder that does not exist")
     arguments = parser.parse_args()
     try:

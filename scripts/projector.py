@@ -1,7 +1,7 @@
 """Puts codes and their images into TensorBoard's embedding projector: python scripts/projector.py RUN [--num 2000]
 
-The points are the codes of the first ``num`` training images; TensorBoard colours them by their labels. Choose
-"Projector" in TensorBoard's menu to see them.
+The points are the codes of the first --num training images; TensorBoard colours them by label. Choose "Projector" in
+TensorBoard's menu to see them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, to_unit
 
-SPRITE = 8192  # pixels: TensorBoard takes all images in one picture of this size at most
+SPRITE = 8192  # pixels: TensorBoard takes one picture of all images, at most this large
 
 log = logging.getLogger("glo_lightning")
 
 
 def main() -> None:
     parser = CommandParser(__doc__, "projector", "the folder for TensorBoard")
-    parser.add_argument("--num", type=int, default=2000, help="of codes, at most")
-    parser.call(lambda: run(parser.parse_args()))
+    parser.add_argument("--num", type=int, default=2000, help="largest number of codes")
+    parser.call(project)
 
 
-def described(rows: list[int], attributes: Attributes | None) -> tuple[list[str] | None, list[Any]]:
+def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] | None, list[Any]]:
     """TensorBoard's columns: their names, if there are several, and of each row its number and its labels."""
     if attributes is None:
         return None, rows
@@ -41,17 +41,17 @@ def described(rows: list[int], attributes: Attributes | None) -> tuple[list[str]
     return ["row", *attributes.values], table
 
 
-def run(options: argparse.Namespace) -> None:
-    trained = load_run(options.run, options.accelerator, options.root)
-    most = (SPRITE // trained.data.image_size) ** 2
+def project(options: argparse.Namespace) -> None:
+    run = load_run(options.run, options.accelerator, options.root)
+    most = (SPRITE // run.data.image_size) ** 2
     if not 1 <= options.num <= most:
-        raise InputError("num", options.num, f"TensorBoard shows 1 to {most} images of this size")
-    images, index = trained.data.dataset[range(min(options.num, trained.data.num_images))]
-    codes = trained.model.latents.weight[index.to(trained.model.device)].cpu()
-    names, table = described(index.tolist(), trained.attributes)
+        raise InputError("num", options.num, f"TensorBoard cannot show so many. Give 1 to {most} for this image size.")
+    images, index = run.data.dataset[range(min(options.num, run.data.num_images))]
+    codes = run.codes[index.to(run.codes.device)].cpu()
+    names, table = metadata(index.tolist(), run.attributes)
     shown = to_unit(from_uint8(images))
     with output_folder(options.output, options.overwrite) as folder, SummaryWriter(folder) as writer:
-        writer.add_embedding(codes, table, shown, trained.global_step, "codes", metadata_header=names)
+        writer.add_embedding(codes, table, shown, run.global_step, "codes", metadata_header=names)
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(codes), options.output, options.output)
 
 

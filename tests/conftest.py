@@ -114,6 +114,14 @@ def faces_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A run of two epochs on 16 of the shipped faces, with 8 held out."""
+    from programs import train
+
+    return train(tmp_path_factory.mktemp("tiny") / "run", "--data.holdout=8")
+
+
 def load(folder: Path, name: str = "last") -> dict:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 

@@ -15,16 +15,18 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from glo_lightning import GLO, LSUNDataModule, encoding
+from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import fit_encoder
-from glo_lightning.explore.evaluation import generate, neighbours_kept, pca_reconstructions, quality
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import through
+from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.metrics import neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.path_metrics import interpolation_metrics
 from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
-from glo_lightning.explore.priors import Diagonal, Gaussian, Mixture, sample_codes
-from glo_lightning.explore.space import way_metrics
 from glo_lightning.generator import Generator
 from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
 from glo_lightning.optimizers import WhitenedRows
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
+from glo_lightning.priors.prior import sample_codes
 from glo_lightning.runs.checkpoints import Checkpoints
 from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.training.cli import main
@@ -114,9 +116,9 @@ COMMANDS = {
     "encode.py, grey": ["{image}", "--operator=grey", "--steps=12"],
     "evaluate": ["--loss=LaplacianLoss", "--steps=12", "--num=4", "--features=test_devices.Features"],
     "sample": ["--num=4", "--prior=gaussian"],
-    "interpolate": ["0", "{image}", "--way=arc"],
-    "walk": ["--way=line"],
-    "arithmetic": ["--a", "0", "--b", "1", "--c", "2", "--way=line"],
+    "interpolate": ["0", "{image}", "--path=arc"],
+    "walk": ["--path=line"],
+    "arithmetic": ["--a", "0", "--b", "1", "--c", "2", "--path=line"],
     "projector": [],
 }
 
@@ -187,13 +189,15 @@ def test_ways_and_measures(trained):
     table = model.latents.weight
     flow = Flow(**SMALL_FLOW).fit(table, torch.randint(0, 2, (600, 2)), [2, 2])
     assert flow.log_density(table[:3]).device == DEVICE
-    assert sample_codes(flow, table, 3, model.project, given=torch.tensor([1, -1])).device == DEVICE
-    for way in (lerp, slerp, through(flow)):
-        assert way(table[:2], table[2:4], 4, model.project).device == DEVICE
+    assert sample_codes(flow, table, 3, model.project, conditions=torch.tensor([1, -1])).device == DEVICE
+    for path in (lerp, slerp, flow_path(flow)):
+        assert path(table[:2], table[2:4], 4, model.project).device == DEVICE
     assert walk(table[0], principal_axes(table, 1)[0], 3, 2.0, model.project).device == DEVICE
     nearest(table[:2], [(table, torch.arange(len(table)))])
     neighbours_kept(table.cpu(), table.cpu())
     images = generate(model, table[:16])
     wanted = pca_reconstructions(training[:64], training[:16], 6).to(DEVICE)
     assert quality(images, wanted, model.loss)["psnr"] > 0
-    way_metrics({"arc": slerp, "flow": through(flow)}, model, table, model.project, training, Features(), 20)
+    interpolation_metrics(
+        {"arc": slerp, "flow": flow_path(flow)}, model, table, model.project, training, Features(), 20
+    )

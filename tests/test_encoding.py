@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from glo_lightning.encoding import CHECK, CHUNK, PATIENCE, TRIAL_STEPS, encode, starting_codes
+from glo_lightning.encoding import CHUNK, EVAL_EVERY, PATIENCE, TRIAL_STEPS, encode, starting_codes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.operators import Mask
 from glo_lightning.generator import Generator
@@ -153,7 +153,7 @@ def test_a_descent_ends_after_thirty_steps_without_gain(model, images):
         return model.generator(some)
 
     found = encode(generator, images, codes[:, None], model.loss, model.project, steps=150)
-    assert len(calls) == PATIENCE * CHECK + 1 == 31
+    assert len(calls) == PATIENCE * EVAL_EVERY + 1 == 31
     assert torch.equal(found, to_ball(codes))
 
 

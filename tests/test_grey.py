@@ -20,10 +20,10 @@ from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule, load_ru
 from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError
-from glo_lightning.explore.evaluation import pca_reconstructions, quality
-from glo_lightning.explore.priors import PRIORS
+from glo_lightning.explore.metrics import pca_reconstructions, quality
 from glo_lightning.images import ImageFormat, decode_image, from_uint8
-from glo_lightning.latents import images_to_fit, pca_codes
+from glo_lightning.latents import max_pca_images, pca_codes
+from glo_lightning.priors.prior import PRIORS
 
 RANDOM = np.random.default_rng(0)
 
@@ -80,8 +80,8 @@ def test_pca_losses_and_metrics_take_one_channel():
 
 
 def test_a_pca_of_large_images_is_fitted_on_as_many_as_memory_holds(caplog, monkeypatch):
-    assert [images_to_fit(24_576, 3 * size**2) for size in (32, 64, 128, 256)] == [24_576, 24_576, 24_576, 6_144]
-    monkeypatch.setattr("glo_lightning.latents.MOST_NUMBERS", 20 * 3 * 256**2)
+    assert [max_pca_images(24_576, 3 * size**2) for size in (32, 64, 128, 256)] == [24_576, 24_576, 24_576, 6_144]
+    monkeypatch.setattr("glo_lightning.latents.MAX_PCA_ELEMENTS", 20 * 3 * 256**2)
     large = {"image_size": 256, "generator": partial(Generator, width=1)}
     with caplog.at_level("INFO", "glo_lightning"):
         assert GLO(100, latent_dim=20, **large).n_pca == 20
@@ -135,9 +135,9 @@ def test_a_grey_run_keeps_its_channels_and_is_not_resumed_with_others(trained, r
     assert load(trained)["epoch"] == 0
 
 
-SCRIPTS = ["sample --prior gaussian --num 3", "interpolate 1 2 --way line --animation made.webp", "walk --axes 2"]
+SCRIPTS = ["sample --prior gaussian --num 3", "interpolate 1 2 --path line --animation made.webp", "walk --axes 2"]
 SCRIPTS += ["arithmetic --a 1 --b 2 --c class=3", "projector --num 9", "encode photo.png --steps 2"]
-SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_evaluation.Means"]
+SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_metrics.Means"]
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

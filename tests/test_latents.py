@@ -15,7 +15,7 @@ from glo_lightning.latents import (
     check_pca,
     init_from_pca,
     pca_codes,
-    per_image,
+    per_sample_gradients,
     random_codes,
     to_ball,
     to_sphere,
@@ -78,7 +78,7 @@ def test_a_codes_gradient_is_that_of_its_own_images_loss():
     rows, wanted = torch.tensor([7, 2, 5]), torch.randn(3, 4)
     for batches_per_step in (1, 3):
         table.weight.grad = None
-        codes = per_image(table(rows), batches_per_step)
+        codes = per_sample_gradients(table(rows), batches_per_step)
         assert torch.equal(codes, table.weight[rows])
         ((codes - wanted).pow(4).sum(dim=1).mean() / batches_per_step).backward()
         expected = 4 * (table.weight.detach()[rows] - wanted) ** 3  # by hand, no mean
@@ -88,7 +88,7 @@ def test_a_codes_gradient_is_that_of_its_own_images_loss():
 
 
 def test_frozen_codes_have_no_gradient():
-    assert per_image(torch.zeros(2, 3)).grad_fn is None
+    assert per_sample_gradients(torch.zeros(2, 3)).grad_fn is None
 
 
 # --------------------------------------------------------------------------------------------------- where codes begin

@@ -16,10 +16,10 @@ import torch
 from conftest import REPOSITORY, encode, flat_image, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
-README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "explore" / "page" / "README.md"
+README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "browser" / "page" / "README.md"
 DATA = REPOSITORY / "glo_lightning" / "data" / "README.md"
 TRAINING_PAGE = REPOSITORY / "glo_lightning" / "training" / "README.md"
 RECIPES = REPOSITORY / "configs" / "README.md"
@@ -56,7 +56,7 @@ SHORTER = {
         *("--priors", "diagonal", "other_priors.KernelDensity"),
     ),
 }
-ELSEWHERE = ("make_faces.py", "attribute_classifier.py", "path_metrics.py", "paper_scale.py")  # have tests of their own
+ELSEWHERE = ("make_faces.py", "attribute_classifier.py", "face_metrics.py", "paper_scale.py")  # have tests of their own
 FEATURES = {"classifier_a.pt", "classifier_b.pt", "features.pt"}
 
 
@@ -133,8 +133,8 @@ def test_a_command_of_the_readmes_starts(command, run, workplace, monkeypatch):
         return
     arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
-    for limit in ("flow.FEWEST", "trained_run.FEWEST", "trained_run.FEWEST_GIVEN"):
-        monkeypatch.setattr(f"glo_lightning.explore.{limit}", 1)
+    for limit in ("priors.flow.MIN_CODES", "explore.run_priors.MIN_LABELLED"):
+        monkeypatch.setattr(f"glo_lightning.{limit}", 1)
     monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
     if name in ELSEWHERE or FEATURES & set(arguments):

@@ -11,8 +11,8 @@ from pytorch_lightning import Callback, Trainer
 
 from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule
 from glo_lightning.explore.export import export_run, load_export
-from glo_lightning.explore.priors import make_prior, sample_codes
 from glo_lightning.optimizers import RowSGD
+from glo_lightning.priors.prior import make_prior, sample_codes
 
 ONE = (*TINY, "--max_epochs=1")
 

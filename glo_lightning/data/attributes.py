@@ -55,14 +55,14 @@ class Attributes:
         for text in conditions:
             name, equals, value = text.partition("=")
             if not equals:
-                raise InputError("given", text, f"is not name=value. The names are {', '.join(names)}.")
+                raise InputError("condition", text, f"is not name=value. The names are {', '.join(names)}.")
             if name not in names:
-                raise InputError("given", text, f"there is no attribute {name}; {did_you_mean(name, names)}")
+                raise InputError("condition", text, f"there is no attribute {name}; {did_you_mean(name, names)}")
             if value not in self.values[name]:
                 meant = did_you_mean(value, self.values[name])
-                raise InputError("given", text, f"{name} has no value {value!r}; {meant}")
+                raise InputError("condition", text, f"{name} has no value {value!r}; {meant}")
             if numbers[names.index(name)] >= 0:
-                raise InputError("given", text, f"{name} is given twice. Give it once.")
+                raise InputError("condition", text, f"{name} is given twice. Give it once.")
             numbers[names.index(name)] = self.values[name].index(value)
         return numbers
 

@@ -1,9 +1,8 @@
-"""What the commands on a trained run share: the run as first argument, outputs that are kept, errors in one line."""
+"""What all commands on a trained run share: the arguments, the outputs, and errors in one line."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import sys
 import warnings
@@ -15,22 +14,23 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
 from glo_lightning.explore.saved_codes import save_codes
-from glo_lightning.explore.trained_run import Accelerator, TrainedRun
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
 
 log = logging.getLogger(__name__)
 
 
 class CommandParser(OneLineParser):
-    """The arguments that every command on a run has: RUN, --accelerator, --data.root, --output, --overwrite.
+    """A parser with the arguments of every command: RUN, --accelerator, --data.root, --output, --overwrite.
 
     Args:
         description: the command's docstring.
-        output: name of what it writes; into the run's folder, or beside the checkpoint, unless --output is given. None
-            for a command that has no --output and no --overwrite.
+        output: default name of the output, in the run folder or beside the checkpoint; None for a command without
+            --output and --overwrite.
         writes: what --output names, for --help.
         flag: another name of ``--output``.
     """
@@ -39,54 +39,49 @@ class CommandParser(OneLineParser):
         super().__init__(description)
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
-        self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator))
-        self.add_argument("--data.root", dest="root", type=Path, help="where the run's images are now, if elsewhere")
+        self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator), help="where to compute")
+        self.add_argument("--data.root", dest="root", type=Path, help="the run's images, if they were moved")
         if output is None:
             return
         self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
-        self.add_argument("--overwrite", action="store_true", help="replaces what is there")
+        self.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     def add_picture_arguments(self, moving: bool = False) -> None:
-        """Adds what the commands that write a picture have: --codes, --tensorboard, and --animation where it moves."""
-        self.add_argument("--codes", type=Path, metavar="FILE.npy", help="writes the codes of the pictures as well")
-        self.add_argument("--tensorboard", action="store_true", help="shows the picture in the run's TensorBoard too")
+        """Add the arguments of commands that write a picture: --codes, --tensorboard, and --animation."""
+        self.add_argument("--codes", type=Path, metavar="FILE.npy", help="also write the codes")
+        self.add_argument("--tensorboard", action="store_true", help="also show the picture in the run's TensorBoard")
         if moving:
-            self.add_argument("--animation", type=Path, metavar="FILE.webp", help="writes it as a moving picture too")
+            self.add_argument("--animation", type=Path, metavar="FILE.webp", help="also write an animated picture")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As argparse does it.
+        """Parse like argparse, and check the outputs.
 
         Raises:
-            InputError: for an output that is there and may not be overwritten.
+            InputError: for an output that exists and may not be overwritten.
         """
         options = super().parse_args(*args, **kwargs)
-        if self.default_output is None or getattr(options, "images", True) == []:  # then nothing is written there
+        if self.default_output is None or getattr(options, "images", True) == []:  # then it writes no output
             return options
         if options.output is None:
             run = options.run
             options.output = (run if run.is_dir() else run.parent) / self.default_output
-        given = {key: getattr(options, key, None) for key in ("output", "codes", "animation")}
-        outputs = {key: path for key, path in given.items() if path is not None}
+        paths = {key: getattr(options, key, None) for key in ("output", "codes", "animation")}
+        outputs = {key: path for key, path in paths.items() if path is not None}
         named = {self.flag.lstrip("-") if key == "output" else key: path for key, path in outputs.items()}
         check_outputs(named, options.overwrite, inputs_of(options, outputs))
         return options
 
-    def call(self, command: Callable[[], None]) -> None:
-        """Runs the command; input that is wrong ends it with one line on standard error."""
-        # Decoding in this process is meant; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
-        for message in (
-            ".*does not have many workers.*",
-            ".*LeafSpec.*",
-            ".*isinstance.treespec.*",
-            ".*no `validation_step`.*",
-        ):
-            warnings.filterwarnings("ignore", message)
+    def call(self, command: Callable[[argparse.Namespace], None]) -> None:
+        """Run the command with the parsed arguments; wrong input ends it with one line on standard error."""
+        # Decoding in this process is intended; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
+        for message in ("does not have many workers", "LeafSpec", "isinstance.treespec", "no `validation_step`"):
+            warnings.filterwarnings("ignore", f".*{message}.*")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         ours = logging.getLogger("glo_lightning")
         ours.setLevel(logging.INFO)
         ours.handlers = [logging.StreamHandler(sys.stdout)]
         try:
-            command()
+            command(self.parse_args())
         except InputError as error:
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
             sys.stderr.write(f"{flag} {error.value}: {error.remedy}\n")
@@ -98,43 +93,42 @@ class CommandParser(OneLineParser):
 
 def write_picture(
     options: argparse.Namespace,
-    trained: TrainedRun,
+    run: TrainedRun,
     tag: str,
-    shown: Image.Image,
+    picture: Image.Image,
     codes: Tensor,
     frames: Tensor | None = None,
 ) -> None:
-    """Writes what a command has made where its options say, and says where.
+    """Write a command's outputs where its options say, and log their places.
 
     Args:
-        options: with --output, --codes, --tensorboard and, where there are frames, --animation.
+        options: with --output, --codes, --tensorboard and, for frames, --animation.
+        run: the run.
         tag: of the picture in TensorBoard.
-        shown: written as PNG.
-        codes: (M, D), written as float32, the digest of the run beside them.
-        frames: (M, 3, H, W), float in [-1, 1], of the animation, written as WebP.
+        picture: written as PNG.
+        codes: (M, D), written as float32, with the digest of the run beside them.
+        frames: (M, C, H, W) in [-1, 1], of the animation, written as WebP.
 
     Raises:
-        InputError: when a file cannot be written, or TensorBoard has no run folder to be in.
+        InputError: when a file cannot be written, or for TensorBoard without a run folder.
     """
-    if options.tensorboard and trained.folder is None:
-        remedy = "has no run folder around it, and so no TensorBoard; give the folder of its run"
-        raise InputError("run", trained.checkpoint, remedy)
+    if options.tensorboard and run.folder is None:
+        raise InputError("run", run.checkpoint, "has no run folder, and so no TensorBoard. Give the folder of its run.")
 
-    writers: dict[str, tuple[Path, Callable[[Path], None]]] = {
-        "output": (options.output, lambda path: write_png(path, shown))
-    }
-    if options.codes is not None:
-        writers["codes"] = (options.codes, lambda path: save_codes(path, codes, trained.digest))
-    if frames is not None and options.animation is not None:
-        fill = functools.partial(write_animation, frames=frames)
-        writers["animation"] = (options.animation, lambda path: write_whole(path.absolute(), fill))
-    for key, (path, write) in writers.items():
+    def write(key: str, fill: Callable[[Path], None]) -> None:
+        path = getattr(options, key)
         with named_writing(key, path):
-            write(path)
+            fill(path)
         log.info("wrote %s", path)
-    if options.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter  # a second of import that --help need not wait for
 
-        with SummaryWriter(trained.folder) as writer:
-            writer.add_image(tag, np.asarray(shown), trained.global_step, dataformats="HWC")
-        log.info("added %s to the TensorBoard of %s", tag, trained.folder)
+    write("output", lambda path: write_png(path, picture))
+    if options.codes is not None:
+        write("codes", lambda path: save_codes(path, codes, run.digest))
+    if frames is not None and options.animation is not None:
+        write("animation", lambda path: write_whole(path.absolute(), lambda file: write_animation(file, frames)))
+    if options.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; --help does not wait for it
+
+        with SummaryWriter(run.folder) as writer:
+            writer.add_image(tag, np.asarray(picture), run.global_step, dataformats="HWC")
+        log.info("added %s to the TensorBoard of %s", tag, run.folder)

@@ -1,4 +1,4 @@
-"""Gives an image's code at once, by two linear maps, where descent takes half a second; fitted to a generator."""
+"""An encoder: two linear maps, fitted to a generator, that give an image's code in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from glo_lightning.explore.priors import Diagonal, sample_codes
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
+from glo_lightning.priors.gaussian import Diagonal
+from glo_lightning.priors.prior import sample_codes
 
-SECONDS = 110.0  # of the fit, at most
-FIRST_PAIRS = 16_384  # training images that the first map is fitted to, at most
-STEP_PAIRS = 4096  # likewise, the second, and an eighth as many samples of the prior
+MAX_SECONDS = 110.0  # of the fit
+FIRST_PAIRS = 16_384  # largest number of training images for the first map
+STEP_PAIRS = 4096  # the same for the second map, and an eighth as many samples of a prior
 BATCH = 32
-RIDGE = 1e-3  # in mean variances of what is mapped
+RIDGE = 1e-3  # in mean variances of the inputs
 
-Read = Callable[[list[int]], Tensor]  # rows to uint8 images (b, C, H, W)
+ReadRows = Callable[[list[int]], Tensor]  # rows to images (b, C, H, W), uint8
 
 
 class Encoder(nn.Module):
-    """Maps images (B, C, H, W) in [-1, 1] to codes (B, D), projected, with the help of their model.
+    """Maps images (B, C, H, W) in [-1, 1] to projected codes (B, D).
 
-    A linear map of the image at 32 pixels answers first. The gradient there of the squared error, between the image and
-    what the generator makes of the answer, is mapped linearly to what the answer lacks: a step of descent whose metric
-    is learned by regression, as in supervised descent (Xiong and De la Torre, CVPR 2013). Smaller images are seen as
-    they are, at the next power of two below.
+    A linear map of the image at 32 pixels gives a first code. The gradient of the squared error of its image is then
+    mapped linearly to the code's remaining error: a step of descent whose metric is learned by regression, as in
+    supervised descent (Xiong and De la Torre, CVPR 2013). Images smaller than 32 pixels are reduced to the next lower
+    power of two.
 
     Args:
         channels: C.
@@ -44,36 +45,40 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, image_size: int, latent_dim: int):
         super().__init__()
         self.size = 1 << min(5, int(math.log2(image_size)))
-        self.first = skip_init(nn.Linear, channels * self.size**2, latent_dim)  # both are fitted or loaded
+        self.first = skip_init(nn.Linear, channels * self.size**2, latent_dim)  # both are fitted, or loaded
         self.step = skip_init(nn.Linear, latent_dim, latent_dim)
 
     def forward(self, images: Tensor, model: GLO) -> Tensor:
         codes = model.project(self.first(self.pixels(images)))
         return model.project(codes + self.step(gradient(model, codes, images)))
 
+    def encode(self, images: Tensor, model: GLO) -> Tensor:
+        """Encode images (B, C, H, W) one at a time, so that a code does not depend on the other images."""
+        return torch.cat([self(image[None], model) for image in images])
+
     def pixels(self, images: Tensor) -> Tensor:
-        """What the first map sees, (B, C * 32 * 32)."""
+        """The input of the first map, (B, C * 32 * 32)."""
         return F.adaptive_avg_pool2d(images, self.size).flatten(1)
 
 
 def gradient(model: GLO, codes: Tensor, images: Tensor) -> Tensor:
-    """Of each image's squared error, with respect to its code, (B, D)."""
+    """The gradient (B, D) of each image's squared error with respect to its code."""
     with torch.inference_mode(False), torch.enable_grad():
         codes = codes.detach().clone().requires_grad_()
         return torch.autograd.grad(F.mse_loss(model(codes), images.clone(), reduction="sum"), codes)[0]
 
 
 @torch.no_grad()
-def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
-    """Fits an encoder to the model's codes on its device, with a bar, in at most so many seconds.
+def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS) -> Encoder:
+    """Fit an encoder to the model's codes on its device, with a progress bar.
 
-    Both maps are ridge regressions, of the training images' codes and of what the first one's answers lack; for the
-    second one, samples of a diagonal Gaussian, and their images, are an eighth more pairs.
+    Both maps are ridge regressions: to the training images' codes, and to the errors of the first map. The second also
+    gets samples of a diagonal Gaussian and their images, an eighth more pairs.
 
     Args:
         model: in eval mode, its weights without gradients.
-        read: gives the training images of rows.
-        seconds: after which no more images are looked at.
+        read: reads the training images of rows.
+        max_seconds: no more images are read after this time.
     """
     codes, began = model.latents.weight.detach(), time.monotonic()
     encoder = Encoder(model.hparams["channels"], model.hparams["image_size"], codes.shape[1]).to(codes.device).eval()
@@ -83,28 +88,28 @@ def fit_encoder(model: GLO, read: Read, seconds: float = SECONDS) -> Encoder:
     with tqdm(total=total, desc="fitting the encoder", unit=" images", file=sys.stdout) as bar:
 
         def batches(rows: Tensor, share: float) -> Iterator[tuple[Tensor, Tensor]]:
-            """Images and codes of rows, until that share of the time is over."""
-            for some in rows.split(BATCH):
-                yield from_uint8(read(some.tolist()).to(codes.device)), codes[some.to(codes.device)]
-                bar.update(len(some))
-                if time.monotonic() - began >= share * seconds:
+            """Yield images and codes of rows, until that share of the time is over."""
+            for batch in rows.split(BATCH):
+                yield from_uint8(read(batch.tolist()).to(codes.device)), codes[batch.to(codes.device)]
+                bar.update(len(batch))
+                if time.monotonic() - began >= share * max_seconds:
                     return
 
-        seen = [(encoder.pixels(images), own) for images, own in batches(rows, share=0.5)]
-        _regress(encoder.first, seen)
-        seen = []
-        for (images, own), others in zip(batches(rows[:STEP_PAIRS], share=1.0), sampled, strict=False):
-            images, own = torch.cat([images, model(others)]), torch.cat([own, others])
-            found = model.project(encoder.first(encoder.pixels(images)))
-            seen.append((gradient(model, found, images), own - found))
-        _regress(encoder.step, seen)
+        pairs = [(encoder.pixels(images), targets) for images, targets in batches(rows, share=0.5)]
+        _regress(encoder.first, pairs)
+        pairs = []
+        for (images, targets), samples in zip(batches(rows[:STEP_PAIRS], share=1.0), sampled, strict=False):
+            images, targets = torch.cat([images, model(samples)]), torch.cat([targets, samples])
+            first = model.project(encoder.first(encoder.pixels(images)))
+            pairs.append((gradient(model, first, images), targets - first))
+        _regress(encoder.step, pairs)
     return encoder.requires_grad_(False)
 
 
 def _regress(layer: nn.Linear, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Sets a layer to the ridge regression of pairs (inputs, outputs)."""
+    """Set a layer to the ridge regression of pairs (inputs, outputs)."""
     inputs, outputs = (torch.cat(part).cpu().numpy() for part in zip(*pairs, strict=True))
-    penalty = RIDGE * len(inputs) * float(inputs.var(axis=0).mean()) + 1e-6  # images may be all alike
-    found = Ridge(penalty, solver="cholesky", copy_X=False).fit(inputs, outputs)
-    layer.weight.copy_(torch.as_tensor(found.coef_))
-    layer.bias.copy_(torch.as_tensor(found.intercept_))
+    penalty = RIDGE * len(inputs) * float(inputs.var(axis=0).mean()) + 1e-6  # all images may be equal
+    ridge = Ridge(penalty, solver="cholesky", copy_X=False).fit(inputs, outputs)
+    layer.weight.copy_(torch.as_tensor(ridge.coef_))
+    layer.bias.copy_(torch.as_tensor(ridge.intercept_))

@@ -1,4 +1,4 @@
-"""A trained run as safetensors and JSON: generator, codes, keys and preprocessing, for programs without Lightning."""
+"""Export of a run as safetensors and JSON, for programs without Lightning: generator, codes, keys, preprocessing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.digests import key_table, keys_digest
 from glo_lightning.errors import InputError
-from glo_lightning.explore.fitted import safetensors
+from glo_lightning.explore.encoder_file import safetensors
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO
@@ -34,31 +34,30 @@ PREPROCESSING = {
 
 
 def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Writes the folder ``output``, whole or not at all:
+    """Write the folder ``output``, completely or not at all:
 
-    - ``generator.safetensors``: the state of the generator, of the class that ``glo.json`` names: DCGAN's needs torch
-      alone, one of a user's own whatever that imports;
-    - ``codes.safetensors``: ``codes`` (N, D), and row by row the LMDB's keys, ``keys`` (N, longest) uint8, padded with
-      zeros, and ``key_lengths`` (N,); of labelled images also ``labels`` (N, A), numbers of values, -1 for none;
+    - ``generator.safetensors``: the generator's state; ``glo.json`` names its class. The package's own generators need
+      torch alone; another needs the module that it is from.
+    - ``codes.safetensors``: ``codes`` (N, D); the images' keys by row, ``keys`` (N, longest), uint8, padded with zeros,
+      and ``key_lengths`` (N,); of labelled images ``labels`` (N, A), the numbers of values, or -1.
     - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values.
 
     Args:
-        run: a run folder, whose newest checkpoint is taken, or a checkpoint in it. Its data are needed for the keys.
+        run: a run folder, whose newest checkpoint is loaded, or a checkpoint in it; its images must be there.
         output: a folder that does not exist.
 
     Raises:
-        InputError: when there is no such run or its images are others now, for an output that exists, or without
-            safetensors.
+        InputError: when there is no such run, its images have changed, the output exists, or without safetensors.
     """
     save_file = safetensors().torch.save_file
     output = Path(output).absolute()
     if output.exists():
-        raise InputError("output", output, "exists already; give another folder")
-    trained = TrainedRun(Path(run), accelerator="cpu")
-    model, data = trained.model, trained.data
+        raise InputError("output", output, "exists already. Give another folder.")
+    loaded = TrainedRun(Path(run), accelerator="cpu")
+    model, data = loaded.model, loaded.data
     keys = key_table(data.source, data.num_images)
     codes = {
-        "codes": model.latents.weight.detach(),
+        "codes": loaded.codes,
         "keys": torch.from_numpy(np.array(keys["key"]).view(np.uint8).reshape(len(keys), -1)),
         "key_lengths": torch.from_numpy(keys["length"].astype(np.int32)),
     }
@@ -66,7 +65,7 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
     generator_class = f"{type(model.generator).__module__}.{type(model.generator).__qualname__}"
     package = generator_class.partition(".")[0]
     if package != "glo_lightning":
-        log.warning("the generator is a %s: whoever loads this export needs %s", generator_class, package)
+        log.warning("the generator is a %s: loading this export needs %s", generator_class, package)
     about = {
         "format_version": EXPORT_VERSION,
         "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
@@ -90,14 +89,13 @@ def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
 
 
 def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
-    """Loads what ``export_run`` wrote; runs no code that is in it.
+    """Load what ``export_run`` wrote; no code in it is run.
 
     Returns:
         The GLO, its codes in ``latents.weight``, and the key of each row.
 
     Raises:
-        InputError: when it is no export, or a later format, or without safetensors; and when the class of its generator
-            or loss cannot be imported, or is no module.
+        InputError: for another folder, a newer format, a class that is not a module, or without safetensors.
     """
     load_file = safetensors().torch.load_file
     folder = Path(folder)
@@ -105,9 +103,9 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
         about: dict[str, Any] = json.loads((folder / "glo.json").read_text())
         version = about["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("export", folder, "holds no export (no readable glo.json)") from error
+        raise InputError("export", folder, "holds no export (no readable glo.json). Give another folder.") from error
     if version > EXPORT_VERSION:
-        raise InputError("format_version", version, f"this program reads {EXPORT_VERSION}; update the program")
+        raise InputError("format_version", version, f"this version reads {EXPORT_VERSION}. Update it.")
     table = load_file(folder / "codes.safetensors")
     model = GLO(**about["hyper_parameters"])
     model.generator.load_state_dict(load_file(folder / "generator.safetensors"))

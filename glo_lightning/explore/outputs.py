@@ -1,4 +1,4 @@
-"""What commands write: they know the files and folders that are their own, and replace no others."""
+"""Outputs of commands: their files and folders are marked, and no others are ever replaced."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.pictures import enlarged
+from glo_lightning.explore.pictures import enlarge
 from glo_lightning.explore.saved_codes import about_file
 from glo_lightning.files import MARK, unlisted, whole_folder, write_whole
 
 HTML_MARK = f'<meta name="generator" content="{MARK}">'
 
 
-def write_png(path: Path, shown: Image.Image) -> None:
-    """Writes a picture as PNG, marked as a command's own."""
-    write_whole(path.absolute(), lambda file: shown.save(file, "PNG", optimize=True, exif=_mark()))
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, marked as a command's output."""
+    write_whole(path.absolute(), lambda file: picture.save(file, "PNG", optimize=True, exif=_mark()))
 
 
 def write_animation(file: Any, frames: Tensor) -> None:
-    """Fills a file with frames (M, 3, H, W): an endless animated WebP of twelve a second, at least 128 pixels wide."""
-    first, *others = (enlarged(frame, 128) for frame in frames)
-    moving: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 83, "loop": 0}
-    first.save(file, "WEBP", quality=80, method=6, exif=_mark(), **moving)
+    """Write frames (M, C, H, W) as an endless animated WebP, twelve a second, at least 128 pixels wide."""
+    first, *others = (enlarge(frame, 128) for frame in frames)
+    animation: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 83, "loop": 0}
+    first.save(file, "WEBP", quality=80, method=6, exif=_mark(), **animation)
 
 
 def _mark() -> Image.Exif:
@@ -40,7 +40,7 @@ def _mark() -> Image.Exif:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a command wrote the file; of a folder whether it wrote all that is in it."""
+    """Whether a command wrote the file, or everything in the folder."""
     if path.is_dir():
         return unlisted(path) is None
     try:
@@ -58,25 +58,22 @@ def is_own(path: Path) -> bool:
 
 
 def check_outputs(outputs: Mapping[str, Path], overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuses outputs that are there already, but for those that are to be replaced and that a command wrote.
+    """Raise InputError for an output that exists, unless it may be overwritten and a command wrote it.
 
     Args:
-        outputs: the files and folders to write, by the flags that gave them.
-        overwrite: whether they are to be replaced.
-        inputs: what the command reads, which it never replaces.
-
-    Raises:
-        InputError: for an output that may not be written; nothing has been touched.
+        outputs: the files and folders to write, by their flags.
+        overwrite: whether commands' own may be replaced.
+        inputs: the files and folders that the command reads; they are never replaced.
     """
     read = [Path(os.path.realpath(path)) for path in inputs]
     for key, path in outputs.items():
         real = Path(os.path.realpath(path))
         if any(real in (place, *place.parents) for place in read):
-            raise InputError(key, path, "is, or holds, what the command reads. Give another name")
+            raise InputError(key, path, "is an input of the command, or holds one. Give another name.")
         if sum(os.path.realpath(other) == os.fspath(real) for other in outputs.values()) > 1:
-            raise InputError(key, path, "is given for two outputs. Give another name")
+            raise InputError(key, path, "is given for two outputs. Give another name.")
         if not path.absolute().parent.is_dir():
-            raise InputError(key, path, "its folder does not exist; make it, or give another name")
+            raise InputError(key, path, "its folder does not exist. Make it, or give another name.")
         for written in [path, about_file(path)] if path.suffix == ".npy" else [path]:
             _check_output(key, written, overwrite)
 
@@ -87,13 +84,13 @@ def _check_output(key: str, path: Path, overwrite: bool) -> None:
     if not is_own(path):
         foreign = unlisted(path) if path.is_dir() else None
         what = f"it holds {foreign.relative_to(path)}" if foreign else "it was not written by this command"
-        raise InputError(key, path, f"is there already, and is not replaced: {what}. Give another name")
+        raise InputError(key, path, f"exists and is not replaced: {what}. Give another name.")
     if not overwrite:
-        raise InputError(key, path, "is there already; give --overwrite to replace it, or another name")
+        raise InputError(key, path, "exists. Give --overwrite to replace it, or another name.")
 
 
 def inputs_of(options: argparse.Namespace, outputs: Iterable[str]) -> list[Path]:
-    """All files and folders that arguments name, but for those of the outputs."""
+    """The files and folders that arguments name, without the outputs."""
     values: list[Any] = [value for key, value in vars(options).items() if key not in outputs]
     values = [part for value in values for part in (value if isinstance(value, list) else [value])]
     values = [part for value in values for part in (value.values() if isinstance(value, dict) else [value])]
@@ -102,21 +99,21 @@ def inputs_of(options: argparse.Namespace, outputs: Iterable[str]) -> list[Path]
 
 @contextlib.contextmanager
 def named_writing(key: str, path: Path) -> Iterator[None]:
-    """Turns a disk's refusal of ``path`` into an InputError of the flag that gave it."""
+    """Turn an OSError of writing ``path`` into an InputError that names its flag."""
     try:
         yield
     except FileExistsError as error:
-        raise InputError(key, error.filename or path, "is there already. Give another name") from error
+        raise InputError(key, error.filename or path, "exists. Give another name.") from error
     except OSError as error:
-        raise InputError(key, path, f"cannot be written ({error.strerror}); give another place") from error
+        raise InputError(key, path, f"cannot be written ({error.strerror}). Give another place.") from error
 
 
 @contextlib.contextmanager
 def output_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``--output`` once it is filled, or is removed when that fails.
+    """Yield an empty folder that becomes ``--output`` once it is filled, or is removed when that fails.
 
     Raises:
-        InputError: when the disk does not take it, or something else has come into the folder that is to be replaced.
+        InputError: when the disk fails, or another program has written into the folder that is to be replaced.
     """
     with named_writing("output", path), whole_folder(path, replace=overwrite, listed=True) as folder:
         yield folder

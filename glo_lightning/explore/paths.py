@@ -1,4 +1,4 @@
-"""Ways through the learned space: interpolation, walks, arithmetic, nearest neighbours."""
+"""Paths through the learned space: interpolations, mixes and walks; arithmetic and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.latents import Projection, unconstrained
+from glo_lightning.latents import Projection, identity
 
 # (start, end, steps or fractions, project) -> the codes from start to end, both included
-Way = Callable[[Tensor, Tensor, int | Tensor, Projection], Tensor]
+Interpolation = Callable[[Tensor, Tensor, int | Tensor, Projection], Tensor]
 
 
 def lerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
-    """The codes (steps, ..., D) on straight lines from ``start`` to ``end`` (..., D), both included, projected.
+    """Interpolate on straight lines from ``start`` to ``end`` (..., D): projected codes (steps, ..., D), ends included.
 
-    ``steps`` may be the fractions of the way themselves, (steps,).
+    ``steps`` may also be fractions of the path, (steps,).
 
     Raises:
         InputError: for fewer than two steps.
@@ -28,14 +28,14 @@ def lerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -
 
 
 def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) -> Tensor:
-    """As ``lerp``, on the great arcs between the directions; the length goes evenly from one to the other.
+    """Interpolate like ``lerp``, on great arcs between the directions; lengths change linearly.
 
-    After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes it is the straight line.
+    After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes the path is straight.
 
     Raises:
         InputError: for fewer than two steps.
     """
-    line, fractions = lerp(start, end, steps, unconstrained), fractions_of(steps, start)
+    line, fractions = lerp(start, end, steps, identity), fractions_of(steps, start)
     lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
     tiny = torch.finfo(start.dtype).tiny
     first, last = start / lengths[0].clamp(min=tiny), end / lengths[1].clamp(min=tiny)
@@ -45,14 +45,13 @@ def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) 
     return project(torch.where(parallel, line, arc * torch.lerp(lengths[0], lengths[1], fractions)))
 
 
-WAYS: dict[str, Way] = {"line": lerp, "arc": slerp}
+INTERPOLATIONS: dict[str, Interpolation] = {"line": lerp, "arc": slerp}
 
 
 def between(start: Tensor, end: Tensor, fraction: Tensor | float) -> Tensor:
-    """The codes (..., D) in the directions of those on the line from ``start`` to ``end``, but no shorter than these.
+    """The codes (..., D) at a fraction of the line from ``start`` to ``end``, lengthened: lengths change linearly.
 
-    The length goes evenly from one to the other. Of near codes it is what ``slerp`` gives, with a fraction (..., 1) for
-    each pair.
+    Between near codes it approximates ``slerp``; the fraction (..., 1) may differ from pair to pair.
     """
     lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
     fraction = torch.as_tensor(fraction).to(start)
@@ -61,28 +60,25 @@ def between(start: Tensor, end: Tensor, fraction: Tensor | float) -> Tensor:
     return line * (length / shorter)
 
 
-def along(path: Tensor, fractions: Tensor, evenness: float = 1.0) -> Tensor:
-    """The codes (steps, ..., D) at fractions (steps,) of the way through codes (P, ..., D).
+def resample_path(path: Tensor, fractions: Tensor, evenness: float = 1.0) -> Tensor:
+    """The codes (steps, ..., D) at fractions (steps,) of the path through codes (P, ..., D).
 
-    With an evenness of 1 these are fractions of its length, with 0 as many of the P codes lie before each; and what
-    lies between, between.
+    With evenness 1 these are fractions of its length, with evenness 0 of the number P, and between them a mean of both.
     """
     tiny = torch.finfo(path.dtype).tiny
     lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=-1).cumsum(0)
     lengths = torch.cat([torch.zeros_like(lengths[:1]), lengths / lengths[-1].clamp(min=tiny)])
-    reached = torch.lerp(fractions_of(len(path), lengths[0]).expand_as(lengths), lengths, evenness)
-    wanted = fractions_of(fractions, lengths[0]).expand(-1, *lengths.shape[1:])
-    last = torch.searchsorted(*(some.movedim(0, -1).contiguous() for some in (reached, wanted))).movedim(-1, 0)
+    positions = torch.lerp(fractions_of(len(path), lengths[0]).expand_as(lengths), lengths, evenness)
+    targets = fractions_of(fractions, lengths[0]).expand(-1, *lengths.shape[1:])
+    last = torch.searchsorted(*(some.movedim(0, -1).contiguous() for some in (positions, targets))).movedim(-1, 0)
     piece = last.clamp(1, len(path) - 1) - 1
-    part = (wanted - reached.gather(0, piece)) / reached.diff(dim=0).gather(0, piece).clamp(min=tiny)
+    part = (targets - positions.gather(0, piece)) / positions.diff(dim=0).gather(0, piece).clamp(min=tiny)
     first, second = (path.gather(0, (piece + n)[..., None].expand(*piece.shape, path.shape[-1])) for n in (0, 1))
     return between(first, second, part.clamp(0, 1)[..., None])
 
 
 def mix(places: Tensor, weights: Sequence[float], straight: bool = True) -> Tensor:
-    """One place (D,) among places (M, D), the nearer to each the greater its weight: on lines, their weighted mean.
-
-    Each place in turn draws the mix of those before it towards itself, on the line or on the arc.
+    """Mix places (M, D) by weights into one, (D,): on lines their weighted mean, else one arc after another.
 
     Raises:
         InputError: see ``check_weights``.
@@ -92,33 +88,29 @@ def mix(places: Tensor, weights: Sequence[float], straight: bool = True) -> Tens
     for place, weight in zip(places[1:], weights[1:], strict=True):
         total += weight
         if weight:
-            (mixed,) = (lerp if straight else slerp)(mixed, place, torch.tensor([weight / total]), unconstrained)
+            (mixed,) = (lerp if straight else slerp)(mixed, place, torch.tensor([weight / total]), identity)
     return mixed
 
 
 def check_weights(weights: Sequence[float], num: int) -> None:
-    """Refuses another number of weights than ``num``, a negative one, or none above zero.
-
-    Raises:
-        InputError: for these.
-    """
+    """Raise InputError unless there are ``num`` weights, none negative and one above zero."""
     text = " ".join(map(str, weights))
     if len(weights) != num:
-        raise InputError("weights", text, f"are {len(weights)} for {num} images; give one for each")
+        raise InputError("weights", text, f"are {len(weights)} for {num} images. Give one for each.")
     if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
-        raise InputError("weights", text, "must be 0 or more, and one of them above 0")
+        raise InputError("weights", text, "must be 0 or more. Give at least one above 0.")
 
 
 def principal_axes(codes: Tensor, num: int) -> Tensor:
-    """The first principal axes of the codes (N, D), each as long as the codes' standard deviation along it: (num, D).
+    """The first principal axes (num, D) of codes (N, D), each as long as the standard deviation along it.
 
-    The sign is chosen so that the largest coordinate of an axis is positive.
+    An axis' largest coordinate is positive.
 
     Raises:
         InputError: for more axes than dimensions, or fewer than one.
     """
     if not 1 <= num <= codes.shape[1]:
-        raise InputError("axes", num, f"codes of {codes.shape[1]} dimensions have 1 to {codes.shape[1]} axes")
+        raise InputError("axes", num, f"codes have {codes.shape[1]} dimensions. Give 1 to {codes.shape[1]}.")
     variances, axes = torch.linalg.eigh(codes.detach().cpu().double().T.cov())
     axes = (axes * variances.clamp(min=0).sqrt()).T.flip(0)[:num]
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
@@ -126,38 +118,33 @@ def principal_axes(codes: Tensor, num: int) -> Tensor:
 
 
 def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projection) -> Tensor:
-    """The codes (steps, D) from ``origin - reach * axis`` to ``origin + reach * axis``, projected.
+    """Walk from ``origin - reach * axis`` to ``origin + reach * axis``: projected codes (steps, D).
 
     Raises:
         InputError: for fewer than two steps, or a reach that is not positive.
     """
     check_at_least("steps", steps, 2)
     if not 0 < reach < float("inf"):
-        raise InputError("reach", reach, "must be more than 0 standard deviations; 3 reaches nearly all codes")
+        raise InputError("reach", reach, "must be more than 0 standard deviations. Give 3 to reach nearly all codes.")
     return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
 
 
-def arithmetic(a: Tensor, b: Tensor, c: Tensor, strength: float = 1.0) -> Tensor:
-    """The place ``strength * (a - b) + c`` of places (D,), not projected."""
-    return strength * (a - b) + c
-
-
 def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """The index of the nearest reference to each query by Euclidean distance, (Q,), int64 on the CPU.
+    """Find the index of the reference nearest to each query by Euclidean distance: (Q,), int64 on the CPU.
 
-    Codes and pixels are compared alike: ``nearest(codes, [(table, torch.arange(len(table)))])`` and
+    For codes: ``nearest(codes, [(table, torch.arange(len(table)))])``. For pixels:
     ``nearest(images, data.sequential_dataloader())``.
 
     Args:
-        queries: (Q, ...), any number of features.
-        references: batches of (references (b, ...), index (b,)), as many as do not fit into memory at once.
+        queries: (Q, ...), of any shape.
+        references: batches of (references (b, ...), index (b,)); they need not fit into memory together.
     """
     queries = queries.detach().flatten(1).float()
     closest = torch.full((len(queries),), torch.inf)
     found = torch.full((len(queries),), -1)
     for batch, index in references:
         rows = batch.detach().flatten(1).to(queries)
-        # the difference of squares that is faster loses small distances of large vectors
+        # cdist's faster way, by matrix products, loses small distances between large vectors
         distances, positions = torch.cdist(queries, rows, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         closer = distances.cpu() < closest
         closest[closer] = distances.cpu()[closer]
@@ -166,12 +153,12 @@ def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Ten
 
 
 def gradient_magnitude(images: Tensor) -> Tensor:
-    """How sharp images (B, C, H, W) are: the mean length of the gradient of their pixels, (B,)."""
+    """The sharpness (B,) of images (B, C, H, W): the mean length of the gradient of their pixels."""
     down, right = images.diff(dim=2)[..., :-1], images.diff(dim=3)[..., :-1, :]
     return (down**2 + right**2).sqrt().flatten(1).mean(1)
 
 
 def fractions_of(steps: int | Tensor, like: Tensor) -> Tensor:
-    """Of a way in so many steps, (steps, 1, ...), to go with ``like`` (...); or those given, (steps,)."""
+    """Fractions of a path, (steps, 1, ...) to broadcast with ``like`` (...): evenly from 0 to 1, or as passed."""
     fractions = steps if isinstance(steps, Tensor) else torch.linspace(0, 1, steps)
     return fractions.to(like).view(-1, *[1] * like.dim())

@@ -1,4 +1,4 @@
-"""Codes on the disk: a ``.npy`` and, beside it, whose they are."""
+"""Codes in files: a ``.npy``, and beside it the digest of their run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def save_codes(path: Path, codes: Tensor, digest: str) -> None:
-    """Writes codes (M, D) as float32, and beside them ``<path>.json`` with the digest of their run.
+    """Write codes (M, D) as float32, and ``<path>.json`` with the digest of their run.
 
     Raises:
-        OSError: when the disk does not take it.
+        OSError: when the disk fails.
     """
     path = path.absolute()
     write_whole(path, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
@@ -28,28 +28,28 @@ def save_codes(path: Path, codes: Tensor, digest: str) -> None:
 
 
 def load_codes(path: Path, latent_dim: int, digest: str) -> Tensor:
-    """Codes (M, D), float32; a file of one code may be (D,). Without a digest beside it the shape alone is checked.
+    """Load codes (M, D), float32; a file of one code may be (D,). Without a digest only the shape is checked.
 
     Raises:
-        InputError: for what is no such file, or belongs to another run.
+        InputError: for a file without codes, or with those of another run.
     """
     try:
         codes = np.load(path, allow_pickle=False)
         about = json.loads(about_file(path).read_text()) if about_file(path).is_file() else None
     except (OSError, ValueError, EOFError) as error:
-        raise InputError("codes", path, f"cannot be read as codes ({error}); give a .npy of them") from error
+        raise InputError("codes", path, f"cannot be read as codes ({error}). Give a .npy of them.") from error
     if not isinstance(codes, np.ndarray) or codes.dtype.kind != "f" or not np.isfinite(codes).all():
-        raise InputError("codes", path, "holds no finite floats; give a .npy of codes")
+        raise InputError("codes", path, "does not hold finite floats. Give a .npy of codes.")
     if codes.shape[-1:] != (latent_dim,) or codes.ndim > 2 or not len(codes):
-        remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}); give its own"
+        remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}). Give such codes."
         raise InputError("codes", path, remedy)
     if about is None:
-        log.info("%s has no digest beside it: that these codes are of this run is taken on trust", path)
+        log.info("%s has no digest beside it: its codes may be another run's", path)
     elif not isinstance(about, dict) or about.get("run") != digest:
-        raise InputError("codes", path, "was saved from another run, or before it went on; give that run")
+        raise InputError("codes", path, "was saved from another run, or before it was continued. Give that run.")
     return torch.from_numpy(codes.reshape(-1, latent_dim).astype(np.float32))
 
 
 def about_file(path: Path) -> Path:
-    """The file that says whose codes ``path`` holds."""
+    """The file with the digest of the run whose codes ``path`` holds."""
     return path.with_name(f"{path.name}.json")

@@ -12,8 +12,9 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from glo_lightning.explore.priors import Gaussian, sample_codes
 from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.priors.gaussian import Gaussian
+from glo_lightning.priors.prior import sample_codes
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO

@@ -20,8 +20,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, OnError
-from glo_lightning.explore.priors import make_prior
 from glo_lightning.module import GLO
+from glo_lightning.priors.prior import make_prior
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger, WriteConfig
 from glo_lightning.training.arguments import expand_arguments, refuse_untrusted, shorten_help

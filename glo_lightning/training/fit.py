@@ -15,10 +15,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.devices import Accelerator
 from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError
-from glo_lightning.explore.samples import add_samples
-from glo_lightning.explore.trained_run import Accelerator
 from glo_lightning.files import link
 from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
 from glo_lightning.module import GLO
@@ -33,6 +32,7 @@ from glo_lightning.training.launch import (
     is_child,
     wait_for_children,
 )
+from glo_lightning.training.samples import add_samples
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from benchmarking.plain_loops import CarefulLoop, MinimalLoop
 from benchmarking.training import is_low, make_model, seconds, set_tf32
 from glo_lightning.generator import FirstLayer, Generator
 from glo_lightning.images import from_uint8
-from glo_lightning.latents import fit_pca, init_from_pca, per_image, to_ball
+from glo_lightning.latents import fit_pca, init_from_pca, per_sample_gradients, to_ball
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import RowSGD
 
@@ -34,7 +34,7 @@ def best_in_turn(
 
 def update_codes(table: nn.Embedding, optimizer: RowSGD, rows: Tensor, gradient: Tensor, lr: float = 0.1) -> None:
     """Looks rows (B,) of the table up, gives them a sparse gradient (B, D), steps and projects, as in training."""
-    per_image(table(rows)).backward(gradient)
+    per_sample_gradients(table(rows)).backward(gradient)
     with torch.no_grad():
         optimizer.update_rows(table.weight, table.weight.grad, lr)  # type: ignore[arg-type]
         table.weight[rows] = to_ball(table.weight[rows])
@@ -54,7 +54,7 @@ class OurStep:
         """One step; the loss, still on the device."""
         model, table = self.model, self.model.latents.weight
         with self.autocast:
-            loss = model.objective(per_image(model.latents(self.rows)), self.images)
+            loss = model.objective(per_sample_gradients(model.latents(self.rows)), self.images)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -1,29 +1,29 @@
 """An encoder: what it learns, where it is kept, and when it is used."""
 
-import base64
-import contextlib
 import itertools
 import json
-import runpy
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image, load
+from conftest import encode, flat_image, load
+from programs import call, train
 from torch import nn
 
-from glo_lightning import GLO, Generator, load_run
-from glo_lightning.encoding import NEAR, TRIAL_STEPS
+from glo_lightning import GLO, load_run
+from glo_lightning.data.image_files import read_images
+from glo_lightning.encoding import TRIAL_STEPS, WARM_START_BETAS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
-from glo_lightning.explore.edits import restoring_codes
+from glo_lightning.explore.codes import codes_by_name, encode_images
 from glo_lightning.explore.encoder import RIDGE, Encoder, fit_encoder
-from glo_lightning.explore.explorer import Explorer
-from glo_lightning.explore.operators import Down
+from glo_lightning.explore.encoder_file import encoder_file, fit_and_save_encoder, load_encoder
+from glo_lightning.explore.operators import Downsample
+from glo_lightning.explore.restoration import Restoration
+from glo_lightning.generator import Generator
 from glo_lightning.images import to_uint8
 
 pytest.importorskip("safetensors.torch", reason="needs the extra export")
@@ -116,41 +116,31 @@ def test_a_fit_ends_in_time(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(encoder_module.time, "monotonic", lambda: 10.0 * next(clock))
     asked = []
-    fit_encoder(model, lambda rows: asked.append(rows) or read(rows), seconds=20)
+    fit_encoder(model, lambda rows: asked.append(rows) or read(rows), max_seconds=20)
     assert [len(rows) for rows in asked] == [32, 32]  # each map's first batch, at 10 s and 20 s; there are two
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A run of 24 faces, two epochs, with the checkpoint of the first."""
-    from glo_lightning.training.cli import main
-
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.flip=true", "--max_epochs=2", f"--output={folder}"])
-        main(REPOSITORY / "configs" / "quickstart.yaml")
-    return folder
+def mirrored_run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("mirrored") / "run", "--data.flip=true")
 
 
 @pytest.fixture
-def run(tiny, tmp_path):
-    """A copy of the run."""
-    return Path(shutil.copytree(tiny, tmp_path / "run"))
+def run(mirrored_run, tmp_path):
+    """A copy of a run with mirror images."""
+    return Path(shutil.copytree(mirrored_run, tmp_path / "run"))
 
 
 @pytest.fixture
-def encode_py(monkeypatch, capsys, tmp_path):
+def encode_py(tmp_path):
     """encode_py(run, "--flag", ...) -> (codes or None, last line on stderr)."""
 
     def encode_py(run, *arguments):
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (run, *arguments, "--output", output))])
-        with contextlib.suppress(SystemExit):
-            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
-        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "images/s" not in line]
+        status, _, errors = call("encode", run, *arguments, "--output", output)
         codes = torch.from_numpy(np.load(output / "codes.npy")) if output.exists() else None
-        return codes, [line for line in lines if line][-1] if codes is None and any(lines) else ""
+        return codes, errors[-1] if status else ""
 
     return encode_py
 
@@ -166,57 +156,52 @@ def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
     assert encode_py(run, photo, "--steps", 0)[1].startswith("--steps 0: needs an encoder")
     assert encode_py(run, "--fit_encoder") == (None, "")
     loaded = load_run(run, "cpu")
-    encoder = loaded.encoder()
-    pixels = loaded.read([photo])[0]
+    encoder, pixels = load_encoder(loaded), read_images([photo], loaded.data.image_format)[0]
     with torch.no_grad():
         code = encoder(pixels / 127.5 - 1, loaded.model)
     assert torch.equal(encode_py(run, photo, "--steps", 0)[0], code)
     assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
-    assert torch.equal(loaded.codes([str(photo)]), loaded.encode(pixels, steps=TRIAL_STEPS))
+    found = encode_images(loaded.model, pixels, loaded.pca_images, encoder, steps=TRIAL_STEPS)
+    assert torch.equal(codes_by_name(loaded, [str(photo)]), found)
 
 
-def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(run, photo, monkeypatch):
-    loaded = load_run(run, "cpu")
-    loaded.fit_encoder()
-    pixels = loaded.read([photo])[0]
-    monkeypatch.setattr(loaded, "images", None)
-    few = loaded.encode(pixels, steps=3)
-    code = loaded.encode(pixels, steps=0)
-    assert torch.equal(few, loaded.model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3, betas=NEAR))
+def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(photo):
+    model, read = small_model()
+    encoder, pixels = fit_encoder(model, read), read([3])
+    few, code = (encode_images(model, pixels, None, encoder, steps=steps) for steps in (3, 0))
+    assert torch.equal(few, model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3, betas=WARM_START_BETAS))
 
 
-def test_an_image_has_one_code_in_any_company(run):
-    loaded = load_run(run, "cpu")
-    loaded.fit_encoder()
-    pixels = loaded.images(range(0, 40, 8))
-    assert torch.equal(loaded.encode(pixels, steps=0)[2:3], loaded.encode(pixels[2:3], steps=0))
+def test_a_code_does_not_depend_on_the_other_images():
+    model, read = small_model()
+    encoder, images = fit_encoder(model, read), read(list(range(0, 40, 8))) / 127.5 - 1
+    assert torch.equal(encoder.encode(images, model)[2:3], encoder.encode(images[2:3], model))
 
 
 @pytest.mark.parametrize("part", ["latents.weight", "generator.layers.0.weight"])
 def test_an_encoder_of_another_checkpoint_is_not_used_and_one_line_says_so(run, encode_py, photo, part, caplog):
     loaded = load_run(run, "cpu")
-    loaded.fit_encoder()
-    content = loaded.encoder_file.read_bytes()
+    fit_and_save_encoder(loaded)
+    content = encoder_file(loaded).read_bytes()
     state = load(run)
     state["state_dict"][part][3] *= 0.5
     other = run / "checkpoints" / "best.ckpt"
     torch.save(state, other)
-    found = load_run(other, "cpu")
-    assert found.encoder() is found.encoder() is None
+    assert load_encoder(load_run(other, "cpu")) is None
     (line,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert line.startswith(f"{loaded.encoder_file} was fitted to another checkpoint and is not used; fit one")
+    assert line.startswith(f"{encoder_file(loaded)} was fitted to another checkpoint and is not used. Fit one")
     assert encode_py(other, photo, "--steps", 0)[1].startswith("--steps 0: needs an encoder")
-    assert loaded.encoder_file.read_bytes() == content
+    assert encoder_file(loaded).read_bytes() == content
     assert encode_py(other, "--fit_encoder") == (None, "")
     assert encode_py(other, photo, "--steps", 0)[0] is not None
 
 
 def test_an_encoder_that_is_not_there_or_damaged_is_named(run, encode_py, photo):
-    assert load_run(run, "cpu").encoder() is None
+    assert load_encoder(load_run(run, "cpu")) is None
     (run / "encoder.safetensors").write_bytes(b"nothing")
     assert f"encoder {run / 'encoder.safetensors'}: cannot be read" in encode_py(run, photo)[1]
     assert encode_py(run, photo, "--encoder", "none", "--steps", 3)[0] is not None
-    assert encode_py(run)[1].startswith("images : none are given")
+    assert encode_py(run)[1].startswith("images : there are none")
 
 
 def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypatch):
@@ -226,49 +211,31 @@ def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypa
     loaded = load_run(run, "cpu")
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match=r"encoder\.safetensors: cannot be written \(No space left"):
-        loaded.fit_encoder()
+        fit_and_save_encoder(loaded)
     assert not list(run.glob("*encoder*"))
 
 
 def test_nothing_is_fitted_for_a_folder_that_takes_no_file_or_before_what_else_is_wrong(run, encode_py, monkeypatch):
     fits = []
-    monkeypatch.setattr("glo_lightning.explore.trained_run.fit_encoder", lambda *_: fits.append(1))
+    monkeypatch.setattr("glo_lightning.explore.encoder_file.fit_encoder", lambda *_: fits.append(1))
     assert "--operator none.Such" in encode_py(run, run, "--fit_encoder", "--operator", "none.Such")[1]
     assert "nowhere.png" in encode_py(run, "nowhere.png", "--fit_encoder")[1]
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert "cannot be written, its folder allows none" in encode_py(run, "--fit_encoder")[1]
+    assert "cannot be written, its folder is read-only" in encode_py(run, "--fit_encoder")[1]
     assert not fits
 
 
-def test_a_prior_weighs_steps_alone(run, photo):
-    loaded = load_run(run, "cpu")
-    loaded.fit_encoder()
+def test_a_prior_weighs_steps_alone(run):
+    restoration = Restoration(load_run(run, "cpu"), Downsample(4), Encoder(3, 32, 6), prior_weight=1.0)
     with pytest.raises(InputError, match=r"prior_weight 1.0: weighs steps of a descent"):
-        restoring_codes(loaded, torch.zeros(1, 3, 8, 8), Down(4), steps=0, prior_weight=1.0)
+        restoration.find_codes(torch.zeros(1, 3, 8, 8), steps=0)
 
 
-def test_uploads_and_filled_masks_of_the_page_start_from_it(run, photo, monkeypatch):
-    loaded = load_run(run, "cpu")
-    encoder = loaded.fit_encoder()
-    page = Explorer(loaded, run)
-    made = page.upload(photo.read_bytes(), "photo.png", encode=True)
-    code = np.frombuffer(base64.b64decode(made["made"]["code"]), np.float32)
-    assert np.array_equal(code, loaded.codes([str(photo)])[0])
-    asked = []
-    encoder.register_forward_hook(lambda *_: asked.append(1))
-    mask = np.full((32, 32), 255, np.uint8)
-    mask[4:20, 3:] = 0
-    page.filled(made["name"], encode(mask))
-    assert asked
-
-
-def test_evaluation_does_not_use_it(run, encode_py, monkeypatch, tmp_path):
+def test_evaluation_does_not_use_it(run, tmp_path):
     """It was fitted to the training images, which are compared with others."""
     files = [tmp_path / "before.json", tmp_path / "after.json"]
     for file in files:
-        arguments = ["evaluate.py", str(run), "--steps", "2", "--num", "4", "--starts", "mean", "--json", str(file)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        runpy.run_path(str(REPOSITORY / "scripts" / "evaluate.py"), run_name="__main__")
-        load_run(run, "cpu").fit_encoder()
+        call("evaluate", run, "--steps", 2, "--num", 4, "--starts", "mean", "--json", file)
+        fit_and_save_encoder(load_run(run, "cpu"))
     before, after = (json.loads(file.read_text()) for file in files)
     assert before == after

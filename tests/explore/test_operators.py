@@ -1,15 +1,14 @@
 """Degraded pictures: the operators, least squares behind them, and images restored by encode.py."""
 
 import json
-import runpy
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import encode, flat_image
 from PIL import Image
+from programs import call
 from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import nn
@@ -17,17 +16,14 @@ from torch.nn import functional as F
 
 from glo_lightning import load_run
 from glo_lightning.errors import InputError
-from glo_lightning.explore.edits import restoring_codes
 from glo_lightning.explore.operators import (
     Blur,
-    Down,
-    Grey,
+    Downsample,
     Mask,
-    least_squares,
+    ToGray,
     make_operator,
-    nearest_behind,
-    restored,
 )
+from glo_lightning.explore.restoration import Restoration, enforce_consistency, least_squares, nearest_degraded
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -58,17 +54,17 @@ class Numbers(nn.Module):
 
 def test_operators_are_what_they_are_called():
     reduced = np.asarray(Image.fromarray(((IMAGES[0, 0] + 1) * 127.5).numpy()).reduce(4)) / 127.5 - 1
-    np.testing.assert_allclose(Down()(IMAGES)[0, 0], reduced, atol=1e-5)
+    np.testing.assert_allclose(Downsample()(IMAGES)[0, 0], reduced, atol=1e-5)
     blurred = gaussian_filter(IMAGES[0, 0].double().numpy(), 1.5, mode="nearest", radius=4)
     np.testing.assert_allclose(Blur(1.5)(IMAGES)[0, 0], blurred, atol=1e-5)
     pixels = ((IMAGES[0] + 1) * 127.5).round().byte()
     grey = np.asarray(Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L")) / 127.5 - 1
-    np.testing.assert_allclose(Grey()(pixels[None] / 127.5 - 1)[0, 0], grey, atol=1 / 127)
-    assert torch.equal(Grey()(IMAGES[:, :1]), IMAGES[:, :1])
-    known = torch.zeros(1, 16, 16)
-    known[:, :4] = 1
-    assert torch.equal(Mask(known)(IMAGES)[:, :, :4], IMAGES[:, :, :4])
-    assert not Mask(known)(IMAGES)[:, :, 4:].any()
+    np.testing.assert_allclose(ToGray()(pixels[None] / 127.5 - 1)[0, 0], grey, atol=1 / 127)
+    assert torch.equal(ToGray()(IMAGES[:, :1]), IMAGES[:, :1])
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :4] = 1
+    assert torch.equal(Mask(mask)(IMAGES)[:, :, :4], IMAGES[:, :, :4])
+    assert not Mask(mask)(IMAGES)[:, :, 4:].any()
 
 
 @pytest.mark.parametrize("name", ["down4", "blur", "grey", "test_operators.Upside", "test_operators.Columns"])
@@ -78,7 +74,7 @@ def test_a_restored_image_is_the_nearest_that_agrees_with_its_picture(name, chan
     operator = make_operator(name, 16, channels)
     images, generated = IMAGES[:, :channels], IMAGES.flip(0)[:, :channels]
     pictures = operator(images)
-    whole = restored(generated, pictures, operator)
+    whole = enforce_consistency(generated, pictures, operator)
     before = (operator(generated) - pictures).square().mean()
     assert (operator(whole) - pictures).square().mean() < (0.01 if name == "blur" else 1e-9) * before
     units = torch.eye(channels * 256).view(-1, channels, 16, 16)
@@ -92,7 +88,7 @@ def test_a_restored_image_is_the_nearest_that_agrees_with_its_picture(name, chan
 def test_what_no_image_agrees_with_is_met_as_closely_as_one_can():
     """A picture with light where the operator shows nothing."""
     operator, pictures = Columns(), torch.ones(1, 3, 16, 16)
-    whole = restored(IMAGES[:1], pictures, operator)
+    whole = enforce_consistency(IMAGES[:1], pictures, operator)
     np.testing.assert_allclose(whole[..., 1:4], torch.tensor([1.0, 1 / 2, 1 / 3]).expand(1, 3, 16, 3), atol=1e-5)
     assert torch.equal(whole[..., 5:], IMAGES[:1, ..., 5:])
 
@@ -100,7 +96,7 @@ def test_what_no_image_agrees_with_is_met_as_closely_as_one_can():
 def test_arguments_and_classes_of_ones_own():
     assert make_operator("blur", 16, 3, {"sigma": 1.0}).kernel.shape == (7,)
     assert make_operator("blur", 16, 3, {"sigma": 1.0, "size": 5}).kernel.shape == (5,)
-    assert make_operator("glo_lightning.explore.operators.Down", 16, 3, {"factor": 2})(IMAGES).shape[-1] == 8
+    assert make_operator("glo_lightning.explore.operators.Downsample", 16, 3, {"factor": 2})(IMAGES).shape[-1] == 8
     assert torch.equal(make_operator("test_operators.Upside", 16, 3)(IMAGES), IMAGES.flip(2))
 
 
@@ -160,35 +156,19 @@ def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
     image = torch.full((1, 3, 8, 8), 1.0)  # both alike, but for what is known of it
     for known, nearest in ((slice(0, 4), 0), (slice(4, 8), 1)):
         operator = Mask(torch.zeros(1, 8, 8))
-        operator.known[..., known] = 1
-        assert nearest_behind(training, operator(image), operator).tolist() == [nearest]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A run of 24 of the shipped faces, 8 of them held out."""
-    from glo_lightning.training.cli import main
-
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *TINY, "--data.holdout=8", "--max_epochs=2", f"--output={folder}"])
-        main(REPOSITORY / "configs" / "quickstart.yaml")
-    return folder
+        operator.mask[..., known] = 1
+        assert nearest_degraded(training, operator(image), operator).tolist() == [nearest]
 
 
 @pytest.fixture
-def encode_py(monkeypatch, capsys, tmp_path, tiny):
+def encode_py(tmp_path, tiny_run):
     """encode_py("--flag", ...) -> (the output folder, or the last line on stderr)."""
 
     def encode_py(*arguments):
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, (tiny, *arguments, "--output", output))])
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / "encode.py"), run_name="__main__")
-        except SystemExit:
-            return capsys.readouterr().err.strip().splitlines()[-1]
-        return output
+        status, _, errors = call("encode", tiny_run, *arguments, "--output", output)
+        return errors[-1] if status else output
 
     return encode_py
 
@@ -207,8 +187,8 @@ def photo(tmp_path):
 def test_encode_restores_behind_an_operator(encode_py, photo, arguments):
     size = 8 if arguments == "down4" else 32
     output = encode_py(photo(size), "--operator", *arguments.split(), "--steps", 5)
-    names = ("codes.npy", "comparison.png", "metrics.json", "reconstructions.png", "restored.png", "targets.png")
-    assert sorted(path.name for path in output.iterdir()) == list(names)
+    pictures = {f"{name}.png" for name in ("comparison", "reconstructions", "restored", "targets")}
+    assert {path.name for path in output.glob("[!.]*")} == pictures | {"codes.npy", "metrics.json"}
     assert np.load(output / "codes.npy").shape == (1, 6)
     assert json.loads((output / "metrics.json").read_text())["psnr"] > 0
 
@@ -238,10 +218,7 @@ def test_a_picture_of_another_size_is_named(encode_py, photo):
         (["--operator", "blur", "--mask", "m.png"], "--mask m.png: is an operator itself"),
         (["--operator_args", "{}", "--operator", "none.Such"], "--operator none.Such: give mask"),
         (["--operator_args", "sigma"], "argument --operator_args: invalid"),
-        (
-            ["--operator", "blur", "--prior_weight", 1],
-            "--prior_weight 1.0: weighs the density of a flow, which needs",
-        ),
+        (["--operator", "blur", "--prior_weight", 1], "--prior_weight 1.0: 16 codes are too few for a flow"),
         (["--operator", "blur", "--prior_weight", 1, "--steps", 0], "--steps 0: needs an encoder"),
         (["--noise_sigma", 0.1], "--noise_sigma 0.1: weighs what an operator leaves open"),
     ],
@@ -257,12 +234,12 @@ class Near:
         return -1e3 * (codes - 0.2).square().sum(1)
 
 
-def test_the_prior_draws_codes_to_where_it_is_dense(tiny, monkeypatch):
-    loaded = load_run(tiny, "cpu")
-    monkeypatch.setattr(loaded, "flow", Near)
-    pictures = Down(8)(IMAGES[:, :, :8, :8].repeat(1, 1, 4, 4))
+def test_the_prior_draws_codes_to_where_it_is_dense(tiny_run, monkeypatch):
+    loaded = load_run(tiny_run, "cpu")
+    monkeypatch.setattr("glo_lightning.explore.restoration.fitted_flow", lambda *_: Near())
+    pictures = Downsample(8)(IMAGES[:, :, :8, :8].repeat(1, 1, 4, 4))
     found = [
-        restoring_codes(loaded, pictures, Down(8), ["random"], 30, prior_weight=weight, noise_sigma=sigma)
+        Restoration(loaded, Downsample(8), None, weight, sigma).find_codes(pictures, ["random"], 30)
         for weight, sigma in ((0, 0.05), (1, 0.05), (1, 0.5))
     ]
     plain, drawn, more = (Near().log_density(codes, 1, 1) for codes in found)

@@ -9,18 +9,17 @@ from sklearn.decomposition import PCA
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.paths import (
-    WAYS,
-    along,
-    arithmetic,
+    INTERPOLATIONS,
     between,
     gradient_magnitude,
     lerp,
     nearest,
     principal_axes,
+    resample_path,
     slerp,
     walk,
 )
-from glo_lightning.latents import to_ball, to_sphere, unconstrained
+from glo_lightning.latents import identity, to_ball, to_sphere
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_interpolations_run_from_end_to_end_inside_the_set(way, codes):
 
 
 def test_linear_steps_are_equal(codes):
-    path = lerp(codes[0], codes[1], 5, unconstrained)
+    path = lerp(codes[0], codes[1], 5, identity)
     torch.testing.assert_close(path[2], (codes[0] + codes[1]) / 2)
     torch.testing.assert_close(path[1], 0.75 * codes[0] + 0.25 * codes[1])
 
@@ -54,7 +53,7 @@ def test_spherical_interpolation_is_scipys_rotation():
     # a rotation about the third axis turns x into y: its slerp moves the image of x on the great arc
     start, end = torch.tensor([1.0, 0, 0]), torch.tensor([math.cos(2.0), math.sin(2.0), 0])
     rotations = Slerp([0, 1], Rotation.from_rotvec([[0, 0, 0], [0, 0, 2.0]]))(np.linspace(0, 1, 9))
-    path = slerp(start, end, 9, unconstrained)
+    path = slerp(start, end, 9, identity)
     np.testing.assert_allclose(path, rotations.apply(start.numpy()), atol=1e-6)
 
 
@@ -65,13 +64,13 @@ def test_spherical_interpolation_goes_evenly_from_length_to_length(codes):
 
 def test_spherical_interpolation_between_parallel_codes_is_linear(codes):
     for end in (2 * codes[0], -codes[0], torch.zeros(6)):
-        path = slerp(codes[0], end, 5, unconstrained)
-        torch.testing.assert_close(path, lerp(codes[0], end, 5, unconstrained))
+        path = slerp(codes[0], end, 5, identity)
+        torch.testing.assert_close(path, lerp(codes[0], end, 5, identity))
 
 
 def test_codes_between_two_are_half_way_on_their_arc_and_have_their_own_fractions(codes):
     first, second = to_sphere(codes[:20]), to_sphere(codes[20:40])
-    torch.testing.assert_close(between(first, second, 0.5), slerp(first, second, 3, unconstrained)[1])
+    torch.testing.assert_close(between(first, second, 0.5), slerp(first, second, 3, identity)[1])
     fractions = torch.linspace(0, 1, 20)[:, None]
     lengths = torch.lerp(codes[:20].norm(dim=1), codes[20:40].norm(dim=1), fractions[:, 0])
     torch.testing.assert_close(between(codes[:20], codes[20:40], fractions).norm(dim=1), lengths)
@@ -82,10 +81,10 @@ def test_steps_along_a_path_are_as_long_as_each_other():
     """On a ray the places are those that NumPy interpolates; of paths side by side each has its own pieces."""
     lengths = torch.tensor([[0.1, 0.5], [0.15, 0.6], [0.9, 0.9], [1.0, 1.0]])
     rays = to_sphere(torch.tensor([[1.0, 2.0, 2.0], [0.0, -3.0, 4.0]]))
-    places = along(lengths[..., None] * rays, torch.linspace(0, 1, 7))
+    places = resample_path(lengths[..., None] * rays, torch.linspace(0, 1, 7))
     assert places.shape == (7, 2, 3)
     torch.testing.assert_close(places.diff(dim=0).norm(dim=2), torch.tensor([0.15, 0.5 / 6]).expand(6, 2))
-    some = along(lengths[..., None] * rays, torch.tensor([0.3, 0.8])).norm(dim=2)
+    some = resample_path(lengths[..., None] * rays, torch.tensor([0.3, 0.8])).norm(dim=2)
     reached = (lengths - lengths[0]) / (lengths[-1] - lengths[0])
     for ray in (0, 1):
         np.testing.assert_allclose(some[:, ray], np.interp([0.3, 0.8], reached[:, ray], lengths[:, ray]), rtol=1e-6)
@@ -94,14 +93,14 @@ def test_steps_along_a_path_are_as_long_as_each_other():
 def test_a_path_is_as_even_as_is_asked():
     path = torch.tensor([[0.1], [0.2], [0.3], [0.9]])  # a quarter of its length, and two thirds of its codes, up to 0.3
     fractions = torch.tensor([2 / 3, 0.25, (2 / 3 + 0.25) / 2])
-    places = [float(along(path, fractions[n : n + 1], evenness)) for n, evenness in enumerate((0.0, 1.0, 0.5))]
+    places = [float(resample_path(path, fractions[n : n + 1], evenness)) for n, evenness in enumerate((0.0, 1.0, 0.5))]
     assert places == pytest.approx([0.3] * 3)
-    torch.testing.assert_close(along(path, torch.linspace(0, 1, 4), 0.0), path)
+    torch.testing.assert_close(resample_path(path, torch.linspace(0, 1, 4), 0.0), path)
 
 
 def test_a_path_that_stays_where_it_is_has_its_place_alone():
     still = torch.tensor([0.3, 0.4]).expand(5, 2)
-    torch.testing.assert_close(along(still, torch.tensor([0.0, 0.5, 1.0])), still[:3])
+    torch.testing.assert_close(resample_path(still, torch.tensor([0.0, 0.5, 1.0])), still[:3])
 
 
 def test_principal_axes_are_sklearns(codes):
@@ -114,20 +113,14 @@ def test_principal_axes_are_sklearns(codes):
 
 def test_a_walk_passes_its_origin_and_ends_at_its_reach(codes):
     axis = principal_axes(codes, 1)[0]
-    path = walk(codes[3], axis, 5, 2.0, unconstrained)
+    path = walk(codes[3], axis, 5, 2.0, identity)
     torch.testing.assert_close(path[2], codes[3])
     torch.testing.assert_close(path[-1], codes[3] + 2 * axis)
     torch.testing.assert_close(path[0], codes[3] - 2 * axis)
 
 
-def test_arithmetic_adds_so_much_of_a_difference(codes):
-    a, b, c = codes[:3].numpy()
-    np.testing.assert_allclose(arithmetic(*codes[:3]), a - b + c, atol=1e-6)
-    np.testing.assert_allclose(arithmetic(*codes[:3], 2.5), 2.5 * (a - b) + c, atol=1e-6)
-
-
 def test_ways_of_many_pairs_are_those_of_each(codes):
-    for way in WAYS.values():
+    for way in INTERPOLATIONS.values():
         together = way(codes[:6], codes[6:12], 5, to_ball)
         for pair in range(6):
             torch.testing.assert_close(together[:, pair], way(codes[pair], codes[6 + pair], 5, to_ball))

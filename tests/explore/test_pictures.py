@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glo_lightning.explore.commands import write_animation
+from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.pictures import picture
 
 

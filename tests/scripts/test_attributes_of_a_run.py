@@ -2,21 +2,19 @@
 
 import csv
 import json
-import runpy
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+from conftest import encode, flat_image, write_lmdb
+from programs import call, train
 
 from glo_lightning import load_run
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS
+from glo_lightning.explore.run_priors import fitted_flow, parse_conditions
 from glo_lightning.latents import to_ball
-from glo_lightning.training.cli import main as train
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
 NUM, HELD_OUT = 80, 8
 
@@ -33,34 +31,21 @@ def trained(tmp_path_factory):
             odd = row % 2 == 1
             big = odd if row < NUM else row >= NUM + 4
             rows.writerow([f"{row:02x}", "odd" if odd else "even", "big" if big else "", "yes" if row < 3 else ""])
-    flags = (*TINY[1:], "--max_epochs=3", f"--data.holdout={HELD_OUT}", "--prior=null")
-    with pytest.MonkeyPatch.context() as patch:
-        root, output = str(folder / "lmdb"), str(folder / "run")
-        patch.setattr(sys, "argv", ["train.py", *flags, "--data.root", root, "--output", output])
-        train(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return folder / "run"
+    flags = (f"--data.num_samples={NUM + HELD_OUT}", "--max_epochs=3", f"--data.holdout={HELD_OUT}")
+    return train(folder / "run", *flags, "--data.root", folder / "lmdb")
 
 
 @pytest.fixture
-def script(monkeypatch, capsys, tmp_path, trained):
+def script(monkeypatch, tmp_path, trained):
     """script("sample --num 3") -> (exit status, standard output, the last line of standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=60, width=16, blocks=1))
-    for place in ("flow", "trained_run"):
-        monkeypatch.setattr(f"glo_lightning.explore.{place}.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
 
     def script(line: str) -> tuple[int, str, str]:
         name, *arguments = line.split()
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", str(trained), "--accelerator=cpu", *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, "".join(captured.err.splitlines()[-1:])
+        status, output, errors = call(name, trained, "--accelerator=cpu", *arguments)
+        return status, output, "".join(errors[-1:])
 
     return script
 
@@ -71,11 +56,11 @@ def test_samples_follow_what_is_given(script, trained):
         assert script(" ".join(["sample", flags, *arguments]))[0] == 0
         return np.load("made.npy")
 
-    free, odd = codes(), codes("--given", "parity=odd", "size=big")
+    free, odd = codes(), codes("--condition", "parity=odd", "size=big")
     assert not np.array_equal(free, odd)
     run = load_run(trained, "cpu")
-    flow, numbers = run.flow(), run.given(["parity=odd", "size=big"])
-    expected = to_ball(flow.sample(200, 0, given=numbers))
+    conditions = parse_conditions(run, ["parity=odd", "size=big"])
+    expected = to_ball(fitted_flow(run).sample(200, 0, conditions=conditions))
     np.testing.assert_allclose(odd, expected, atol=1e-6)
 
 
@@ -85,15 +70,15 @@ def test_an_attribute_is_the_mean_code_of_the_training_images_that_have_it(scrip
     assert script(f"arithmetic --a parity=odd --b parity=even --c 7 --strength 0.5 {flags}")[0] == 0
     odd, even = table[1::2].mean(0), table[::2].mean(0)
     np.testing.assert_allclose(np.load("made.npy")[-1], to_ball(0.5 * (odd - even) + table[7]), atol=1e-6)
-    assert script(f"interpolate size=big 7 --way line --steps 3 {flags}")[0] == 0
+    assert script(f"interpolate size=big 7 --path line --steps 3 {flags}")[0] == 0
     np.testing.assert_allclose(np.load("made.npy")[0], to_ball(odd), atol=1e-6)
 
 
 @pytest.mark.parametrize("command", ["walk --axes 2", "arithmetic --a 1 --b 2 --c 3"])
 def test_walks_and_sums_in_the_noise_of_a_flow_are_decoded_by_it(script, trained, command):
-    assert script(f"{command} --way flow --output=made.png --codes=made.npy")[0] == 0
+    assert script(f"{command} --path flow --output=made.png --codes=made.npy")[0] == 0
     run = load_run(trained, "cpu")
-    flow, table, codes = run.flow(), run.model.latents.weight, torch.from_numpy(np.load("made.npy"))
+    flow, table, codes = fitted_flow(run), run.codes, torch.from_numpy(np.load("made.npy"))
     noise = flow.encode(table)
     middle = noise.mean(0) if command.startswith("walk") else noise[1] - noise[2] + noise[3]
     number = 4 if command.startswith("walk") else 3  # of 9 steps; of a, b, c and their sum
@@ -101,7 +86,7 @@ def test_walks_and_sums_in_the_noise_of_a_flow_are_decoded_by_it(script, trained
 
 
 def test_held_out_images_of_new_pairs_are_reported_by_themselves(script):
-    status, output, _ = script("evaluate --json=made.json --steps=2 --starts mean --features=test_evaluation.Means")
+    status, output, _ = script("evaluate --json=made.json --steps=2 --starts mean --features=test_metrics.Means")
     assert status == 0
     results = json.loads(Path("made.json").read_text())
     assert results["holdout"]["images"] == HELD_OUT
@@ -110,7 +95,7 @@ def test_held_out_images_of_new_pairs_are_reported_by_themselves(script):
     assert set(results["probes"]) == set(results["neighbours"])
     assert set(results["probes"]["codes"]) == {"images", "parity", "size", "rare"}
     assert all(results["neighbours"][kind]["images"] == NUM for kind in ("codes", "PCA codes", "pixels"))
-    assert set(results["ways"]) == {"line", "arc", "fade", "snap", "held-out images"}
+    assert set(results["paths"]) == {"line", "arc", "fade", "nearest_code", "held-out images"}
     assert "linear probe" in output
 
 
@@ -125,7 +110,7 @@ def test_the_projector_has_the_labels(script, trained):
 
 def test_labels_go_with_the_run(trained, tmp_path):
     run = load_run(trained, "cpu", tmp_path)  # where its images are not
-    assert run.given(["parity=odd"]).tolist() == [1, -1, -1]
+    assert parse_conditions(run, ["parity=odd"]).tolist() == [1, -1, -1]
     data = load_run(trained, "cpu").data
     assert run.attributes.digest() == data.attributes.digest()
 
@@ -133,14 +118,17 @@ def test_labels_go_with_the_run(trained, tmp_path):
 @pytest.mark.parametrize(
     ("command", "line"),
     [
+        ("sample --condition party=odd", "--condition party=odd: there is no attribute party; did you mean parity?"),
+        ("sample --condition parity=ood", "--condition parity=ood: parity has no value 'ood'; did you mean odd?"),
+        ("sample --condition rare=yes", "--condition rare=yes: only 3 training images have it, 20 are needed. Give"),
+        ("sample --prior gaussian --condition size=big", "--condition size=big: the prior Gaussian takes no condition"),
         (
-            "sample --prior flow --given party=odd",
-            "--given party=odd: there is no attribute party; did you mean parity?",
+            "sample --prior mixture --guidance 2",
+            "--guidance 2.0: the prior Mixture takes no guidance. Give --prior flow.",
         ),
-        ("sample --prior flow --given parity=ood", "--given parity=ood: parity has no value 'ood'; did you mean odd?"),
-        ("sample --prior flow --given rare=yes", "--given rare=yes: only 3 training images have it, 20 are needed"),
-        ("sample --prior gaussian --given parity=odd", "--given Gaussian: only a flow can be given attributes"),
-        ("arithmetic --a parity=odd --b rare= --c hat=top", "given hat=top: there is no attribute hat"),
+        ("sample --guidance 2", "--guidance 2.0: the prior Mixture takes no guidance"),
+        ("sample --decode 1 --guidance 2", "--guidance 2.0: draws codes, but --decode has them"),
+        ("arithmetic --a parity=odd --b rare= --c hat=top", "condition hat=top: there is no attribute hat"),
     ],
 )
 def test_attributes_that_cannot_be_had_are_one_line(script, tmp_path, command, line):

@@ -1,48 +1,18 @@
 import json
-import runpy
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, encode, flat_image, write_lmdb
+from conftest import encode, flat_image, write_lmdb
 from PIL import Image
+from programs import call
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.images import from_uint8 as to_unit_range
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A tiny run: 24 of the shipped images, 8 of them held out."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    arguments = ["train.py", *TINY, "--data.holdout=8", "--max_epochs=2", f"--output={folder}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        runpy.run_path(str(REPOSITORY / "scripts" / "train.py"), run_name="__main__")
-    return folder
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command("encode", "--flag", ...) -> (exit status, standard output, last line on stderr)."""
-
-    def command(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        output, errors = capsys.readouterr()
-        lines = [line for line in errors.replace("\r", "\n").splitlines() if line and "images/s" not in line]
-        return status, output, lines[-1] if lines else ""
-
-    return command
 
 
 @pytest.fixture
@@ -54,13 +24,13 @@ def pictures(tmp_path):
     return folder
 
 
-def test_encode_writes_codes_that_give_the_reconstructions(trained, command, pictures, tmp_path):
+def test_encode_writes_codes_that_give_the_reconstructions(tiny_run, pictures, tmp_path):
     (pictures / "broken.png").write_bytes(b"no image")
-    status, output, _ = command("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 10)
+    status, output, _ = call("encode", tiny_run, pictures, "--output", tmp_path / "out", "--steps", 10)
     assert status == 0
     assert "broken.png: not an image" in output
-    assert "skipped 1 of 4" in output
-    run = TrainedRun(trained, "cpu")
+    assert "left out 1 of 4" in output
+    run = TrainedRun(tiny_run, "cpu")
     codes = torch.from_numpy(np.load(tmp_path / "out" / "codes.npy"))
     assert codes.shape == (3, 6)
     images = torch.stack([torch.from_numpy(flat_image(20000 * n, 32)) for n in range(3)]).permute(0, 3, 1, 2)
@@ -76,13 +46,13 @@ def test_encode_writes_codes_that_give_the_reconstructions(trained, command, pic
             assert grid.size == (3 * 34 + 2, 36)
 
 
-def test_encode_takes_an_lmdb_and_a_mask(trained, command, tmp_path):
+def test_encode_takes_an_lmdb_and_a_mask(tiny_run, tmp_path):
     records = write_lmdb(tmp_path / "lmdb", {b"%d" % n: encode(flat_image(20000 * n, 40)) for n in range(2)})
     mask = np.full((32, 32), 255, np.uint8)
     mask[:, 16:] = 0
     (tmp_path / "mask.png").write_bytes(encode(mask))
     arguments = ("--mask", tmp_path / "mask.png", "--output", tmp_path / "out", "--steps", 10)
-    assert command("encode", trained, records, *arguments)[0] == 0
+    assert call("encode", tiny_run, records, *arguments)[0] == 0
     targets, generated, filled = (
         np.asarray(Image.open(tmp_path / "out" / f"{name}.png")).astype(int)[2:34, 2:34]
         for name in ("targets", "reconstructions", "filled")
@@ -92,12 +62,12 @@ def test_encode_takes_an_lmdb_and_a_mask(trained, command, tmp_path):
     assert (filled[:, 16:] == generated[:, 16:]).all()
 
 
-def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
-    arguments = ("--json", tmp_path / "e.json", "--steps", 10, "--features", "test_evaluation.Means")
-    status, output, _ = command("evaluate", trained, *arguments)
+def test_evaluate_reports_what_the_json_holds(tiny_run, tmp_path):
+    arguments = ("--json", tmp_path / "e.json", "--steps", 10, "--features", "test_metrics.Means")
+    status, output, _ = call("evaluate", tiny_run, *arguments)
     assert status == 0
     results = json.loads((tmp_path / "e.json").read_text())
-    run = TrainedRun(trained, "cpu")
+    run = TrainedRun(tiny_run, "cpu")
     images = to_unit_range(run.images(range(16))) / 2 + 0.5
     expected = PeakSignalNoiseRatio(data_range=1.0)(run.model(run.model.latents.weight) / 2 + 0.5, images)
     assert results["train_all"]["psnr"] == pytest.approx(float(expected), abs=0.01)
@@ -110,33 +80,33 @@ def test_evaluate_reports_what_the_json_holds(trained, command, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(trained, command, tmp_path):
-    status, _, line = command("evaluate", trained, "--accelerator", "gpu", "--json", tmp_path / "e.json")
+def test_a_gpu_that_is_not_there_is_named(tiny_run, tmp_path):
+    status, _, (line,) = call("evaluate", tiny_run, "--accelerator", "gpu", "--json", tmp_path / "e.json")
     assert (status, line[:17]) == (2, "--accelerator gpu")
 
 
-def test_a_run_that_is_none_is_named(command, tmp_path):
-    assert "holds no run" in command("evaluate", tmp_path)[2]
+def test_a_run_that_is_none_is_named(tmp_path):
+    assert "holds no run" in call("evaluate", tmp_path)[2][0]
     (tmp_path / "a.ckpt").write_bytes(b"nothing")
     for path in ("a.ckpt", "b.ckpt"):
-        status, _, line = command("evaluate", tmp_path / path)
+        status, _, (line,) = call("evaluate", tmp_path / path)
         assert status == 2
         assert path in line
-    assert command("evaluate", tmp_path, "--typo")[0] == 2
+    assert call("evaluate", tmp_path, "--typo")[0] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt"]
 
 
-def test_other_images_than_the_checkpoints_are_refused(trained, command, tmp_path):
-    shutil.copytree(trained, tmp_path / "copy")
+def test_other_images_than_the_checkpoints_are_refused(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "copy")
     config = tmp_path / "copy" / "config.yaml"
     config.write_text(config.read_text().replace("num_samples: 24", "num_samples: 25"))
-    status, _, line = command("evaluate", tmp_path / "copy", "--json", tmp_path / "e.json")
+    status, _, (line,) = call("evaluate", tmp_path / "copy", "--json", tmp_path / "e.json")
     assert status == 2
     assert "the checkpoint's rows belong to other images" in line
 
 
-def test_a_checkpoint_alone_has_no_images(trained, tmp_path):
-    shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+def test_a_checkpoint_alone_has_no_images(tiny_run, tmp_path):
+    shutil.copy(tiny_run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
     run = TrainedRun(tmp_path / "alone.ckpt", "cpu")
     assert run.model(run.model.latents.weight[:2]).shape == (2, 3, 32, 32)
     with pytest.raises(InputError, match=r"config\.yaml"):
@@ -144,38 +114,38 @@ def test_a_checkpoint_alone_has_no_images(trained, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["size", "black", "none", "text"])
-def test_a_wrong_mask_is_named(trained, command, pictures, tmp_path, wrong):
+def test_a_wrong_mask_is_named(tiny_run, pictures, tmp_path, wrong):
     mask = tmp_path / "mask.png"
     if wrong == "text":
         mask.write_text("no image")
     elif wrong != "none":
         mask.write_bytes(encode(np.zeros((32, 32) if wrong == "black" else (31, 32), np.uint8)))
-    status, _, line = command("encode", trained, pictures, "--mask", mask, "--output", tmp_path / "out")
+    status, _, (line,) = call("encode", tiny_run, pictures, "--mask", mask, "--output", tmp_path / "out")
     assert status == 2
     assert line.startswith(f"--mask {mask}")
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_are_none_are_named(trained, command, pictures, tmp_path):
+def test_images_that_are_none_are_named(tiny_run, pictures, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for path in (empty, tmp_path / "missing.png"):
-        status, _, line = command("encode", trained, path, "--output", tmp_path / "out")
+        status, _, (line,) = call("encode", tiny_run, path, "--output", tmp_path / "out")
         assert status == 2
         assert str(path) in line
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten_unasked(trained, command, pictures, tmp_path):
-    encode = ("encode", trained, pictures, "--output", tmp_path / "out", "--steps", 5)
-    assert command(*encode)[0] == 0
+def test_nothing_is_overwritten_unasked(tiny_run, pictures, tmp_path):
+    encode = ("encode", tiny_run, pictures, "--output", tmp_path / "out", "--steps", 5)
+    assert call(*encode)[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    status, _, line = command(*encode)
+    status, _, (line,) = call(*encode)
     assert status == 2
     assert "--overwrite" in line
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     (tmp_path / "out" / "codes.npy").write_bytes(b"")
-    assert command(*encode, "--overwrite")[0] == 0
+    assert call(*encode, "--overwrite")[0] == 0
     assert (tmp_path / "out" / "codes.npy").read_bytes() == before[tmp_path / "out" / "codes.npy"]
 
 
@@ -200,9 +170,9 @@ def contents(folder):
     ids=["inputs", "an input", "run", "config", "checkpoint", "parent", "folder", "file", "link", "own and another"],
 )
 @pytest.mark.parametrize("name", ["encode", "projector", "interpolate", "evaluate"])
-def test_overwrite_replaces_nothing_that_no_command_wrote(trained, command, pictures, tmp_path, name, make_output):
+def test_overwrite_replaces_nothing_that_no_command_wrote(tiny_run, pictures, tmp_path, name, make_output):
     place = tmp_path / "place"
-    shutil.copytree(trained, place / "run")
+    shutil.copytree(tiny_run, place / "run")
     shutil.copytree(pictures, place / "photos")
     shutil.copy(next(pictures.iterdir()), place / "photos" / "a.png")
     shutil.copytree(pictures, place / "others")
@@ -215,6 +185,6 @@ def test_overwrite_replaces_nothing_that_no_command_wrote(trained, command, pict
     arguments = {"encode": [place / "photos", "--steps", 1], "interpolate": [place / "photos" / "a.png", "0"]}
     flag = "--json" if name == "evaluate" else "--output"
     given = (*arguments.get(name, []), flag, make_output(place), "--overwrite")
-    status, _, line = command(name, place / "run", *given)
+    status, _, (line,) = call(name, place / "run", *given)
     assert (status, line.split(" ")[0]) == (2, flag)
     assert contents(place) == before

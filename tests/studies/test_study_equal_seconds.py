@@ -10,8 +10,8 @@ from equal_seconds import BASE, ROWS
 from run_study import STUDIES, run_study
 from torch import nn
 
-from glo_lightning.explore.flow import Flow
 from glo_lightning.module import GLO
+from glo_lightning.priors.flow import Flow
 
 ROW = {"generators": "skips, code_scale 2, AdamW 0.003", "losses": "pixels, L2, SGD 3", "codes": "whitened, SGD 1"}
 
@@ -44,8 +44,8 @@ class MeanColour(nn.Module):
 
 
 def test_distances_are_measured_where_there_are_features(tmp_path, monkeypatch):
-    monkeypatch.setattr("glo_lightning.explore.flow.Flow", functools.partial(Flow, steps=10, width=8, blocks=1))
-    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.Flow", functools.partial(Flow, steps=10, width=8, blocks=1))
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
     images = ("--num_samples", 48, "--holdout", 8, "--image_size", 32, "--latent_dim", 4)
     arguments = ("--json", tmp_path / "results.json", *images, "--seconds", 0.01, "--encoded", 4, "--seeds", 1)
     features = ("--features", f"{__name__}.MeanColour", "--only", "DCGAN, SGD 1")

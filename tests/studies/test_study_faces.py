@@ -10,14 +10,14 @@ import pytest
 import torch
 from attribute_classifier import AttributeClassifier, accuracies, predict, rows_by_part, train_classifier
 from conftest import encode
-from path_metrics import FaceMetrics, edit
+from face_metrics import FaceMetrics, edit
 from run_study import run_study
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
 PARTS = {"0": 80, "1": 30, "2": 8}  # of the training, held out, of combinations that training lacks
 COLOURS = {"red": 0, "green": 1, "blue": 2}
@@ -86,7 +86,7 @@ def metrics(data, classifier):
 @pytest.fixture
 def small_flow(monkeypatch):
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=20, width=8, blocks=1))
-    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
 
 
 def test_parts_are_recognised_by_key(data):
@@ -145,8 +145,8 @@ def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_fl
     flags = ("--data.holdout=38", "--model.latent_dim=4", "--model.generator.width=2", "--max_epochs=1", "--prior=null")
     assert run("--data.root", faces, *flags, "--output", tmp_path / "run")[0] == 0
     said = run_study(
-        "faces/path_metrics", tmp_path / "run", "--faces", faces, "--priors", "gaussian", "flow", "--num_edited", 4,
-        "--steps", 2, "--given", "glasses=round", "--guidance", 1, "--num", 30,
+        "faces/face_metrics", tmp_path / "run", "--faces", faces, "--priors", "gaussian", "flow", "--num_edited", 4,
+        "--steps", 2, "--condition", "glasses=round", "--guidance", 1, "--num", 30,
         "--classifier", tmp_path / "classifier.pt", "--json", tmp_path / "made.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "made.json").read_text())
@@ -154,8 +154,8 @@ def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_fl
         "held-out faces", "unseen combinations", "reconstructions", "gaussian", "flow"
     }  # fmt: skip
     assert f"| gaussian | {found['priors']['gaussian']['frechet']:.3f} |" in said
-    assert set(found["paths"]) == {"arc", "line", "flow", "fade", "snap", "held-out faces"}
+    assert set(found["paths"]) == {"arc", "line", "flow", "fade", "nearest_code", "held-out faces"}
     for kind in ("edits", "edits, unseen combinations"):
         assert {"glasses", "beard", "skin=red", "background=blue"} <= found[kind].keys()
         assert {"appears", "stays", "worst", "reconstructions"} == found[kind]["beard"].keys()
-    assert found["given"]["glasses=round, guidance 1"]["training"] > 20
+    assert found["conditions"]["glasses=round, guidance 1"]["training"] > 20

@@ -8,9 +8,10 @@ from run_study import run_study
 from sklearn.neighbors import KernelDensity
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS, Gaussian, make_prior, sample_codes
 from glo_lightning.latents import to_ball
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.gaussian import Gaussian
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
 
 
 class SmallIMLE(other_priors.IMLE):
@@ -86,7 +87,7 @@ def test_every_prior_is_compared_beside_two_floors(tmp_path, monkeypatch):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
-    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
     small = ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=2", "--temperatures=1")
     priors = [*PRIORS, "other_priors.KernelDensity", f"{__name__}.SmallIMLE"]
     table = run_study("priors/compare_priors", tmp_path, *small, "--output", tmp_path / "work", "--priors", *priors)

@@ -6,8 +6,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.priors import Gaussian
 from glo_lightning.module import GLO
+from glo_lightning.priors.gaussian import Gaussian
 
 
 @pytest.fixture

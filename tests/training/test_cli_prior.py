@@ -8,8 +8,9 @@ import pytest
 from conftest import TINY, load, same_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.priors import PRIORS, Gaussian
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.gaussian import Gaussian
+from glo_lightning.priors.prior import PRIORS
 
 FLAGS = (*TINY, "--data.num_samples=40", "--max_epochs=2")
 
@@ -23,7 +24,7 @@ def flow():
 @pytest.fixture
 def small_flow(monkeypatch, flow):
     monkeypatch.setitem(PRIORS, "flow", flow)
-    monkeypatch.setattr("glo_lightning.explore.flow.FEWEST", 20)
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
 
 
 def shown(folder):

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import Results, StudyParser, datamodule, markdown, mean_and_deviation, silence, train
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.evaluation import generate, pca_reconstructions
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.metrics import pca_reconstructions
 from glo_lightning.images import from_uint8, psnr
 from glo_lightning.module import GLO
 

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import StudyParser
 
-from glo_lightning.encoding import BETAS, NEAR, STARTS, starting_codes
-from glo_lightning.explore.encoder import SECONDS, fit_encoder
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.encoding import BETAS, STARTS, WARM_START_BETAS, starting_codes
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.encoder import MAX_SECONDS, fit_encoder
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, psnr
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser = StudyParser(__doc__)
     parser.add_argument("run", help="a run folder with held-out images")
     parser.add_argument("--num", type=int, default=128, help="largest number of held-out images")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="longest time of the fit")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="longest time of the fit")
     options = parser.parse_args()
     trained = load_run(options.run, "cpu")
     model, data = trained.model, trained.data
@@ -39,7 +39,7 @@ def main() -> None:
     began = time.process_time()
     encoder = fit_encoder(model, trained.images, options.seconds)
     print(f"fitted in {time.process_time() - began:.0f} s of processor time", flush=True)
-    starts = starting_codes(model.latents.weight, trained.training(), images, STARTS, model.n_pca, model.whiten)
+    starts = starting_codes(model.latents.weight, trained.pca_images(), images, STARTS, model.n_pca, model.whiten)
     print("| code | PSNR, dB | ms |\n|---|---|---|", flush=True)
 
     def add_row(name: str, find: Callable[[], Tensor]) -> Tensor:
@@ -54,11 +54,11 @@ def main() -> None:
         return lambda: model.encode(images, starts=starts, steps=steps, betas=betas)
 
     add_row("PCA coordinates", lambda: model.project(starts[:, STARTS.index("pca")]))
-    add_row("PCA coordinates, 10 steps", descent(starts[:, :1], 10, NEAR))
+    add_row("PCA coordinates, 10 steps", descent(starts[:, :1], 10, WARM_START_BETAS))
     add_row("first linear map", lambda: model.project(encoder.first(encoder.pixels(images))))
-    codes = add_row("encoder", lambda: torch.cat([encoder(image[None], model) for image in images]))[:, None]
+    codes = add_row("encoder", lambda: encoder.encode(images, model))[:, None]
     for steps in (10, 30):
-        add_row(f"encoder, {steps} steps", descent(codes, steps, NEAR))
+        add_row(f"encoder, {steps} steps", descent(codes, steps, WARM_START_BETAS))
     add_row("encoder, 10 steps with Adam's default betas", descent(codes, 10))
     add_row("encoder, 150 steps", descent(codes, 150))
     add_row("full descent", descent(starts, 150))

@@ -21,20 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
+from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.optimizers import WhitenedRows
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import BATCH, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.evaluation import extract, frechet, generate, load_features, quality
-from glo_lightning.explore.flow import Flow
-from glo_lightning.explore.flow_way import through
-from glo_lightning.explore.priors import sample_codes
-from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.metrics import extract, frechet, load_features, quality
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
-from glo_lightning.optimizers import WhitenedRows
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import sample_codes
 
 PYRAMID_AND_L2 = partial(LaplacianLoss, l2_weight=1.0)
 BASE: dict[str, Any] = {"whiten": True, "schedule": "cosine", "loss": PYRAMID_AND_L2}
@@ -102,7 +104,7 @@ def measure(
             measures["samples"] = distance(sample_codes(flow, table, num, model.project))
             pairs = min(MAX_PAIRS, num)
             starts, ends = table[order[:pairs]], table[order[-pairs:].flip(0)]
-            measures["half-way"] = distance(through(flow)(starts, ends, 3, model.project)[1])
+            measures["half-way"] = distance(flow_path(flow)(starts, ends, 3, model.project)[1])
     weights = sum(parameter.numel() for parameter in model.generator.parameters())
     return measures | {"M weights": weights / 1e6, "images/s": BATCH * steps / options.seconds}
 

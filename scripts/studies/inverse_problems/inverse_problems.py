@@ -5,15 +5,14 @@ of the side; by --only also blurred or without colours. Compares the generator, 
 as a prior, with linear interpolation, biharmonic inpainting, bicubic enlargement, and least squares among the principal
 components, as many as a code has dimensions and four times as many.
 
-PSNR in dB is that of the squared error over all pixels of all images. "restored" keeps what is known, see
-``operators.restored``; so do all rows but the plain ones.
+PSNR in dB is over all pixels of all images. All rows but the plain ones keep what is known, see
+``restoration.enforce_consistency``.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import StudyParser, markdown
 
-from glo_lightning.explore.edits import restoring_codes
-from glo_lightning.explore.evaluation import generate
-from glo_lightning.explore.operators import OPERATORS, Mask, least_squares, make_operator, restored
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.operators import OPERATORS, Mask, make_operator
+from glo_lightning.explore.restoration import Restoration, enforce_consistency, least_squares
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.images import from_uint8, psnr
 
@@ -62,19 +61,19 @@ def biharmonic(pictures: Tensor, known: np.ndarray) -> Tensor:
 
 
 def restore(
-    trained: TrainedRun, pictures: Tensor, operator: nn.Module, steps: int, prior_weight: float, noise_sigma: float
+    run: TrainedRun, pictures: Tensor, operator: nn.Module, steps: int, prior_weight: float, noise_sigma: float
 ) -> dict[str, Tensor]:
     """Images by row of the table, from least squares and from the generator."""
-    training, latent_dim = trained.training(), trained.model.latents.embedding_dim
+    training, latent_dim = run.pca_images(), run.codes.shape[1]
     rows = {}
     for dimensions in (latent_dim, min(4 * latent_dim, len(training))):
         _, images = least_squares(training, pictures, operator, dimensions)
-        rows[f"least squares, {dimensions} principal components"] = restored(images, pictures, operator)
+        rows[f"least squares, {dimensions} principal components"] = enforce_consistency(images, pictures, operator)
     for weight in (0.0, prior_weight):
-        how: dict[str, Any] = {"prior_weight": weight, "noise_sigma": noise_sigma, "encoder": "none"}
-        images = generate(trained.model, restoring_codes(trained, pictures, operator, ["pca"], steps, **how))
+        restoration = Restoration(run, operator, None, weight, noise_sigma)
+        images = generate(run.model, restoration.find_codes(pictures, ["pca"], steps))
         name = f"generator, prior of weight {weight:g}" if weight else "generator"
-        rows |= {f"{name}, plain": images, f"{name}, restored": restored(images, pictures, operator)}
+        rows |= {f"{name}, plain": images, f"{name}, restored": enforce_consistency(images, pictures, operator)}
     return rows
 
 
@@ -88,8 +87,8 @@ def main() -> None:
     columns = [*MISSING, *OPERATORS]
     parser.add_argument("--only", nargs="+", default=[*MISSING, "down4"], choices=columns, help="columns")
     options = parser.parse_args()
-    trained = load_run(options.run, "cpu")
-    data = trained.data
+    run = load_run(options.run, "cpu")
+    data = run.data
     images = from_uint8(data.dataset[data.holdout_rows(len(data.source))[: options.num]][0])
     size, table = images.shape[-1], dict[str, dict[str, float]]()
     for column in options.only:
@@ -100,7 +99,7 @@ def main() -> None:
                 pictures = operator(some)
                 name = "bicubic" if column == "down4" else "the picture"
                 enlarged = F.interpolate(pictures, (size, size), mode="bicubic").expand_as(some)
-                rows = {name: restored(enlarged, pictures, operator)}
+                rows = {name: enforce_consistency(enlarged, pictures, operator)}
             else:
                 random = torch.Generator().manual_seed(group)
                 known = (torch.rand(size, size, generator=random) >= float(column)).numpy()
@@ -108,7 +107,7 @@ def main() -> None:
                 pictures = operator(some)
                 rows = {"linear interpolation": linear(pictures, known)}
                 rows["biharmonic inpainting"] = biharmonic(pictures, known)
-            rows |= restore(trained, pictures, operator, options.steps, options.prior_weight, options.noise_sigma)
+            rows |= restore(run, pictures, operator, options.steps, options.prior_weight, options.noise_sigma)
             for name, answer in rows.items():
                 parts.setdefault(name, []).append(answer)
         for name, answers in parts.items():

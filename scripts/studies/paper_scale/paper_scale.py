@@ -22,7 +22,7 @@ from benchmarking.data import Records
 from benchmarking.plain_loops import MinimalLoop
 from harness import StudyParser, markdown, silence
 
-from glo_lightning.explore.evaluation import generate
+from glo_lightning.explore.codes import generate
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, psnr
@@ -41,7 +41,7 @@ def describe(trained: TrainedRun, folder: Path, encoded: int) -> dict[str, float
     measures["PSNR"] = float(psnr(generate(model, model.latents.weight[: len(images)]).cpu(), from_uint8(images)))
     if data.holdout:
         images = from_uint8(data.dataset[data.holdout_rows(encoded)][0].to(model.device))
-        codes = model.encode(images, trained.training(), ["pca"], steps=60)
+        codes = model.encode(images, trained.pca_images(), ["pca"], steps=60)
         measures["held-out PSNR"] = float(psnr(generate(model, codes), images))
     return measures
 

@@ -6,7 +6,7 @@ and the table; files that exist are used as they are.
 
 The features are the 128 of the classifier's last hidden layer. The Frechet distance is to the 10,000 training digits,
 of 10,000 images; precision is the fraction of these among the training digits, recall the reverse, see
-``glo_lightning.explore.evaluation.feature_metrics``.
+``glo_lightning.explore.metrics.feature_metrics``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import StudyParser, markdown, mean_and_deviation
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.evaluation import extract, feature_metrics, generate, load_features
-from glo_lightning.explore.priors import PRIORS, make_prior, sample_codes
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.metrics import extract, feature_metrics, load_features
 from glo_lightning.files import write_text
 from glo_lightning.images import to_uint8
 from glo_lightning.module import GLO
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 OTHERS = ["other_priors.KernelDensity", "other_priors.IMLE"]

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import Recipe, Results, StudyParser, silence, train
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.explore.evaluation import generate, quality
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.metrics import quality
 from glo_lightning.generator import Generator
 from glo_lightning.images import from_uint8
 from glo_lightning.losses import LaplacianLoss

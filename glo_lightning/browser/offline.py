@@ -1,0 +1,153 @@
+"""The page as one file without a server: map, mixes and sliders, computed in the reader's browser."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glo_lightning.browser.server import PAGE
+from glo_lightning.browser.session import Session
+from glo_lightning.errors import InputError
+from glo_lightning.explore.codes import codes_by_name
+from glo_lightning.explore.outputs import named_writing
+from glo_lightning.explore.paths import INTERPOLATIONS
+from glo_lightning.files import write_whole
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 25_000_000  # of a page
+LARGE = 500_000  # numbers; larger matrices are stored as bytes
+RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
+RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
+NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
+)
+LACKS = "The flow's path, strips of pictures and your own files need the page of scripts/browse.py."
+
+
+def require_offline() -> None:
+    """Raise InputError where a package that ``export_page`` needs is missing."""
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError("export", package, "is not installed. Run pip install -e '.[export]'.")
+    for name in RUNTIME_FILES.values():
+        if not (RUNTIME / name).is_file():
+            raise InputError("export", RUNTIME / name, f"was not found. In the current folder run {NPM}.")
+
+
+def export_page(session: Session, file: Path) -> None:
+    """Write the page as one file: its script, the run, the generator and the runtime, compressed.
+
+    Codes and weights are in half precision; of the training images the file has the map's thumbnails.
+
+    Args:
+        session: of the run.
+        file: in a folder that exists; it is replaced.
+
+    Raises:
+        InputError: for a page of more than 25 MB, a generator that ONNX cannot express, or a disk that fails.
+    """
+    model = session.run.model
+    about, codes = _about(session)
+    parts = {
+        "about": json.dumps(about).encode(),
+        "codes": codes.cpu().half().numpy().tobytes(),
+        "generator": generator_as_onnx(model.generator, model.latents.weight[:1]),
+    } | {name: (RUNTIME / file_name).read_bytes() for name, file_name in RUNTIME_FILES.items()}
+    packed = {name: base64.b64encode(gzip.compress(part, mtime=0)).decode() for name, part in parts.items()}
+    page = _page(packed).encode()
+    sizes = ", ".join(f"{name} {len(part) / 1e6:.1f}" for name, part in packed.items())
+    if len(page) > MAX_BYTES:
+        why = f"the page has {len(page) / 1e6:.1f} MB ({sizes}), the limit is 25"
+        raise InputError("export", file, f"{why}. Train a smaller generator.")
+    with named_writing("export", file):
+        write_whole(file.absolute(), lambda opened: opened.write(page))
+    log.info("wrote %s, %.1f MB (%s)", file, len(page) / 1e6, sizes)
+
+
+def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
+    """Convert a generator to ONNX, from ``codes`` (1, D) to ``images`` (1, C, H, W), with weights in half precision.
+
+    Large matrices have 8 bits a number and a scale for each row. Loading casts the weights to single precision.
+
+    Raises:
+        InputError: for a generator that torch cannot convert.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    try:
+        names: dict[str, Any] = {"input_names": ["codes"], "output_names": ["images"]}
+        program = torch.onnx.export(generator, (code.detach(),), dynamo=True, verbose=False, **names)
+    except torch.onnx.errors.OnnxExporterError as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError(
+            "export", type(generator).__name__, f"cannot be written as ONNX ({why}). Use another."
+        ) from error
+    assert program is not None
+    model = program.model_proto
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:  # those are small
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        if values.ndim == 2 and values.size > LARGE:
+            scale = np.maximum(np.abs(values).max(axis=1), np.finfo(values.dtype).tiny) / 127
+            packed, suffix = np.round(values / scale[:, None]).astype(np.int8), "bytes"
+            model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+            node = helper.make_node("DequantizeLinear", [f"{name}.bytes", f"{name}.scale"], [name], axis=0)
+        else:
+            packed, suffix = values.astype(np.float16), "half"
+            node = helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)
+        model.graph.node.insert(0, node)
+        tensor.CopyFrom(numpy_helper.from_array(packed, f"{name}.{suffix}"))
+    return model.SerializeToString()
+
+
+def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
+    """What offline.js asks for at the start, and the codes of its names: rows, mean, directions, labels' means."""
+    session.map.add_tsne()
+    run, rows, data = session.run, session.map.rows, session.data
+    means = [name for name in session.directions if "=" in name]
+    codes = [run.codes[rows], run.codes.mean(0, keepdim=True), *(axis[None] for axis in session.directions.values())]
+    if means:
+        codes.append(codes_by_name(run, means))
+    about = session.about() | {
+        "tsne": session.map.places["tsne"],
+        "means": means,
+        "keys": [session.key(row) for row in rows.tolist()] if data else [],
+        "labels": data.attributes.table[rows].tolist() if data and data.attributes else [],
+        "constraint": run.model.hparams["constraint"],
+        "typed": str(session.path),
+        "flags": list(session.flags),
+        "paths": list(INTERPOLATIONS),
+        "path": "arc",
+        "lacks": LACKS,
+    }
+    if thumbnails := session.map.thumbnails:
+        about["thumbnails"] = f"data:image/jpeg;base64,{base64.b64encode(thumbnails).decode()}"
+    return about, torch.cat(codes)
+
+
+def _page(parts: dict[str, str]) -> str:
+    """index.html with style and scripts inlined, and the parts, in base64, as blocks of data."""
+    style, *scripts = ((PAGE / name).read_text() for name in ("page.css", "page.js", "offline.js"))
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    blocks = [f'<script type="application/octet-stream" id="{name}">{part}</script>' for name, part in parts.items()]
+    page = (PAGE / "index.html").read_text()
+    for tag, content in {
+        '<link rel="stylesheet" href="page.css">': f"{policy}\n<style>\n{style}</style>",
+        '<script src="page.js" defer></script>': "\n".join(f"<script>\n{script}</script>" for script in scripts),
+        "</body>": "\n".join([*blocks, "</body>"]),
+    }.items():
+        before, after = page.split(tag)
+        page = before + content + after
+    return page

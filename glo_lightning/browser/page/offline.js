@@ -1,0 +1,154 @@
+/* The page without a server: page.js asks here, and the answers are computed from data in the page itself.
+
+   This page contains the code of glo_lightning, Copyright (c) 2026 the glo_lightning authors, and of ONNX Runtime Web,
+   Copyright (c) Microsoft Corporation (https://github.com/microsoft/onnxruntime), both under the MIT License:
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+   "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to
+   the following conditions: The above copyright notice and this permission notice shall be included in all copies or substantial portions
+   of the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS
+   BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+   CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+'use strict';
+
+// Data that the export put into the page under this name, an ArrayBuffer.
+async function embedded(name) {
+  const packed = Uint8Array.from(atob($(`#${name}`).textContent), character => character.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer();
+}
+
+// A half-precision number from its 16 bits; all codes are finite.
+function half(bits) {
+  const exponent = bits >> 10 & 31, fraction = bits & 1023;
+  return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : fraction * 2 ** -24);
+}
+
+// ---- Codes, as in latents.py, paths.py and editing.py
+const norm = code => Math.hypot(...code);
+const lerp = (start, end, part) => start.map((value, i) => value + part * (end[i] - value));
+
+function slerp(start, end, part) {
+  const [first, last] = [norm(start), norm(end)], cosine = start.reduce((sum, value, i) => sum + value / first * (end[i] / last), 0);
+  const angle = Math.acos(Math.min(1, Math.max(-1, cosine))), sine = Math.sin(angle);
+  if (!(sine >= 1e-6)) return lerp(start, end, part);  // parallel, or one without a direction
+  const [a, b] = [Math.sin((1 - part) * angle) / sine / first, Math.sin(part * angle) / sine / last];
+  return lerp(start, end, part).map((_, i) => (a * start[i] + b * end[i]) * (first + part * (last - first)));
+}
+
+function mix(codes, weights, interpolate) {
+  let [mixed] = codes, [total] = weights;
+  for (let i = 1; i < codes.length; i++) {
+    total += weights[i];
+    if (weights[i]) mixed = interpolate(mixed, codes[i], weights[i] / total);
+  }
+  return mixed;
+}
+
+const PROJECTIONS = {
+  ball: code => { const length = Math.max(1, norm(code)); return code.map(value => value / length); },
+  sphere: code => { const length = norm(code) || 1; return code.map(value => value / length); },
+  none: code => code,
+};
+
+// ---- The run in the page
+const offline = {
+  async start() {
+    for (const part of ['sample', 'fill']) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();  // they need a server
+    this.session = this.startGenerator();
+    this.session.catch(() => {});  // reported when a picture is asked for
+    const [about, codes] = await Promise.all(['about', 'codes'].map(embedded));
+    this.about = JSON.parse(new TextDecoder().decode(about));
+    const {rows, directions, means} = this.about;
+    const names = [...rows, 'mean', ...directions.map(name => `move ${name}`), ...means], halves = new Uint16Array(codes);
+    const dimensions = halves.length / names.length;
+    this.codes = new Map(names.map((name, i) => [String(name), Float64Array.from(halves.subarray(i * dimensions, (i + 1) * dimensions), half)]));
+    this.project = PROJECTIONS[this.about.constraint];
+    return this.about;
+  },
+  async startGenerator() {
+    const [runtime, wasm, generator] = await Promise.all(['runtime', 'wasm', 'generator'].map(embedded));
+    this.ort = await import(URL.createObjectURL(new Blob([runtime], {type: 'text/javascript'})));
+    Object.assign(this.ort.env.wasm, {wasmBinary: wasm, numThreads: 1});  // a local file has no memory that threads can share
+    return this.ort.InferenceSession.create(new Uint8Array(generator), {executionProviders: ['wasm']});
+  },
+  code(name) {
+    const code = this.codes.get(name), {num_images, rows} = this.about;
+    if (code && name !== 'mean' && !name.startsWith('move ')) return code;
+    const partly = rows.length < num_images ? `, ${rows.length.toLocaleString('en')} of its run's ${num_images.toLocaleString('en')}` : '';
+    throw new Error(`image ${name}: is not in this page; give the index of one on the map${partly}, or name=value`);
+  },
+  async made(code, script, output, ...words) {
+    const session = await this.session, {Tensor} = this.ort;
+    const {images} = await session.run({codes: new Tensor('float32', Float32Array.from(code), [1, code.length])});
+    const [, channels, height, width] = images.dims, pixels = new ImageData(width, height);
+    for (let i = 0; i < pixels.data.length; i++) {  // ImageData rounds and clips
+      const channel = channels === 1 ? 0 : i % 4;
+      pixels.data[i] = i % 4 === 3 ? 255 : 127.5 * (images.data[channel * width * height + (i >> 2)] + 1);
+    }
+    return {image: url(width, context => context.putImageData(pixels, 0, 0)), command: this.command(script, output, words.map(String))};
+  },
+  labels(i) {
+    const {attributes, labels} = this.about;
+    return Object.entries(attributes).map(([name, values], column) => values[labels[i][column]] && `${name}=${values[labels[i][column]]}`).filter(Boolean);
+  },
+  command(script, output, typed) {
+    const hash = [...typed.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
+    const words = ['python', `scripts/${script}.py`, this.about.typed, ...typed, ...this.about.flags, '--output', `${output}-${hash}.png`];
+    return words.map(word => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`).join(' ');
+  },
+  tile(i) {
+    const {tile} = this.about, columns = Math.ceil(Math.sqrt(this.about.rows.length));
+    return sheet && url(tile, context => context.drawImage(sheet, -tile * (i % columns), -tile * Math.floor(i / columns)));
+  },
+};
+
+// A square picture as a PNG in a data URL.
+function url(size, draw) {
+  const canvas = element('canvas', {width: size, height: size});
+  draw(canvas.getContext('2d'));
+  return canvas.toDataURL('image/png');
+}
+
+// ---- The answers
+const answers = {
+  about: () => offline.start(),
+  map: () => ({map: offline.about.tsne}),
+  decode: ({name}) => offline.made(offline.code(name), 'sample', 'decoded', '--decode', name),
+  picture(asked) { return asked.moves ? this.moved(asked) : this.mixed(asked); },
+  moved({name, moves, amounts}) {
+    const code = (name === null ? offline.codes.get('mean') : offline.code(name)).slice();
+    moves.forEach((move, at) => offline.codes.get(`move ${move}`).forEach((value, i) => { code[i] += amounts[at] * value; }));
+    const words = moves.length ? moves.map((move, i) => `${move}:${amounts[i]}`) : ['1:0'];
+    return offline.made(offline.project(code), 'walk', 'walk', ...(name === null ? [] : ['--image', name]), '--move', ...words);
+  },
+  mixed({names, weights, path}) {
+    const codes = names.map(name => offline.code(name)), total = weights.reduce((sum, weight) => sum + weight);
+    const whole = codes[weights.indexOf(total)], code = whole || offline.project(mix(codes, weights, path === 'line' ? lerp : slerp));
+    return offline.made(code, 'interpolate', 'mix', ...names, '--path', path, '--weights', ...weights);
+  },
+  async image(row) {
+    const {about} = offline, code = offline.code(row), image = about.rows.indexOf(Number(row));
+    const distances = about.rows.map((other, i) => [i === image ? -1 : norm(offline.code(String(other)).map((value, d) => value - code[d])), i]);
+    const near = sheet ? distances.sort((a, b) => a[0] - b[0]).slice(1, 9).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)})) : [];
+    const made = await answers.decode({name: row});
+    return {row: Number(row), key: about.keys[image], image: offline.tile(image), made, attributes: offline.labels(image), neighbours: near};
+  },
+  find(query) {
+    const text = new URLSearchParams(query).get('text'), {rows, keys} = offline.about;
+    const labelled = i => offline.labels(i).some(label => label === text || label.slice(label.indexOf('=') + 1) === text);
+    const tests = [i => String(rows[i]) === text, labelled, i => keys[i]?.includes(text)];
+    const found = tests.map(test => rows.filter((_, i) => test(i))).find(some => some.length);
+    if (!found) throw new Error(`search ${text}: no image of this page has this index, key or label`);
+    return {rows: found};
+  },
+};
+
+async function ask(path, asked) {  // replaces page.js's, which asks a server
+  const [name, query] = path.split(/[/?]/);
+  try { return await answers[name](asked ?? query); } catch (error) { say(error.message); }
+  return null;
+}
+
+document.head.append(element('style', {textContent: '.save, .slot .button { display: none !important; }'}));  // these need a server

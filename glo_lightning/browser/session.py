@@ -1,0 +1,294 @@
+"""The answers to the page: pictures, each with its code and the command that makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import re
+import shlex
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glo_lightning.browser.map import Map
+from glo_lightning.browser.payloads import as_text, as_url, from_text
+from glo_lightning.browser.uploads import Uploads, is_upload, keep_newest
+from glo_lightning.errors import InputError, check_choice
+from glo_lightning.explore.codes import codes_and_images, codes_by_name, encode_images, generate
+from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move, nearest_rows
+from glo_lightning.explore.encoder_file import load_encoder
+from glo_lightning.explore.operators import Mask, read_mask
+from glo_lightning.explore.outputs import write_animation
+from glo_lightning.explore.paths import INTERPOLATIONS
+from glo_lightning.explore.restoration import Restoration, enforce_consistency
+from glo_lightning.explore.run_priors import default_path, fitted_prior, parse_conditions
+from glo_lightning.explore.saved_codes import save_codes
+from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.images import ImageFormat, from_uint8
+from glo_lightning.priors.flow import enough_codes
+from glo_lightning.priors.prior import PRIORS, Prior, default_prior, sample_codes, takes_conditions
+
+AXES = 12
+FRACTIONS = 32  # of the slider between two images
+
+
+class Session:
+    """Answers the page. Images are named by index, ``name=value``, ``upload-3``, or a saved code.
+
+    Args:
+        run: the run.
+        path: of the run as the user gave it, for the commands.
+        flags: that the commands need to find the same run, such as ``--data.root``.
+    """
+
+    def __init__(self, run: TrainedRun, path: Path, flags: Sequence[str] = ()):
+        self.run, self.path, self.flags = run, path, flags
+        self.data = run.data_or_none
+        num_codes, latent_dim = run.codes.shape
+        self.map = Map(run)
+        self.directions = directions(run, min(AXES, latent_dim))
+        self.paths = ["flow", *INTERPOLATIONS] if enough_codes(num_codes) else list(INTERPOLATIONS)
+        self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
+        self.encoder = load_encoder(run) if self.data else None
+        self.image_format = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
+        if self.data:
+            self.image_format = self.data.image_format
+        self._uploads = Uploads()
+        self._mixers: OrderedDict[Any, Mixer] = OrderedDict()
+        self._priors: dict[str, Prior] = {}
+        self._slow = threading.Lock()  # one encoding or fit at a time
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs at its start."""
+        attributes = self.data.attributes if self.data else None
+        num_codes, latent_dim = self.run.codes.shape
+        return {
+            "run": "/".join(self.path.absolute().parts[-2:]),
+            "num_images": num_codes,
+            "image_size": self.image_format.size,
+            "rows": self.map.rows.tolist(),
+            "map": self.map.places["pca"],
+            "tile": self.map.tile,
+            "has_images": self.data is not None,
+            "directions": list(self.directions),
+            "attributes": attributes.values if attributes else {},
+            "paths": self.paths,
+            "path": default_path(self.run) if self._has_flow() else "arc",
+            "priors": [name for name in PRIORS if name != "flow" or enough_codes(num_codes)],
+            "prior": default_prior(num_codes, latent_dim),
+            "fractions": FRACTIONS,
+            "lacks": "" if self.data else "There is no strip: it needs the training images.",
+        }
+
+    def find(self, text: str) -> list[int]:
+        """Find the rows whose index, key (in part) or label (``name=value``, or a value) is ``text``."""
+        attributes = self.data.attributes if self.data else None
+        if re.fullmatch(r"[0-9]{1,12}", text) and int(text) < len(self.run.codes):
+            return [int(text)]
+        for name, values in attributes.values.items() if attributes else ():
+            for value in values:
+                if text and text in (value, f"{name}={value}"):
+                    rows = attributes.rows([f"{name}={value}"])  # type: ignore[union-attr]
+                    return rows[rows < len(self.run.codes)].tolist()
+        keys = [(row, self.key(row)) for row in range(len(self.run.codes))] if self.data and text else []
+        found = [row for row, key in keys if text in key]
+        if not found:
+            raise InputError("search", text, "no image has this index, key or label. Try another.")
+        return found
+
+    def key(self, row: int) -> str:
+        """The key of a training image; the run's images must be there."""
+        assert self.data is not None
+        return self.data.source.key(row).decode(errors="backslashreplace")
+
+    def image(self, row: int) -> dict[str, Any]:
+        """A training image, its reconstruction, key and labels, and the images nearest by code."""
+        codes, made = self.run.codes, self.decoded(str(row))
+        distances = torch.linalg.vector_norm(codes - codes[row], dim=1)
+        distances[row] = -1
+        near = distances.topk(min(9, len(codes)), largest=False).indices[1:].tolist()
+        about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
+        labels: list[str] = []
+        attributes = self.data.attributes if self.data else None
+        for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
+            number = int(attributes.table[row, column])  # type: ignore[union-attr]
+            if number >= 0 and values[number]:
+                labels.append(f"{name}={values[number]}")
+        neighbours = [{"row": other, "image": self._training_image(other)} for other in near] if self.data else []
+        return {**about, "row": row, "made": made, "attributes": labels, "neighbours": neighbours}
+
+    def decoded(self, name: str) -> dict[str, Any]:
+        """The picture of the code of an image."""
+        (code,), (typed,) = self._codes([name])
+        return self._made(code, "sample", "decoded", "--decode", typed)
+
+    def mixed(self, names: Sequence[str], weights: Sequence[float], path: str) -> dict[str, Any]:
+        """The picture of images mixed by weights; see ``Mixer``."""
+        self.check_path(path)
+        weights = [float(f"{weight:g}") for weight in weights]
+        codes, typed = self._codes(names)
+        key = (tuple(names), path)
+        if key not in self._mixers:
+            with self._slow if path == "flow" else contextlib.nullcontext():  # it may have to be fitted
+                mixer = Mixer(self.run, codes, path)
+            if path == "flow" and len(names) == 2:  # one alone is slow, and all together take hardly longer
+                mixer.prepare([(1 - part / FRACTIONS, part / FRACTIONS) for part in range(FRACTIONS + 1)])
+            keep_newest(self._mixers, key, mixer)
+        options = ("--path", path, "--weights", *(f"{weight:g}" for weight in weights))
+        return self._made(self._mixers[key](weights), "interpolate", "mix", *typed, *options)
+
+    def check_path(self, path: str) -> None:
+        """Raise InputError for a path that this run does not have."""
+        check_choice("path", path, tuple(self.paths))
+
+    def moved(self, name: str | None, moves: Sequence[tuple[str, float]]) -> dict[str, Any]:
+        """The picture of an image's code, or the mean code, moved along directions."""
+        moves = [(direction, float(f"{amount:g}")) for direction, amount in moves]
+        (origin,), typed = (self.run.codes.mean(0, keepdim=True), []) if name is None else self._codes([name])
+        code = self.run.model.project(move(origin, self.directions, moves))
+        start = ["--image", *typed] if typed else []
+        texts = [f"{direction}:{amount:g}" for direction, amount in moves] or ["1:0"]
+        return self._made(code, "walk", "walk", *start, "--move", *texts)
+
+    def samples(
+        self, prior: str, num: int, seed: int, temperature: float, conditions: Sequence[str], guidance: float
+    ) -> dict[str, Any]:
+        """Pictures of new codes, each with the training images nearest by code and by pixels."""
+        check_choice("prior", prior, tuple(PRIORS))
+        parsed = parse_conditions(self.run, conditions)
+        with self._slow:
+            fitted = self._priors.get(prior) or fitted_prior(self.run, prior)
+        self._priors[prior] = fitted
+        guided = takes_conditions(fitted) and self.run.attributes is not None
+        options = (seed, temperature, parsed, guidance if guided else None)
+        codes = sample_codes(fitted, self.run.codes, num, self.run.model.project, *options)
+        images = generate(self.run.model, codes)
+        near: list[list[dict[str, Any]]] = [[] for _ in range(num)]
+        if self.data is not None:
+            for rows in nearest_rows(self.run, codes, images):
+                for some, row in zip(near, rows, strict=True):
+                    some.append({"row": row, "image": self._training_image(row)})
+        flags = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
+        flags += ["--condition", *conditions] if conditions else []
+        flags += ["--guidance", f"{guidance:g}"] if guided else []
+        command = self._command("sample", "samples", *map(str, flags))
+        pictures = [
+            {"image": as_url(image), "code": as_text(code), "near": some, "command": command}
+            for image, code, some in zip(images, codes, near, strict=True)
+        ]
+        return {"samples": pictures, "command": command}
+
+    def strip(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
+        """What interpolate.py writes from each image to the next: ``png``, or an animated ``webp``."""
+        if len(names) < 2:
+            raise InputError("images", " ".join(names), "a strip is between images. Give two or more.")
+        pairs = [name for pair in itertools.pairwise(names) for name in pair]
+        codes, _ = self._codes(pairs)
+        pixels = torch.stack([self._pixels(name) for name in pairs])
+        picture, _, frames = interpolation_strips(self.run, codes, pixels, [path], steps)
+        file = io.BytesIO()
+        if kind == "webp":
+            write_animation(file, frames)
+        else:
+            picture.save(file, "PNG", optimize=True)
+        return file.getvalue()
+
+    def strip_command(self, names: Sequence[str], path: str, steps: int) -> str:
+        """The command of ``strip``."""
+        pairs = [name for pair in itertools.pairwise(self._codes(names)[1]) for name in pair]
+        animation = self._output("strip", ".webp", *pairs, path)
+        arguments = (*pairs, "--path", path, "--steps", str(steps), "--animation", animation)
+        return self._command("interpolate", "strip", *arguments)
+
+    def upload(self, record: bytes, file: str, encode: bool) -> dict[str, Any]:
+        """Take an image file's bytes, and encode it if the page says so; see ``Uploads.add``."""
+        name, upload = self._uploads.add(record, file, self.image_format)
+        about = {"name": name, "file": upload.file, "image": as_url(upload.pixels)}
+        return {**about, "made": self.decoded(name)} if encode else about
+
+    def filled(self, name: str, mask: bytes) -> dict[str, Any]:
+        """An upload whose pixels under the mask's black ones are filled from the learned space."""
+        upload, operator = self._uploads[name], Mask(read_mask(mask, "painted", self.image_format.size))
+        with self._slow:
+            picture = operator(from_uint8(upload.pixels[None]))
+            codes = Restoration(self.run, operator, self.encoder).find_codes(picture)
+        image = enforce_consistency(generate(self.run.model, codes).cpu(), picture, operator.cpu())[0]
+        output = self._output("filled", "", upload.file, hashlib.sha256(mask).hexdigest())
+        command = self._command("encode", None, upload.file, "--mask", "mask.png", "--output", output)
+        return {"image": as_url(image), "code": as_text(codes[0]), "command": command}
+
+    def save(self, name: str, code: str) -> dict[str, str]:
+        """Save a code under a name of letters, digits, ``-`` and ``_`` in ``codes/`` of the run folder.
+
+        Raises:
+            InputError: for another name, a name that is taken, or text that is not a code of this run.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+            raise InputError("name", name, "has other characters. Give letters, digits, - and _, 60 at most.")
+        saved = from_text(code, self.run.codes.shape[1])
+        path = self.codes_folder / f"{name}.npy"
+        if path.exists():
+            raise InputError("name", name, "is taken. Give another.")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_codes(path, saved[None], self.run.digest)
+        except OSError as error:
+            raise InputError("codes", path, f"cannot be written ({error.strerror}). Make room there.") from error
+        return {"name": path.name, "command": self._command("sample", "decoded", "--decode", str(path))}
+
+    def _has_flow(self) -> bool:
+        """Whether a flow is saved with the run: fitting one takes minutes, so the page does not start with it."""
+        folder = self.run.folder
+        return folder is not None and any((folder / "priors").glob("flow-*.pt"))
+
+    def _codes(self, names: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """The codes (M, D) of images that the page names, and their names in a command."""
+        codes, typed = [], []
+        for name in names:
+            if is_upload(name):
+                upload = self._uploads[name]
+                with self._slow:
+                    if upload.code is None:
+                        pixels, model = upload.pixels[None], self.run.model
+                        (upload.code,) = encode_images(model, pixels, self.run.pca_images, self.encoder)
+                codes.append(upload.code)
+                typed.append(upload.file)
+            else:
+                typed.append(self._typed(name))
+                codes.append(codes_by_name(self.run, typed[-1:])[0])
+        return torch.stack(codes), typed
+
+    def _typed(self, name: str) -> str:
+        """The name in a command; no name from the page can be a path, but that of a saved code."""
+        if re.fullmatch(r"[0-9]{1,12}", name) or ("=" in name and name in self.directions):
+            return name
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,60}\.npy", name):
+            return str(self.codes_folder / name)
+        raise InputError("image", name, "is not known. Give an index, name=value, or the name of a saved code (.npy).")
+
+    def _pixels(self, name: str) -> Tensor:
+        if is_upload(name):
+            return self._uploads[name].pixels
+        return codes_and_images(self.run, [self._typed(name)])[1][0]
+
+    def _made(self, code: Tensor, script: str, output: str, *arguments: str) -> dict[str, Any]:
+        (image,) = generate(self.run.model, code[None])
+        return {"image": as_url(image), "code": as_text(code), "command": self._command(script, output, *arguments)}
+
+    def _command(self, script: str, output: str | None, *arguments: str) -> str:
+        flags = self.flags if output is None else [*self.flags, "--output", self._output(output, ".png", *arguments)]
+        return shlex.join(["python", f"scripts/{script}.py", str(self.path), *arguments, *flags])
+
+    def _output(self, name: str, suffix: str, *arguments: str) -> str:
+        """A file name that no other command has, so that one command can be run after another."""
+        return f"{name}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:6]}{suffix}"
+
+    def _training_image(self, row: int) -> str:
+        return as_url(self.run.images([row])[0])

@@ -1,0 +1,159 @@
+"""Codes of images by name, and images of codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glo_lightning.data.image_files import read_images
+from glo_lightning.encoding import STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
+from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.explore.encoder import Encoder
+from glo_lightning.explore.encoder_file import load_encoder
+from glo_lightning.explore.saved_codes import load_codes
+from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.images import from_uint8, to_uint8
+from glo_lightning.module import GLO
+
+
+@torch.no_grad()
+def generate(generator: Generate, codes: Tensor) -> Tensor:
+    """Generate images (B, C, H, W) in [-1, 1] of codes (B, D), 128 at a time; ``generator`` in eval mode."""
+    return torch.cat([generator(some) for some in codes.split(128)])
+
+
+def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
+    """Find the codes (M, D), on the model's device, of images by name.
+
+    Args:
+        run: the run.
+        names: the index of a training image, such as ``17``; ``name=value``, for the mean code of the training images
+            with that label; a saved code, ``FILE.npy``; or an image file, which is encoded.
+
+    Raises:
+        InputError: for an index out of range, a file that is neither an image nor a code of this run, or a label that
+            no training image has.
+    """
+    codes, files = torch.empty(len(names), run.codes.shape[1], device=run.codes.device), []
+    for position, name in enumerate(names):
+        rows = _rows(run, name)
+        if rows is not None:
+            codes[position] = run.codes[rows.to(run.codes.device)].mean(0)
+        elif name.endswith(".npy"):
+            codes[position] = _saved_code(run, name)
+        else:
+            files.append(position)
+    if files:
+        images = torch.stack([_image(run, names[position]) for position in files])
+        codes[files] = encode_images(run.model, images, run.pca_images, load_encoder(run))
+    return codes
+
+
+def codes_and_images(run: TrainedRun, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Find the codes and the images of names; see ``codes_by_name``.
+
+    Returns:
+        Codes (M, D) on the model's device, and images (M, C, H, W), uint8: of a label the first training image that has
+        it, of a saved code the generated one.
+
+    Raises:
+        InputError: as ``codes_by_name`` does, and where the training images are missing.
+    """
+    images = torch.stack([_image(run, name) for name in names])  # first: wrong files are reported early
+    return codes_by_name(run, names), images
+
+
+def encode_images(
+    model: GLO,
+    images: Tensor,
+    pca_images: Callable[[], Tensor],
+    encoder: Encoder | None = None,
+    starts: Sequence[str] = STARTS,
+    steps: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """Find codes (M, D) for images (M, C, H, W), uint8, that are not training images; see ``GLO.encode``.
+
+    Args:
+        model: in eval mode.
+        images: of the size and channels that the model was trained on.
+        pca_images: returns the training images, where starts need them.
+        encoder: its codes are the only start of 30 steps or fewer, one more start of more, and the answer of 0 steps.
+        starts: see ``starting_codes``.
+        steps: of the descent; 30 by default with an encoder, 150 without.
+        options: of ``encoding.encode``.
+
+    Raises:
+        InputError: for no steps without an encoder.
+    """
+    if steps is None:
+        steps = 150 if encoder is None else TRIAL_STEPS
+    check_steps(steps, encoder)
+    targets = from_uint8(images.to(model.device))
+    if encoder is None:
+        return model.encode(targets, pca_images(), starts, steps=steps, **options)
+    codes = encoder.encode(targets, model)
+    if steps < 1:
+        return codes
+    if steps <= TRIAL_STEPS:
+        return model.encode(targets, starts=codes[:, None], steps=steps, betas=WARM_START_BETAS, **options)
+    others = starting_codes(model.latents.weight, pca_images(), targets, starts, model.n_pca, model.whiten)
+    return model.encode(targets, starts=torch.cat([codes[:, None], others], dim=1), steps=steps, **options)
+
+
+def check_steps(steps: int, encoder: Encoder | None) -> None:
+    """Raise InputError for negative steps, and for none without an encoder."""
+    check_at_least("steps", steps, 0)
+    if steps == 0 and encoder is None:
+        raise InputError("steps", steps, "needs an encoder. Fit one by encode.py RUN --fit_encoder, or give more.")
+
+
+def saved_codes(run: TrainedRun, file: str | Path) -> Tensor:
+    """Load codes (M, D) that were saved from this run, onto its device; see ``load_codes``."""
+    return load_codes(Path(file), run.codes.shape[1], run.digest).to(run.codes)
+
+
+def is_label(name: str) -> bool:
+    """Whether an image's name is ``name=value``, and not the path of a file."""
+    return "=" in name and not Path(name).exists()
+
+
+def _rows(run: TrainedRun, name: str) -> Tensor | None:
+    """The training images that a name means, by row; None for the name of a file."""
+    if is_label(name):
+        rows = run.rows_with([name])
+        if not len(rows):
+            raise InputError("image", name, "no training image has this label. Give a value that some have.")
+        return rows
+    if not re.fullmatch(r"[+-]?\d+", name):
+        return None
+    num_images = len(run.codes)
+    if not 0 <= int(name) < num_images:
+        remedy = f"the run has {num_images} images. Give an index from 0 to {num_images - 1}, or a file."
+        raise InputError("image", name, remedy)
+    return torch.tensor([int(name)])
+
+
+def _saved_code(run: TrainedRun, name: str) -> Tensor:
+    codes = saved_codes(run, name)
+    if len(codes) > 1:
+        raise InputError("codes", name, f"holds {len(codes)} codes. Give a file with one.")
+    return codes[0]
+
+
+def _image(run: TrainedRun, name: str) -> Tensor:
+    """The image (C, H, W), uint8, of a name."""
+    rows = _rows(run, name)
+    if rows is not None:
+        return run.data.dataset[int(rows[0])][0]
+    if name.endswith(".npy"):
+        return to_uint8(run.model(_saved_code(run, name)[None])[0]).cpu()
+    images, _ = read_images([Path(name)], run.data.image_format)
+    if len(images) > 1:
+        raise InputError("image", name, f"holds {len(images)} images. Give a file with one.")
+    return images[0]

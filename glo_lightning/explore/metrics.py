@@ -1,0 +1,169 @@
+"""Metrics: of reconstructions, of codes before and after training, of samples beside real images."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from glo_lightning.data.attributes import Attributes
+from glo_lightning.encoding import Loss
+from glo_lightning.errors import InputError
+from glo_lightning.images import psnr, to_unit
+from glo_lightning.latents import fit_pca, flatten_images
+from glo_lightning.parts import make_instance
+
+
+@torch.no_grad()
+def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
+    """Measure PSNR in dB over all pixels, mean SSIM and the mean loss; PSNR and SSIM on the CPU.
+
+    Args:
+        generated: (B, C, H, W) in [-1, 1].
+        images: the same shape and range.
+        loss: maps (generated, images) to a mean over the batch.
+    """
+    ssim, total = StructuralSimilarityIndexMeasure(data_range=1.0), 0.0
+    for some, targets in zip(generated.split(128), images.split(128), strict=True):
+        total += float(loss(some, targets)) * len(some)
+        ssim.update(to_unit(some.cpu()), to_unit(targets.cpu()))
+    measured = {"psnr": psnr(generated.cpu(), images.cpu()), "ssim": torch.as_tensor(ssim.compute())}
+    return {name: float(value) for name, value in measured.items()} | {"loss": total / len(generated)}
+
+
+def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
+    """Project images (B, C, H, W), uint8, on the first D principal components of the training images: in [-1, 1]."""
+    mean, axes = fit_pca(flatten_images(training), latent_dim)
+    reconstructions = mean + (flatten_images(images) - mean) @ axes @ axes.T
+    return reconstructions.clamp(-1, 1).view(images.shape)
+
+
+def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
+    """The fraction of the nearest neighbours of codes (N, D) that are still nearest afterwards."""
+    from sklearn.neighbors import NearestNeighbors
+
+    number = min(number, len(before) - 1)
+    near = [NearestNeighbors(n_neighbors=number).fit(codes).kneighbors()[1] for codes in (before, after)]
+    return float(np.mean([len(np.intersect1d(*rows)) / number for rows in zip(*near, strict=True)]))
+
+
+def probe(
+    training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor, neighbours: int = 0
+) -> dict[str, float]:
+    """Measure what a classifier, fitted to training codes, can tell of held-out images from their codes.
+
+    The classifier is scikit-learn's logistic regression, or the vote of nearest neighbours, on codes scaled to unit
+    variances. Images without labels are left out.
+
+    Args:
+        training: (N, F), of the first N images; codes or other features.
+        held_out: (M, F).
+        attributes: of all images.
+        rows: (M,), of the held-out images in ``attributes``.
+        neighbours: largest number of neighbours that vote; 0 for the regression.
+
+    Returns:
+        The accuracy for each attribute, but for those with a single value in training or none known of held-out images.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(training.numpy())
+    inputs, queries = scaler.transform(training.numpy()), scaler.transform(held_out.numpy())
+    accuracies = {}
+    for number, name in enumerate(attributes.values):
+        values, truth = attributes.table[: len(training), number].numpy(), attributes.table[rows, number].numpy()
+        labelled, known = values >= 0, truth >= 0
+        if len(set(values[labelled].tolist())) > 1 and known.any():
+            votes = min(neighbours, int(labelled.sum()))
+            kind = KNeighborsClassifier(votes) if votes else LogisticRegression(max_iter=300)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations are near enough
+                predicted = kind.fit(inputs[labelled], values[labelled]).predict(queries[known])
+            accuracies[name] = float((predicted == truth[known]).mean())
+    return accuracies
+
+
+def load_features(name: str) -> nn.Module:
+    """Load a network for features (B, F) of images (B, 3, H, W), uint8.
+
+    Args:
+        name: ``inception``, torchmetrics' one; a TorchScript file; or the path of a class made without arguments.
+
+    Raises:
+        InputError: when it cannot be loaded.
+    """
+    if name == "inception":
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            return NoTrainInceptionV3("inception-v3-compat", ["2048"])
+        except (ImportError, ModuleNotFoundError, OSError) as error:
+            why = " ".join(f"needs torch-fidelity and its weights, which could not be loaded ({error})".split())
+            raise InputError("features", name, f"{why}. Give a TorchScript file or the path of a class.") from error
+    if Path(name).is_file():
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*torch.jit.load.*")  # torch 2.15 would have torch.export
+                return torch.jit.load(name, map_location="cpu").eval()
+        except RuntimeError as error:
+            remedy = "is not a TorchScript file. Make it with torch.jit.save."
+            raise InputError("features", name, remedy) from error
+    remedy = "give inception, a TorchScript file, or the path of a class made without arguments"
+    return make_instance(name, nn.Module, "features", remedy).eval()
+
+
+@torch.no_grad()
+def extract(images: Tensor, features: nn.Module) -> Tensor:
+    """Compute features (B, F), float32 on the CPU, of images (B, C, H, W), uint8, 256 at a time; see ``load_features``.
+
+    Images go to the network's device, grey ones as RGB.
+    """
+    device = next((parameter.device for parameter in features.parameters()), images.device)
+    colors = (some.to(device).expand(-1, 3, -1, -1) for some in images.split(256))
+    return torch.cat([features(some).float().cpu() for some in colors])
+
+
+def frechet(generated: Tensor, real: Tensor) -> float:
+    """The Frechet distance between features (B, F) and (R, F), after Heusel et al. (2017), by torchmetrics."""
+    return float(_updated(FrechetInceptionDistance, generated, real).compute())
+
+
+def feature_metrics(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """Compare features of generated images (B, F) with those of real ones (R, F), at least 4 of each.
+
+    By Frechet distance; kernel distance after Binkowski et al. (2018), by torchmetrics; precision and recall after
+    Kynkaanniemi et al. (2019) with 3 neighbours.
+    """
+    kernel = _updated(KernelInceptionDistance, generated, real, subset_size=min(1000, len(generated), len(real)))
+    scores = {"frechet": frechet(generated, real), "kernel": float(kernel.compute()[0])}
+    return scores | {"precision": _covered(generated, by=real), "recall": _covered(real, by=generated)}
+
+
+def _updated(metric: type, generated: Tensor, real: Tensor, **arguments: int) -> Any:
+    identity = nn.Identity()
+    identity.num_features = generated.shape[1]  # type: ignore[assignment]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*save all extracted features.*")  # they are meant to be
+        made = metric(feature=identity, **arguments)
+    made.set_dtype(torch.float64)
+    made.update(real, real=True)
+    made.update(generated, real=False)
+    return made
+
+
+def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
+    """The fraction of ``points`` in a ball around one of ``by`` that reaches to its third neighbour."""
+    # the first neighbour is the point itself
+    radii = torch.cat([torch.cdist(some, by).kthvalue(neighbours + 1, dim=1).values for some in by.split(1024)])
+    covered = [(torch.cdist(some, by) <= radii).any(dim=1) for some in points.split(1024)]
+    return float(torch.cat(covered).float().mean())

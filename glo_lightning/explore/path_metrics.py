@@ -1,0 +1,95 @@
+"""Metrics of paths between codes: do their images look like training images, and do they change evenly?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from glo_lightning.encoding import Generate
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.metrics import extract, frechet
+from glo_lightning.explore.paths import Interpolation
+from glo_lightning.images import to_uint8
+from glo_lightning.latents import Projection
+
+STEPS = 32  # of a path whose evenness is measured
+EVEN_PAIRS = 128  # for which it is measured
+FRACTIONS = {"frechet_25": 0.25, "frechet_50": 0.5, "frechet_75": 0.75}
+
+
+def random_pairs(num_codes: int, num: int) -> tuple[Tensor, Tensor]:
+    """Draw ``num`` pairs of different rows, (num,) and (num,); the same ones in each call."""
+    random = torch.Generator().manual_seed(0)
+    first = torch.randint(num_codes, (num,), generator=random)
+    return first, (first + torch.randint(1, num_codes, (num,), generator=random)) % num_codes
+
+
+@torch.no_grad()
+def interpolation_metrics(
+    paths: Mapping[str, Interpolation],
+    generator: Generate,
+    codes: Tensor,
+    project: Projection,
+    images: Tensor,
+    features: nn.Module,
+    num: int = 4096,
+) -> dict[str, dict[str, float]]:
+    """Measure paths between random pairs of training images, in feature space.
+
+    ``frechet_25``, ``_50`` and ``_75`` are Frechet distances to the training images at a quarter, half and three
+    quarters of a path. ``asymmetry`` is how much nearer half-way is to one end: the mean of the larger distance over
+    the sum of both, 0.5 at best. ``nearest`` is the median distance from half-way to the nearest training image.
+    ``largest_step`` is the largest of 32 steps over their mean, ``length`` is over the arc's. Two more rows compare:
+    ``fade`` mixes the pixels of the two images, ``nearest_code`` decodes the training code nearest to the line.
+
+    Args:
+        paths: by name, ``arc`` among them.
+        generator: in eval mode.
+        codes: (N, D), of the training images.
+        project: of the codes.
+        images: the training images (N, C, H, W), uint8.
+        features: see ``load_features``.
+        num: number of pairs.
+    """
+
+    def see(codes: Tensor) -> Tensor:
+        return extract(to_uint8(generate(generator, codes)).cpu(), features)
+
+    real = extract(images, features)
+    first, second = random_pairs(len(codes), num)
+    ends = (real[first], real[second])
+    few = slice(min(EVEN_PAIRS, num))
+    results: dict[str, dict[str, float]] = {}
+    for name, path in paths.items():
+        between = [see(some) for some in path(codes[first], codes[second], 5, project)[1:4]]
+        results[name] = _compare(between, ends, real)
+        whole = path(codes[first[few]], codes[second[few]], STEPS + 1, project)
+        lengths = see(whole.flatten(0, 1)).view(*whole.shape[:2], -1).diff(dim=0).norm(dim=2)
+        results[name]["largest_step"] = float((lengths.max(0).values / lengths.mean(0)).mean())
+        results[name]["length"] = float(lengths.sum(0).mean())
+    arc = results["arc"]["length"] or math.nan  # where all images look the same
+    for name in paths:
+        results[name]["length"] /= arc
+    fades = (torch.lerp(images[first].float(), images[second].float(), at).round().byte() for at in FRACTIONS.values())
+    results["fade"] = _compare([extract(fade, features) for fade in fades], ends, real)
+    lines = (project(torch.lerp(codes[first], codes[second], at)) for at in FRACTIONS.values())
+    rows = (torch.cat([torch.cdist(some, codes).argmin(1) for some in line.split(512)]) for line in lines)
+    results["nearest_code"] = _compare([see(codes[some]) for some in rows], ends, real)
+    return results
+
+
+def _compare(between: Sequence[Tensor], ends: tuple[Tensor, Tensor], real: Tensor) -> dict[str, float]:
+    """Compare features at the three fractions of paths with those of the ends and of all real images."""
+    measured = {key: frechet(features, real) for key, features in zip(FRACTIONS, between, strict=True)}
+    distances = [(between[1] - end).norm(dim=1) for end in ends]
+    measured["asymmetry"] = float((torch.maximum(*distances) / (distances[0] + distances[1])).mean())
+    measured["nearest"] = float(nearest_distances(between[1], real).median())
+    return measured
+
+
+def nearest_distances(points: Tensor, references: Tensor) -> Tensor:
+    """The distance (P,) of each point (P, F) to the nearest of the references (R, F)."""
+    return torch.cat([torch.cdist(some, references).min(1).values for some in points.split(512)])

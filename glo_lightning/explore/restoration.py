@@ -1,0 +1,181 @@
+"""Restoration of degraded pictures: codes of images that the operator maps to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, Penalty, encode, starting_codes
+from glo_lightning.errors import InputError, check_choice
+from glo_lightning.explore.codes import check_steps
+from glo_lightning.explore.encoder import Encoder
+from glo_lightning.explore.run_priors import fitted_flow
+from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.images import from_uint8
+from glo_lightning.latents import fit_pca, flatten_images
+
+
+@dataclass
+class Restoration:
+    """Finds the codes of images that an operator degraded.
+
+    The descent is that of ``encode_images``, with images passed through the operator. Its starts see pictures, too:
+    ``pca`` is least squares among the principal components, ``nearest`` the training image whose degraded picture is
+    nearest. An encoder gets the image that least squares restores.
+
+    With Gaussian noise of ``noise_sigma``, the log-probability of a code z given a picture of n numbers is, up to a
+    constant, ``log p(z) - n / (2 sigma^2) * error(z)``. ``prior_weight`` scales the first term. Its density is the
+    flow's, by 8 midpoint steps and 2 random probes; see ``Flow.log_density``.
+
+    Args:
+        run: the run.
+        operator: see ``make_operator``.
+        encoder: see ``encode_images``.
+        prior_weight: of the flow's log-density.
+        noise_sigma: standard deviation of a picture's distance from the best generated one; black to white is 1.
+    """
+
+    run: TrainedRun
+    operator: nn.Module
+    encoder: Encoder | None = None
+    prior_weight: float = 0.0
+    noise_sigma: float = 0.05
+
+    def find_codes(
+        self,
+        pictures: Tensor,
+        starts: Sequence[str] = STARTS,
+        steps: int = 150,
+        loss: Loss | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Find codes (M, D).
+
+        Args:
+            pictures: (M, c, h, h) in [-1, 1], missing pixels 0.
+            starts, steps: see ``encode_images``.
+            loss: of pictures; the mean squared error by default.
+            progress: show a progress bar.
+
+        Raises:
+            InputError: for a prior without steps or with too few codes, and no steps without an encoder.
+        """
+        check_steps(steps, self.encoder)
+        if self.prior_weight and steps < 1:
+            raise InputError("prior_weight", self.prior_weight, "weighs steps of a descent. Give --steps 10 or more.")
+        model, device = self.run.model, self.run.codes.device
+        self.operator, pictures, loss = self.operator.to(device), pictures.to(device), loss or nn.MSELoss()
+        penalty = self._penalty(pictures[0].numel()) if self.prior_weight else None
+        codes = model.project(self._starts(pictures, starts, steps))
+        if steps < 1:
+            return codes[:, 0]
+        generator = nn.Sequential(model.generator, self.operator)
+        return encode(generator, pictures, codes, loss, model.project, steps, progress, penalty=penalty)
+
+    def _starts(self, pictures: Tensor, names: Sequence[str], steps: int) -> Tensor:
+        """Find starting codes (M, S, D)."""
+        run, model, training = self.run, self.run.model, self.run.pca_images()
+        noise = 2 * self.noise_sigma  # pixels go from -1 to 1
+        by_pca, images = least_squares(training, pictures, self.operator, run.codes.shape[1], model.whiten, noise)
+        codes = []
+        if self.encoder is not None:
+            consistent = enforce_consistency(images, pictures, self.operator).clamp(-1, 1)
+            codes.append(self.encoder.encode(consistent, model))
+        if self.encoder is None or steps > TRIAL_STEPS:
+            for name in names:
+                check_choice("starts", name, STARTS)
+                if name == "pca":
+                    codes.append(by_pca)
+                elif name == "nearest":
+                    rows = nearest_degraded(training, pictures, self.operator)
+                    codes.append(run.codes[rows.to(run.codes.device)])
+                else:
+                    codes.append(starting_codes(run.codes, training, images, [name])[:, 0])
+        return torch.stack(codes, dim=1)
+
+    def _penalty(self, numbers: int) -> Penalty:
+        """The negative log-density of codes, on the scale of a mean squared error over so many numbers."""
+        flow = fitted_flow(self.run, "prior_weight", self.prior_weight)
+        weight = self.prior_weight * 2 * (2 * self.noise_sigma) ** 2 / numbers
+        return lambda codes: -weight * flow.log_density(codes, probes=2, steps=8)
+
+
+def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module, steps: int = 10) -> Tensor:
+    """Find the images (B, C, H, W) nearest to ``generated`` that the operator maps to the pictures.
+
+    They are found by conjugate gradients (CGLS). A mask, ``down4`` and ``grey`` take one step; a blurred picture is
+    matched more closely by each step.
+
+    Args:
+        generated: (B, C, H, W) in [-1, 1].
+        pictures: (B, c, h, h), of the operator.
+        operator: linear.
+        steps: largest number of steps.
+    """
+
+    def squares(tensor: Tensor) -> Tensor:
+        return tensor.square().sum((1, 2, 3), keepdim=True)
+
+    degraded, transpose, *_ = torch.func.vjp(operator, generated)
+    images, residual = generated, pictures - degraded
+    (slope,) = transpose(residual)
+    direction, length = slope, squares(slope)
+    tiny, least = torch.finfo(length.dtype).tiny, torch.finfo(length.dtype).eps * length
+    for _ in range(steps):
+        degraded = operator(direction)
+        step = length / squares(degraded).clamp(min=tiny)
+        step = step * (length > least)  # an image that agrees stays as it is
+        images, residual = images + step * direction, residual - step * degraded
+        (slope,) = transpose(residual)
+        before, length = length, squares(slope)
+        direction = slope + length / before.clamp(min=tiny) * direction
+    return images
+
+
+@torch.no_grad()
+def least_squares(
+    training: Tensor, pictures: Tensor, operator: nn.Module, latent_dim: int, whiten: bool = False, noise: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Restore degraded pictures by PCA: the most probable coordinates of a Gaussian.
+
+    The coordinates of the training images have variances. What the PCA leaves of these images, degraded, is the noise:
+    a coordinate that a picture tells little of stays near the mean.
+
+    Args:
+        training: images (n, C, H, W), uint8.
+        pictures: (M, c, h, h).
+        operator: from images to such pictures.
+        latent_dim, whiten: of the PCA.
+        noise: the standard deviation of more noise on the pictures.
+
+    Returns:
+        Codes (M, D) as the PCA init has them, not projected, and images (M, C, H, W).
+    """
+    mean, axes = fit_pca(flatten_images(training.to(pictures.device)), latent_dim, whiten)
+    back = axes.T / axes.square().sum(0)[:, None]  # (D, C * H * W): the axes are orthogonal
+
+    def apply_operator(rows: Tensor) -> Tensor:
+        return operator(rows.view(-1, *training.shape[1:])).flatten(1)
+
+    directions, middle = apply_operator(back), apply_operator(mean[None])  # (D, c * h * h), (1, c * h * h)
+    some = flatten_images(training[:2048].to(mean.device))
+    coordinates = (some - mean) @ axes
+    left = (apply_operator(some) - middle - coordinates @ directions).square().mean()
+    precision = directions @ directions.T / (left + noise**2)
+    precision += torch.diag(1 / coordinates.var(0, correction=0).clamp(min=torch.finfo(mean.dtype).tiny))
+    right = directions @ (pictures.flatten(1) - middle).T / (left + noise**2)
+    codes = torch.linalg.solve(precision, right).T
+    return codes, (mean + codes @ back).view(-1, *training.shape[1:])
+
+
+@torch.no_grad()
+def nearest_degraded(training: Tensor, pictures: Tensor, operator: nn.Module) -> Tensor:
+    """Find the rows (M,) of the training images (uint8) whose degraded pictures are nearest, by squared error."""
+    targets = pictures.flatten(1)
+    distances = [
+        torch.cdist(targets, operator(from_uint8(some.to(targets.device))).flatten(1)) for some in training.split(1024)
+    ]
+    return torch.cat(distances, dim=1).argmin(1)

@@ -1,0 +1,84 @@
+"""Fit a prior, or load what was fitted to the same codes before: a flow takes minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from glo_lightning.files import cache_folder, write_whole
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import Prior, takes_conditions
+
+if TYPE_CHECKING:
+    from glo_lightning.data.attributes import Attributes
+
+log = logging.getLogger(__name__)
+
+VERSION = 2  # of the files of flows
+READ_ERRORS = (RuntimeError, KeyError, OSError, ValueError, EOFError, pickle.UnpicklingError)
+
+
+def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
+    """Fit a prior to codes (N, D); a flow is loaded if it was fitted to the same codes and labels before.
+
+    A flow is saved, as tensors, in ``priors/`` of the run folder; without one, or where that cannot be written, of the
+    cache folder. Its file name holds the digests of the codes, the labels and the flow's arguments.
+
+    Args:
+        prior: not fitted yet.
+        codes: of the training images.
+        attributes: of these images, and of others after them.
+        run: the run folder.
+
+    Raises:
+        InputError: when the prior cannot be fitted to these codes.
+    """
+    began = time.monotonic()
+    if not takes_conditions(prior):
+        prior.fit(codes)
+        log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
+        return prior
+    labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
+    name = f"flow-{codes_digest(codes, attributes)}-{digest_of(json.dumps([VERSION, prior.arguments]).encode())}.pt"
+    folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
+    for folder in folders:
+        if (folder / name).is_file():
+            try:
+                state = torch.load(folder / name, map_location="cpu", weights_only=True)
+                return prior.restore(state, sizes, codes.device)
+            except READ_ERRORS as error:
+                log.warning("%s cannot be read (%s). The flow is fitted again.", folder / name, error)
+        elif folder.parent == run and any(folder.glob("flow-*.pt")):
+            log.info("the flows in %s were fitted to other codes, labels or arguments", folder)
+    prior.fit(codes, labels, sizes)
+    saved = next((folder for folder in folders if _save(prior, folder / name)), "no folder")
+    log.info("fitted the flow to %d codes in %.1f s, saved in %s", len(codes), time.monotonic() - began, saved)
+    return prior
+
+
+def _save(flow: Flow, file: Path) -> bool:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lambda opened: torch.save(flow.state(), opened), shared=True)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", file, error.strerror)
+        return False
+    return True
+
+
+def codes_digest(codes: Tensor, attributes: Attributes | None = None) -> str:
+    """A digest of codes (N, D) and of their images' labels."""
+    labels = "" if attributes is None else attributes.digest(len(codes))
+    return digest_of(codes.detach().cpu().contiguous().numpy().tobytes() + labels.encode())
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

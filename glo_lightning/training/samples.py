@@ -1,0 +1,62 @@
+"""Samples of a finished run, for its folder and its TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from glo_lightning.data.attributes import Attributes
+from glo_lightning.devices import Accelerator, find_device
+from glo_lightning.errors import InputError
+from glo_lightning.images import to_unit
+from glo_lightning.module import GLO
+from glo_lightning.priors.fitting import fit_prior
+from glo_lightning.priors.prior import make_prior, sample_codes
+from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
+from glo_lightning.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = True, num_images: int = 64) -> None:
+    """Fit a prior to the codes of a run's last checkpoint and draw samples: ``images/samples_<prior>.png``.
+
+    TensorBoard shows the picture as ``samples/<prior>``. If the prior cannot be fitted to these codes, a line in the
+    log says so.
+
+    Args:
+        run: the run folder.
+        prior: see ``make_prior``.
+        accelerator: where the images are generated.
+        anew: replace a picture that exists.
+        num_images: in the picture, eight in a row.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from torchvision.utils import make_grid, save_image
+
+    name = prior.rpartition(".")[2]
+    picture = run / "images" / f"samples_{name}.png"
+    if picture.exists() and not anew:
+        return
+    folder = RunFolder(run)
+    file = newest_checkpoint(folder) or folder.last
+    checkpoint = read_checkpoint(file, "run")
+    labels = checkpoint.get("LSUNDataModule", {}).get("labels")
+    attributes = None if labels is None else Attributes.from_state(labels)
+    model = GLO.load_from_checkpoint(file, map_location="cpu").to(find_device(accelerator)).eval()
+    table = model.latents.weight.detach()
+    try:
+        fitted = fit_prior(make_prior(prior), table, attributes, run)
+        codes = sample_codes(fitted, table, num_images, model.project)
+    except InputError as error:
+        log.info("no samples: %s", error)
+        return
+    with torch.no_grad():
+        grid = make_grid(to_unit(model(codes).cpu()), nrow=8)
+    picture.parent.mkdir(exist_ok=True)
+    save_image(grid, picture)
+    with SummaryWriter(run) as writer:
+        writer.add_image(f"samples/{name}", grid, max(checkpoint["global_step"] - 1, 0))
+    log.info("samples of the prior %s: %s", name, picture)

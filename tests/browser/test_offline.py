@@ -1,0 +1,224 @@
+"""The page without a server: its parts, and the whole of it in a real browser that has no network."""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from programs import call
+from test_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
+from test_server import pixels
+
+from glo_lightning import load_run
+from glo_lightning.browser import offline
+from glo_lightning.browser.session import Session
+from glo_lightning.errors import InputError
+from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.latents import to_ball
+
+onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[export]'")
+
+RUNTIME = REPOSITORY / offline.RUNTIME
+needs_runtime = pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"needs {offline.NPM}")
+
+
+@pytest.fixture(scope="module")
+def session(faces_run):
+    return Session(load_run(faces_run, "cpu"), faces_run, ["--accelerator", "cpu"])
+
+
+@pytest.mark.parametrize(("image_size", "channels"), [(64, 3), (32, 1)])
+def test_the_generator_as_onnx_makes_its_images_with_half_its_bytes(image_size, channels):
+    torch.manual_seed(0)
+    generator = Generator(5, image_size, 8, channels).eval().requires_grad_(False)
+    for layer in generator.layers:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.running_mean)
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    codes = torch.randn(3, 5)
+    written = offline.generator_as_onnx(generator, codes[:1])
+    program = onnx.load_from_string(written)
+    onnx.checker.check_model(program)
+    ran = onnx.reference.ReferenceEvaluator(program)
+    for code, image in zip(codes, generator(codes), strict=True):
+        (made,) = ran.run(None, {"codes": code[None].numpy()})
+        assert np.abs(made[0] - image.numpy()).mean() < 2 / 255 / 10
+    assert len(written) < 0.6 * 4 * sum(parameter.numel() for parameter in generator.parameters()) + 20_000
+
+
+def test_large_matrices_have_a_byte_a_number_and_make_the_same_images(monkeypatch):
+    monkeypatch.setattr(offline, "LARGE", 1000)
+    torch.manual_seed(0)
+    generator, codes = SkipGenerator(5, 32, 8).eval().requires_grad_(False), to_ball(torch.randn(3, 5))
+    for skip in generator.skips.values():
+        torch.nn.init.normal_(skip.weight, std=0.01)
+        skip.weight[0] = 0  # a row without a largest number
+    written = offline.generator_as_onnx(generator, codes[:1])
+    program = onnx.load_from_string(written)
+    onnx.checker.check_model(program)
+    ran = onnx.reference.ReferenceEvaluator(program)
+    for code, image in zip(codes, generator(codes), strict=True):
+        (made,) = ran.run(None, {"codes": code[None].numpy()})
+        assert np.abs(made[0] - image.numpy()).mean() < 2 / 255 / 5
+    skips = generator.skips.values()
+    rest = 40_000  # DCGAN's weights in halves, and the graph
+    assert len(written) < sum(skip.weight.numel() + 8 * len(skip.bias) for skip in skips) + rest
+
+
+def test_a_generator_that_onnx_cannot_express_is_one_line():
+    class Undecided(torch.nn.Module):
+        def forward(self, codes):
+            return codes if codes.sum() > 0 else -codes
+
+    with pytest.raises(InputError, match=r"export Undecided: cannot be written as ONNX"):
+        offline.generator_as_onnx(Undecided().eval(), torch.ones(1, 4))
+
+
+def test_what_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"was not found. In the current folder run npm install .* onnxruntime-web@"):
+        offline.require_offline()
+    monkeypatch.setattr(offline.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"export onnx: is not installed. Run pip install -e '.\[export\]'"):
+        offline.require_offline()
+
+
+@pytest.fixture
+def runtime(monkeypatch, tmp_path):
+    """A runtime of a few bytes in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / offline.RUNTIME
+    folder.mkdir(parents=True)
+    for name in offline.RUNTIME_FILES.values():
+        (folder / name).write_bytes(b"runtime")
+
+
+def test_the_page_holds_what_it_needs_and_names_no_other_place(session, runtime, tmp_path):
+    offline.export_page(session, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page) == []
+    assert "default-src 'none'" in page
+    parts = dict(re.findall(r'<script type="application/octet-stream" id="(\w+)">([^<]*)<', page))
+    parts = {name: gzip.decompress(base64.b64decode(part)) for name, part in parts.items()}
+    assert (parts["runtime"], parts["wasm"]) == (b"runtime", b"runtime")
+    about, codes = json.loads(parts["about"]), np.frombuffer(parts["codes"], np.float16).reshape(-1, 6)
+    assert about["rows"] == session.map.rows.tolist()
+    np.testing.assert_allclose(codes[: len(about["rows"])], session.run.codes[session.map.rows], atol=1e-3)
+    assert len(codes) == len(about["rows"]) + 1 + len(about["directions"]) + len(about["means"])
+    assert "Permission is hereby granted" in page  # the runtime's licence goes with it
+
+
+def test_a_page_that_is_too_large_is_one_line_and_none(session, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(offline, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match=r"page.html: the page has .* the limit is 25. Train a smaller generator"):
+        offline.export_page(session, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path):
+    (tmp_path / "page.html").write_text("mine")
+    status, _, (line,) = call("browse", faces_run, "--export", "page.html")
+    assert (status, line.startswith("--export page.html: exists")) == (2, True)
+    assert (tmp_path / "page.html").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def exported(faces_run, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)  # where npm has installed
+        assert call("browse", faces_run, "--accelerator", "cpu", "--export", file)[0] == 0
+    return file
+
+
+@pytest.fixture
+def page(browser, exported):  # noqa: F811
+    """The exported page in a browser without a network; a request, or an error in it, fails the test."""
+    context, strange = browser.new_context(viewport=SIZE, offline=True), []
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    own = (exported.as_uri(), "blob:", "data:")
+    context.on("request", lambda request: request.url.startswith(own) or strange.append(request.url))
+    page.on("pageerror", lambda error: strange.append(str(error)))
+    page.goto(exported.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    context.close()
+    assert strange == []
+
+
+def error(url: str, made: dict) -> float:
+    """The mean error of a picture in the page, of 255, to what PyTorch makes of it."""
+    return float(np.abs(pixels(url)[..., :3].astype(float) - pixels(made["image"])).mean())
+
+
+@pytest.mark.browser
+@needs_runtime
+def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, exported):
+    assert exported.stat().st_size < 25_000_000
+    assert page.locator("nav button").all_inner_texts() == ["Map", "Mix", "Sliders"]
+    x, y = page.evaluate("map.screen(map.places[7]).map((v, i) => v / [map.width, map.height][i])")
+    click_map(page, x, y)
+    image = shown(page, "map")
+    row = int(page.inner_text("#chosen b").split()[1])
+    assert error(image, session.decoded(str(row))) < 1
+    near = [int(tile.get_attribute("title").split()[1]) for tile in page.locator("#neighbours button").all()]
+    assert near == [other["row"] for other in session.image(row)["neighbours"]]
+    page.click("[data-tab=mix]")
+    middle = shown(page, "mix")
+    names = [str(session.map.rows[0].item()), str(session.map.rows[len(session.map.rows) // 2].item())]
+    assert error(middle, session.mixed(names, [0.5, 0.5], "arc")) < 1
+    page.select_option("#path", "line")
+    line = shown(page, "mix", middle)
+    assert error(line, session.mixed(names, [0.5, 0.5], "line")) < 1
+    page.fill(".slot input[type=text] >> nth=2", "5")
+    page.press(".slot input[type=text] >> nth=2", "Enter")
+    page.wait_for_selector("#pad:visible")
+    three = shown(page, "mix", line)
+    assert error(three, session.mixed([*names, "5"], [0.25, 0.25, 0.5], "line")) < 1
+    page.click("[data-tab=sliders]")
+    first = shown(page, "sliders")
+    direction = next(name for name in session.directions if "=" in name)
+    set_slider(page, ".axis input >> nth=1", -1.5)
+    moved = shown(page, "sliders", first)
+    assert error(moved, session.moved("0", [("2", -1.5)])) < 1
+    page.evaluate("name => { const {input} = sliders.inputs.get(name); input.value = 1; input.oninput(); }", direction)
+    both = shown(page, "sliders", moved)
+    assert error(both, session.moved("0", [("2", -1.5), (direction, 1.0)])) < 1
+    assert page.inner_text("#sliders code").startswith("python scripts/walk.py")
+
+
+@pytest.mark.browser
+@needs_runtime
+@pytest.mark.parametrize("path", ["line", "arc"])
+def test_a_mix_without_a_server_is_that_of_the_commands(page, session, path):
+    for names in (["3", "9"], ["3", "9", "mask=respirator"], ["3", "9", "70", "1"]):
+        weights = [0.1, 0.25, 0.3, 0.35][: len(names)]
+        asked = {"names": names, "weights": weights, "path": path}
+        assert (
+            error(page.evaluate("asked => ask('picture', asked)", asked)["image"], session.mixed(names, weights, path))
+            < 1
+        )
+
+
+@pytest.mark.browser
+@needs_runtime
+def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, session):
+    label = next(
+        f"{name}={value}" for name, values in session.data.attributes.values.items() for value in values if value
+    )
+    page.fill("#find input", label)
+    page.press("#find input", "Enter")
+    page.wait_for_function("() => document.querySelector('#found').textContent")
+    assert page.inner_text("#found").startswith(f"{len(session.find(label))} found")
+    page.click("[data-map=tsne]")
+    page.click("[data-tab=mix]")
+    assert "need the page of scripts/browse.py" in page.inner_text("#lacks")
+    page.fill(".slot input[type=text] >> nth=2", "123456")
+    page.press(".slot input[type=text] >> nth=2", "Enter")
+    page.wait_for_selector("#message:has-text('image 123456: is not in this page')")

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+
+from glo_lightning.errors import InputError
+from glo_lightning.latents import identity, to_ball, to_sphere
+from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
+from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
+
+
+def correlated(num: int, dimensions: int = 4, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimensions, dimensions, generator=generator)
+    return 0.1 * torch.randn(num, dimensions, generator=generator) @ mixing + 0.2
+
+
+@pytest.fixture(scope="module")
+def two_clusters() -> torch.Tensor:
+    """200 codes in two far groups of 150 and 50."""
+    codes = 0.05 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    codes[:150, 0] += 0.5
+    codes[150:, 0] -= 0.5
+    return codes
+
+
+def test_gaussian_samples_have_numpys_moments():
+    codes = correlated(300)
+    samples = Gaussian().fit(codes).sample(200_000, seed=1).numpy()
+    np.testing.assert_allclose(samples.mean(0), codes.numpy().mean(0), atol=2e-3)
+    np.testing.assert_allclose(np.cov(samples.T), np.cov(codes.numpy().T), atol=2e-3)
+
+
+def test_diagonal_samples_have_numpys_variances_and_no_correlation():
+    codes = correlated(300)
+    samples = Diagonal().fit(codes).sample(200_000, seed=1).numpy()
+    np.testing.assert_allclose(samples.mean(0), codes.numpy().mean(0), atol=2e-3)
+    np.testing.assert_allclose(np.cov(samples.T), np.diag(codes.numpy().var(0, ddof=1)), atol=2e-3)
+
+
+def test_gaussian_samples_of_one_seed_move_no_further_than_the_codes():
+    # equal variances: their axes are arbitrary, and the samples must not depend on them
+    codes = torch.randn(5_000, 8, generator=torch.Generator().manual_seed(0))
+    moved = codes + 1e-4 * torch.randn(5_000, 8, generator=torch.Generator().manual_seed(1))
+    before, after = (Gaussian().fit(rows).sample(50, seed=2) for rows in (codes, moved))
+    assert (after - before).abs().max() < 1e-3
+
+
+def test_mixture_is_sklearns_and_bic_finds_the_number_of_clusters(two_clusters):
+    assert Mixture().fit(two_clusters).mixture.n_components == 2
+    samples = Mixture(2).fit(two_clusters).sample(40_000, seed=3)
+    right = samples[:, 0] > 0
+    assert float(right.float().mean()) == pytest.approx(0.75, abs=0.02)
+    independent = GaussianMixture(2, random_state=5).fit(two_clusters.double().numpy())
+    for mean, weight in zip(independent.means_, independent.weights_, strict=True):
+        ours = samples[right == (mean[0] > 0)]
+        np.testing.assert_allclose(ours.mean(0), mean, atol=5e-3)
+        assert len(ours) / len(samples) == pytest.approx(weight, abs=0.02)
+
+
+def test_mixture_samples_come_in_no_order(two_clusters):
+    first, second = Mixture(2).fit(two_clusters).sample(2_000, seed=0)[:, 0].split(1_000)
+    assert float((first > 0).float().mean()) == pytest.approx(float((second > 0).float().mean()), abs=0.1)
+
+
+def test_few_codes_get_diagonal_covariances():
+    codes = correlated(60, dimensions=20)
+    assert Mixture(2).fit(codes).mixture.covariance_type == "diag"
+    assert Mixture(2).fit(correlated(200, dimensions=20)).mixture.covariance_type == "full"
+
+
+@pytest.mark.parametrize("name", [name for name in PRIORS if name != "flow"])  # which has tests of its own
+def test_every_prior_repeats_its_seed_and_stays_in_the_set_of_the_training(name, two_clusters):
+    prior = make_prior(name)
+    prior.fit(two_clusters)
+    one, same, other = (sample_codes(prior, two_clusters, 20, to_ball, seed) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.shape == (20, 3)
+    assert one.dtype == torch.float32
+    assert one.norm(dim=1).max() <= 1 + 1e-6
+    torch.testing.assert_close(sample_codes(prior, two_clusters, 20, to_sphere).norm(dim=1), torch.ones(20))
+
+
+def test_temperature_scales_the_deviation_from_the_mean():
+    codes = correlated(300)
+    prior = Gaussian().fit(codes)
+    plain, cold = (sample_codes(prior, codes, 50, identity, temperature=t) for t in (1.0, 0.25))
+    torch.testing.assert_close(cold - codes.mean(0), 0.25 * (plain - codes.mean(0)))
+
+
+CONDITIONS = torch.tensor([1])
+
+
+class Zeros:
+    """A prior of a user's own."""
+
+    def fit(self, codes: torch.Tensor) -> None:
+        self.dimensions = codes.shape[1]
+
+    def sample(self, num: int, seed: int) -> torch.Tensor:
+        return torch.zeros(num, self.dimensions)
+
+
+class Crooked(Zeros):
+    def sample(self, num: int, seed: int) -> torch.Tensor:
+        return torch.zeros(self.dimensions, num)
+
+
+def test_a_prior_by_class_path():
+    codes = correlated(5)
+    prior = make_prior("test_priors.Zeros")
+    prior.fit(codes)
+    assert sample_codes(prior, codes, 3, to_ball).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("prior", lambda: make_prior("flaw")),
+        ("prior", lambda: make_prior("torch.nn.ReLU")),
+        ("prior", lambda: make_prior("nowhere.Prior")),
+        ("prior", lambda: Gaussian().fit(correlated(4))),
+        ("prior", lambda: sample_codes(_fitted(Crooked()), correlated(9), 3, to_ball)),
+        ("n_components", lambda: make_prior("gaussian", n_components=3)),
+        ("n_components", lambda: Mixture(10).fit(correlated(9))),
+        ("n_components", lambda: Mixture(0).fit(correlated(9))),
+        ("num", lambda: sample_codes(_fitted(Zeros()), correlated(9), 0, to_ball)),
+        ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=0)),
+        ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=float("nan"))),
+        ("guidance", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, guidance=2.0)),
+        (
+            "condition",
+            lambda: sample_codes(Diagonal().fit(correlated(9)), correlated(9), 1, to_ball, conditions=CONDITIONS),
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(key, wrong):
+    with pytest.raises(InputError) as error:
+        wrong()
+    assert error.value.key == key
+
+
+def _fitted(prior):
+    prior.fit(correlated(9))
+    return prior

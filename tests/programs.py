@@ -1,0 +1,58 @@
+"""The programs of scripts/, run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, TINY
+from PIL import Image
+
+
+def call(name: str, *arguments: object) -> tuple[int, str, list[str]]:
+    """Run scripts/<name>.py: its exit status, its output, its lines on standard error without progress bars."""
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    streams = contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)
+    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1]:
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    lines = [line for line in re.split("[\r\n]+", errors.getvalue()) if line.strip() and "images/s" not in line]
+    return status, output.getvalue(), lines
+
+
+def train(folder: Path, *flags: object) -> Path:
+    """A run of two epochs on 24 of the shipped faces, unless the flags say otherwise."""
+    status, _, errors = call("train", *TINY, "--max_epochs=2", "--prior=null", *flags, "--output", folder)
+    assert status == 0, errors
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning may have left another
+    return folder
+
+
+def make(command: str) -> np.ndarray:
+    """Run a copied command in the current folder: the picture that it writes, (H, W, 3)."""
+    python, script, *arguments = shlex.split(command)
+    status, _, errors = call(Path(script).stem, *arguments)
+    assert (python, status) == ("python", 0), errors
+    output = Path(arguments[arguments.index("--output") + 1])
+    with Image.open(output / "filled.png" if output.is_dir() else output) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def stands_in(picture: np.ndarray, image: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3) holds an image (h, w, 3), enlarged to 64 pixels, but for roundings."""
+    factor = 64 // len(image)
+    image = image.repeat(factor, 0).repeat(factor, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[:, :, 0]
+    coarse = (np.abs(windows[..., ::16, ::16, :].astype(np.int16) - image[::16, ::16]) <= 1).all((2, 3, 4))
+    return any((np.abs(windows[y, x].astype(np.int16) - image) <= 1).all() for y, x in np.argwhere(coarse))
