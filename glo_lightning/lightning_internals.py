@@ -24,6 +24,15 @@ def exclude_from_ddp(module: LightningModule, names: list[str]) -> None:
     module._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 
 
+def loss_scale(trainer: Trainer) -> float:
+    """The factor on the loss, and so on gradients, in half precision (``16-mixed``), else 1.
+
+    It falls when a step is skipped. Lightning unscales the gradients of the optimizer's parameters alone.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
 def launch(trainer: Trainer, function: Callable[[], None]) -> None:
     """Starts the other processes on this node, unless torchrun or srun does, and calls the function in this process.
 

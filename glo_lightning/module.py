@@ -30,7 +30,7 @@ from glo_lightning.latents import (
     per_sample_gradients,
     random_codes,
 )
-from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp
+from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
 from glo_lightning.optimizers import RowSGD, Schedule, lr_factor
@@ -154,9 +154,8 @@ class GLO(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, index = batch  # (B, C, H, W) in [-1, 1], (B,)
         self.ddp_loss_weight = rank_weight(rows_by_rank(self.trainer.train_dataloader, [batch_idx]))
-        codes = per_sample_gradients(
-            self.latents(index), self.trainer.accumulate_grad_batches / self.ddp_loss_weight
-        )  # (B, D)
+        batches_per_step = self.trainer.accumulate_grad_batches / self.ddp_loss_weight
+        codes = per_sample_gradients(self.latents(index), batches_per_step)  # (B, D)
         return self.objective(codes, images)  # 1. generate, 2. compare
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -164,12 +163,12 @@ class GLO(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_learning_rates(self.global_step)
-        scale = self._loss_scale()
+        scale = loss_scale(self.trainer)
         super().optimizer_step(epoch, batch_idx, *args, **kwargs)  # training_step, its gradients, 3. step the weights
         first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
         counts = rows_by_rank(self.trainer.train_dataloader, range(first, batch_idx + 1))
         table = self.latents.weight
-        if table.grad is not None and self._loss_scale() >= scale:  # it falls when a step is left out
+        if table.grad is not None and loss_scale(self.trainer) >= scale:  # it falls when a step is left out
             gradient = gather_rows(table.grad if scale == 1 else table.grad / scale, counts)
             rows = gradient._indices()[0]
             with torch.no_grad():
@@ -177,18 +176,13 @@ class GLO(LightningModule):
                 table[rows] = self.project(table[rows])  # 4. project
         table.grad = None
 
-    def _loss_scale(self) -> float:
-        """The factor on the loss, and so on the rows' gradients, in half precision (``16-mixed``), else 1."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return 1.0 if scaler is None else scaler.get_scale()
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = self.named_parameters()  # a subclass may have weights besides the generator's
         weights = [weight for name, weight in named if not name.startswith(("latents.", "loss."))]
         optimizer = self._make_optimizer([{"params": weights, "name": "generator"}])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-            self._group_options.append({key: value for key, value in group.items() if key != "params"})
+        self._group_options = [{**group, "params": None} for group in optimizer.param_groups]
         return optimizer
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -233,7 +227,7 @@ class GLO(LightningModule):
         if not isinstance(starts, Tensor):
             if training is None:
                 raise InputError("training", None, "starts by name need the training images; give them, or codes")
-            starts = starting_codes(self.latents.weight, training, images, starts, self.n_pca, self.whiten)
+            starts = starting_codes(self.latents.weight.detach(), training, images, starts, self.n_pca, self.whiten)
         return encode(self.generator, images, starts, loss or self.loss, self.project, **options)
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
@@ -270,7 +264,7 @@ class GLO(LightningModule):
     def on_train_start(self) -> None:
         self.initialised = True
         for group, options in zip(self._groups(), self._group_options, strict=False):
-            group.update(options)  # the arguments count, whatever a checkpoint says
+            group.update(options | {"params": group["params"]})  # the arguments count, whatever a checkpoint says
         saved, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
         if self.schedule == "cosine":
             if math.isinf(self.total_steps):

@@ -50,7 +50,6 @@ class Restoration:
         starts: Sequence[str] = STARTS,
         steps: int = 150,
         loss: Loss | None = None,
-        progress: bool = False,
     ) -> Tensor:
         """Find codes (M, D).
 
@@ -58,7 +57,6 @@ class Restoration:
             pictures: (M, c, h, h) in [-1, 1], missing pixels 0.
             starts, steps: see ``encode_images``.
             loss: of pictures; the mean squared error by default.
-            progress: show a progress bar.
 
         Raises:
             InputError: for a prior without steps or with too few codes, and no steps without an encoder.
@@ -73,7 +71,7 @@ class Restoration:
         if steps < 1:
             return codes[:, 0]
         generator = nn.Sequential(model.generator, self.operator)
-        return encode(generator, pictures, codes, loss, model.project, steps, progress, penalty=penalty)
+        return encode(generator, pictures, codes, loss, model.project, steps, penalty=penalty)
 
     def _starts(self, pictures: Tensor, names: Sequence[str], steps: int) -> Tensor:
         """Find starting codes (M, S, D)."""
