@@ -23,7 +23,9 @@ README, PAGE = REPOSITORY / "README.md", REPOSITORY / "glo_lightning" / "browser
 DATA = REPOSITORY / "glo_lightning" / "data" / "README.md"
 TRAINING_PAGE = REPOSITORY / "glo_lightning" / "training" / "README.md"
 RECIPES = REPOSITORY / "configs" / "README.md"
-PAGES = [PAGE, DATA, TRAINING_PAGE, RECIPES]
+PYTHON = REPOSITORY / "glo_lightning" / "README.md"
+PAGES = [PAGE, DATA, TRAINING_PAGE, RECIPES, PYTHON, REPOSITORY / "scripts" / "README.md"]
+PAGES += [REPOSITORY / ".github" / name for name in ("QUESTIONS.md", "CONTRIBUTING.md")]
 STUDIES = sorted((REPOSITORY / "scripts" / "studies").rglob("README.md"))
 
 
@@ -168,9 +170,17 @@ def test_the_readmes_python_trains(tmp_path, monkeypatch):
     assert names["images"].abs().max() <= 1
 
 
-@pytest.mark.parametrize(
-    "readme", [README, PAGE, DATA, TRAINING_PAGE, RECIPES, *STUDIES], ids=lambda page: page.parent.name
-)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*smaller than the logging interval.*")
+def test_the_python_pages_examples_run(workplace):
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", PYTHON.read_text(), re.DOTALL):
+        exec(code, names)
+    assert names["images"].shape == (4, 3, 32, 32)
+    assert names["codes"].shape == (4, 8)
+    assert names["run"].images([0]).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("readme", [README, *PAGES, *STUDIES], ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_a_readme_shows_files_and_headings_that_are_there(readme):
     for path, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", readme.read_text()):
         target = readme.parent / path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from harness import Results, StudyParser, datamodule, markdown, mean_and_deviati
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.metrics import pca_reconstructions
+from glo_lightning.generator import Generator
 from glo_lightning.images import from_uint8, psnr
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import WhitenedRows
 
 CODES: dict[str, dict[str, Any]] = {
     "pca, frozen": {"latent_lr": 0},
     "pca, SGD 0.078": {"latent_lr": 10 / 128},
     "pca, SGD 0.3": {"latent_lr": 0.3},
-    "pca, whitened steps 0.05": {"latent_lr": 0.05, "latent_optimizer": "whitened"},
+    "pca, whitened steps 0.05": {"latent_lr": 0.05, "latent_optimizer": WhitenedRows},
     "random, frozen": {"latent_lr": 0},
     "random, SGD 4": {"latent_lr": 4.0},
-    "random, whitened steps 1": {"latent_lr": 1.0, "latent_optimizer": "whitened"},
+    "random, whitened steps 1": {"latent_lr": 1.0, "latent_optimizer": WhitenedRows},
 }
 
 
@@ -38,8 +41,9 @@ def measure(options: argparse.Namespace, name: str, latent_dim: int, seed: int) 
 
     def build(seed: int) -> tuple[GLO, LSUNDataModule]:
         data = datamodule(options, seed)
-        sizes = {"latent_dim": latent_dim, "image_size": options.image_size, "width": options.width}
-        arguments: dict[str, Any] = {**sizes, "init": init, "whiten": True, "schedule": "cosine", **CODES[name]}
+        parts = {"generator": partial(Generator, width=options.width), **CODES[name]}
+        sizes = {"latent_dim": latent_dim, "image_size": options.image_size}
+        arguments: dict[str, Any] = {**sizes, **parts, "init": init, "whiten": True, "schedule": "cosine"}
         return GLO(data.num_images, **arguments), data
 
     model, data, _ = train(build, seed, options.precision, "cpu", max_epochs=options.epochs)
