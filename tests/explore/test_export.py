@@ -32,7 +32,8 @@ def test_an_export_gives_the_images_the_codes_and_the_keys_back(export, tiny_run
 
 def test_an_export_is_of_use_without_lightning(export):
     about = json.loads((export / "glo.json").read_text())
-    arguments = {key: about["hyper_parameters"][key] for key in ("latent_dim", "image_size", "width")}
+    arguments = {key: about["hyper_parameters"][key] for key in ("latent_dim", "image_size", "channels")}
+    arguments |= about["hyper_parameters"]["generator"]["init_args"]
     generator = pkgutil.resolve_name(about["generator"]["class"])(**arguments)
     generator.load_state_dict(safetensors_torch.load_file(export / "generator.safetensors"))
     codes = safetensors_torch.load_file(export / "codes.safetensors")["codes"]

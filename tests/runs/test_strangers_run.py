@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, flat_image
+
+from glo_lightning.module import PARTS
 
 LAMBDA = "pytorch_lightning.callbacks.LambdaCallback"
 DDP = "pytorch_lightning.strategies.DDPStrategy"
@@ -46,11 +49,21 @@ def changed(folder, key, value):
     (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+class Anything(torch.nn.L1Loss):
+    """A loss with arguments in which anything may stand."""
+
+    def __init__(self, x: Any = None, module: torch.nn.Module | None = None):
+        super().__init__()
+
+
 PLACES = [
     ("data.source_args", lambda path: {"x": touch(path)}),
     ("data.source", touch),
-    ("model.generator_args", lambda path: {"x": touch(path)}),
-    ("model.loss_args", lambda path: {"x": [touch(path)]}),
+    ("model.loss", lambda path: {"class_path": "test_strangers_run.Anything", "init_args": {"x": [touch(path)]}}),
+    ("model.loss", lambda path: {"class_path": "test_strangers_run.Anything", "init_args": {"module": touch(path)}}),
+    ("model.optimizer", lambda path: {"class_path": "SGD", "init_args": {"lr": touch(path)}}),
+    *((f"model.{part}", touch) for part in PARTS),
+    *((f"model.{part}", lambda path: "subprocess.Popen") for part in PARTS),
     ("trainer.callbacks", lambda path: [touch(path)]),
     ("trainer.callbacks", lambda path: [{"class_path": LAMBDA, "init_args": {"on_fit_start": "os.abort"}}]),
     ("trainer.strategy", lambda path: {"class_path": DDP, "init_args": {"ddp_comm_state": touch(path)}}),
@@ -59,9 +72,6 @@ PLACES = [
     ("trainer.profiler", touch),
     ("trainer.plugins", lambda path: [touch(path)]),
     ("prior", lambda path: "subprocess.Popen"),
-    ("model.loss", lambda path: "subprocess.Popen"),
-    ("model.generator", lambda path: "subprocess.Popen"),
-    ("model.latent_optimizer", lambda path: "subprocess.Popen"),
 ]
 
 
