@@ -19,6 +19,7 @@ from glo_lightning.data.source import NumberedSource, dataset_location, numbered
 from glo_lightning.errors import InputError
 from glo_lightning.files import cache_folder
 from glo_lightning.images import reading_image
+from glo_lightning.locks import Lock
 
 # Data sets whose readers unpickle no unknown file: CIFAR's files are pickles, and torchvision loads them only after it
 # has compared their MD5 with the authors'.
@@ -152,14 +153,17 @@ def _download_folder(root: Path) -> Iterator[Path]:
         cache_folder().mkdir(parents=True, exist_ok=True)
     if not root.parent.is_dir():
         raise InputError("root", root, "the folder around it does not exist. Make it, or give another.")
-    temporary = root.with_name(f".{root.name}.download")
-    shutil.rmtree(temporary, ignore_errors=True)
+    lock, temporary = Lock(root.with_name(f".{root.name}.lock")), root.with_name(f".{root.name}.download")
+    if not lock.acquire():
+        raise InputError("download", "true", f"{lock.holder()} is downloading into {root}. Wait for it.")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
         shutil.copytree(temporary, root, copy_function=shutil.move, dirs_exist_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
 
 
 def find_set(root: Path) -> str | None:

@@ -10,6 +10,7 @@ from glo_lightning.data.source import read_image
 from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.errors import InputError
+from glo_lightning.locks import Lock
 from glo_lightning.images import ImageFormat
 
 
@@ -167,5 +168,16 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
         open_source(tmp_path / "sets", "mnist", download=True)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(MNIST, "download", lambda self: write_mnist(Path(self.raw_folder)))
+    assert len(open_source(tmp_path / "sets", "mnist", download=True)) == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
+
+
+def test_two_processes_do_not_download_into_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(MNIST, "download", lambda self: write_mnist(Path(self.raw_folder)))
+    other = Lock(tmp_path / ".sets.lock")
+    assert other.acquire()
+    with pytest.raises(InputError, match="is downloading into"):
+        open_source(tmp_path / "sets", "mnist", download=True)
+    other.release()
     assert len(open_source(tmp_path / "sets", "mnist", download=True)) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["sets"]
