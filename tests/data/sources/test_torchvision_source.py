@@ -10,8 +10,8 @@ from glo_lightning.data.source import read_image
 from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.errors import InputError
-from glo_lightning.locks import Lock
 from glo_lightning.images import ImageFormat
+from glo_lightning.locks import Lock
 
 
 def write_cifar(folder: Path, monkeypatch, number: int = 6) -> np.ndarray:
@@ -173,6 +173,8 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_two_processes_do_not_download_into_one_folder(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
     monkeypatch.setattr(MNIST, "download", lambda self: write_mnist(Path(self.raw_folder)))
     other = Lock(tmp_path / ".sets.lock")
     assert other.acquire()
