@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import logging
-import multiprocessing
 import os
 import random
 import resource
@@ -25,16 +25,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "training"))  # of test_finite_loss
 
-from conftest import REPOSITORY, TINY, curves, load, same_state
+from conftest import TINY, curves, load, same_state
+from forked import Program
 
 EVERY = 3  # steps between two checkpoints
 RUN = (*TINY, "--data.num_samples=240", "--data.batch_size=8", "--max_epochs=8", "--log_every_n_steps=1")
 RUN += (f"--checkpoint.every_n_steps={EVERY}",)
 POISONED = ("--model.loss=test_finite_loss.NaNInCall5",)
 STREAMING = ("--data.cache=false", "--data.num_workers=2")
-# The server imports all that a run needs; a process forked from it begins at once.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["glo_lightning.training.cli", "sklearn.decomposition", "torchvision.utils"])
 
 
 class Row(NamedTuple):
@@ -42,20 +40,6 @@ class Row(NamedTuple):
     tried: int
     lost: str
     seen: str
-
-
-def train(arguments: tuple[str, ...], output: str, fault: str | None) -> None:
-    """In the new process: scripts/train.py, what it says going to a file."""
-    os.setsid()
-    for number in (1, 2):
-        os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    multiprocessing.set_start_method("fork", force=True)  # for its workers: a fork server would outlive it
-    from glo_lightning.training.cli import main
-
-    if fault is not None:
-        inject(fault)
-    sys.argv = ["train.py", *arguments]
-    main(REPOSITORY / "configs" / "quickstart.yaml")
 
 
 def inject(fault: str) -> None:
@@ -96,12 +80,12 @@ def limit_size() -> None:
 
 
 class Runs:
-    """Runs in one temporary folder, and the one that was never stopped to compare them with."""
+    """Runs with these flags in one temporary folder, and the uninterrupted one to compare them with."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.random, self.number = folder, random.Random(seed), 0
+    def __init__(self, folder: Path, seed: int, flags: tuple[str, ...] = RUN):
+        self.folder, self.random, self.number, self.flags = folder, random.Random(seed), 0, flags
         self.whole = self.new()
-        assert self.start(self.whole).join_or_fail() == 0, self.said(self.whole)
+        assert self.start(self.whole).status(120) == 0, self.said(self.whole)
 
     def new(self) -> Path:
         self.number += 1
@@ -109,11 +93,9 @@ class Runs:
 
     def start(self, run: Path, *flags: str, fault: str | None = None) -> Started:
         begun = (run / "config.yaml").exists()
-        arguments = ("--resume", str(run)) if begun else (*RUN, *flags, "--output", str(run))
+        arguments = ("--resume", run) if begun else (*self.flags, *flags, "--output", run)
         logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that steps of a killed run are purged
-        process = processes.Process(target=train, args=(arguments, str(run), fault))
-        process.start()
-        return Started(process, run)
+        return Started(run, *arguments, before=fault and functools.partial(inject, fault))
 
     def said(self, run: Path) -> str:
         """The last line on stderr."""
@@ -122,7 +104,7 @@ class Runs:
 
     def finish(self, run: Path) -> None:
         """Resumes and compares."""
-        assert self.start(run).join_or_fail() == 0, self.said(run)
+        assert self.start(run).status(120) == 0, self.said(run)
         assert same_state(self.whole, run), f"{run} is not the run that was never stopped"
         expected = curves(self.whole)
         for tag, points in curves(run).items():
@@ -140,18 +122,12 @@ class Runs:
         return max((step + 1 for step, _ in curves(run).get("train/loss", [])), default=0) if run.exists() else 0
 
 
-class Started(NamedTuple):
-    process: multiprocessing.process.BaseProcess
-    run: Path
-
-    def join_or_fail(self, seconds: float = 120) -> int:
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, "the run hangs"
-        return self.process.exitcode
+class Started(Program):
+    """A program that trains into ``output``, the run folder."""
 
     def wait_for(self, steps: int, seconds: float = 60) -> None:
         """Until a checkpoint at or after that step is there, or the process has ended."""
-        last, deadline = self.run / "checkpoints" / "last.ckpt", time.monotonic() + seconds
+        last, deadline = self.output / "checkpoints" / "last.ckpt", time.monotonic() + seconds
         before = last.stat().st_mtime_ns if last.exists() else 0
         while self.process.is_alive() and time.monotonic() < deadline:
             if last.exists() and last.stat().st_mtime_ns > before and steps <= 0:
@@ -173,17 +149,17 @@ def killed(runs: Runs, kills: int, flags: tuple[str, ...] = (), what: str = "") 
             else:
                 started.wait_for(0)
                 time.sleep(runs.random.uniform(0, 0.3))
-            os.kill(started.process.pid, signal.SIGKILL)
-            if started.join_or_fail() == 0:
+            os.kill(started.pid, signal.SIGKILL)
+            if started.status(120) == 0:
                 break  # it was done before
             left -= 1
             in_write += any((run / "checkpoints").glob(".*"))
             lost.append(runs.reached(run) - runs.step(run))
-            assert wait_until(lambda pid=started.process.pid: not group_lives(pid)), "its workers live on"
+            assert wait_until(lambda pid=started.pid: not group_lives(pid)), "its workers live on"
         done.append(run)
     for run in done:
         if not (run / "config.yaml").exists():  # killed before it began: the same command again
-            assert runs.start(run, *flags).join_or_fail() == 0
+            assert runs.start(run, *flags).status(120) == 0
         runs.finish(run)
     # EVERY, less the one that the next checkpoint is about to hold, and what is logged while it is written
     assert max(lost) <= EVERY, f"{max(lost)} steps lost"
@@ -213,8 +189,8 @@ def signalled(runs: Runs, number: signal.Signals, times: int, flags: tuple[str, 
         started = runs.start(run, *flags)
         started.wait_for(0)
         time.sleep(runs.random.uniform(0, 0.2))
-        os.killpg(started.process.pid, number)
-        assert started.join_or_fail() == status, (started.process.exitcode, runs.said(run))
+        os.killpg(started.pid, number)
+        assert started.status(120) == status, (started.process.exitcode, runs.said(run))
         assert runs.reached(run) == runs.step(run), "a step is lost"
     seen = runs.said(run)
     runs.finish(run)
@@ -226,8 +202,8 @@ def damaged(runs: Runs, how: str) -> Row:
     run = runs.new()
     started = runs.start(run)
     started.wait_for(5 * EVERY)
-    os.kill(started.process.pid, signal.SIGKILL)
-    started.join_or_fail()
+    os.kill(started.pid, signal.SIGKILL)
+    started.status(120)
     last = run / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 4
@@ -243,7 +219,7 @@ def damaged(runs: Runs, how: str) -> Row:
 def disk(runs: Runs, fault: str) -> Row:
     """The disk fails in a write; then it is well again."""
     run = runs.new()
-    status = runs.start(run, fault=fault).join_or_fail()
+    status = runs.start(run, fault=fault).status(120)
     assert status == (-9 if fault.startswith("crash") else 1), (status, runs.said(run))
     seen = f"exit status {status}: `{runs.said(run)}`" if status > 0 else "resumed, equal to the bit"
     lost = runs.reached(run) - runs.step(run)
@@ -254,7 +230,7 @@ def disk(runs: Runs, fault: str) -> Row:
 def not_finite(runs: Runs) -> Row:
     """The loss of the fifth batch is not a number."""
     run = runs.new()
-    status = runs.start(run, *POISONED, "--log_every_n_steps=10").join_or_fail()
+    status = runs.start(run, *POISONED, "--log_every_n_steps=10").status(120)
     seen = runs.said(run)
     assert (status, runs.step(run)) == (1, EVERY), (status, seen)
     return Row("a loss that is not a number", 1, "2 steps, one of them the bad one", f"exit status 1: `{seen}`")

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import io
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -76,7 +77,10 @@ def flat_lmdb(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path) -> Run:
-    """run("--flag", value, ...) -> (exit status, last line on stderr): scripts/train.py in this process."""
+    """run("--flag", value, ...) -> (exit status, last line on stderr): scripts/train.py in this process.
+
+    ``run.output`` is what the last call printed.
+    """
     from glo_lightning.training.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -89,7 +93,8 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
         except SystemExit as stop:
             status = int(stop.code or 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first Ctrl-C on
-        lines = capsys.readouterr().err.strip().splitlines()
+        captured = capsys.readouterr()
+        lines, run.output = captured.err.strip().splitlines(), captured.out
         assert status == 0 or len(lines) == 1, lines
         return status, "".join(lines[-1:])
 
@@ -100,15 +105,12 @@ TINY = ("--data.num_samples=24", "--data.batch_size=8", "--data.image_size=32", 
 TINY += ("--model.latent_dim=6", "--accelerator=cpu", "--enable_progress_bar=false")
 
 
-@pytest.fixture(scope="session")
-def faces_run(tmp_path_factory) -> Path:
-    """A run of three epochs on 96 of the shipped faces, which have attributes."""
+def train(folder: Path, *flags: object) -> Path:
+    """Trains in this process, into the folder; returns it."""
     from glo_lightning.training.cli import main
 
-    folder = tmp_path_factory.mktemp("faces") / "run"
-    flags = (*TINY[1:], "--data.num_samples=96", "--max_epochs=3", "--prior=null", "--output", str(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *flags])
+        patch.setattr(sys, "argv", ["train.py", *TINY, *map(str, flags), "--output", str(folder)])
         main(REPOSITORY / "configs" / "quickstart.yaml")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return folder
@@ -120,6 +122,25 @@ def tiny_run(tmp_path_factory) -> Path:
     from programs import train
 
     return train(tmp_path_factory.mktemp("tiny") / "run", "--data.holdout=8")
+
+
+@pytest.fixture(scope="session")
+def faces_run(tmp_path_factory) -> Path:
+    """A run of three epochs on 96 of the shipped faces, which have attributes."""
+    folder = tmp_path_factory.mktemp("faces") / "run"
+    return train(folder, "--data.num_samples=96", "--max_epochs=3", "--prior=null")
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory) -> Path:
+    """A run of two epochs in three batches each, not to be changed."""
+    return train(tmp_path_factory.mktemp("trained") / "run", "--max_epochs=2")
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(trained_once, tmp_path / "trained"))
 
 
 def load(folder: Path, name: str = "last") -> dict:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, equal, load
+from glo_lightning.cli import main
 from pytorch_lightning import seed_everything
 from test_module import SMALL, fit
 from torch import nn
 
-from glo_lightning.cli import main
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.explore.export import export_run, load_export

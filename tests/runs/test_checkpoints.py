@@ -112,13 +112,13 @@ def test_a_checkpoint_every_so_many_minutes(run, whole, tmp_path, at_step):
     assert_same_run(whole(), tmp_path / "cut")
 
 
-@pytest.mark.parametrize("flag", ["--data.batch_size=5", "--seed_everything=7"])
-def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step, flag):
+def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step):
     at_step({5: cut})
     run(*RUN, "--checkpoint.every_n_steps=2", "--output", tmp_path / "cut")
-    status, line = run("--resume", tmp_path / "cut", flag)
-    assert (status, line.split()[0]) == (2, flag.partition("=")[0])
-    assert load(tmp_path / "cut")["global_step"] == 4
+    for flag in ("--data.batch_size=5", "--seed_everything=7"):
+        status, line = run("--resume", tmp_path / "cut", flag)
+        assert (status, line.split()[0]) == (2, flag.partition("=")[0])
+        assert load(tmp_path / "cut")["global_step"] == 4
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def damage(path: Path, how: str) -> None:
         )
 
 
-@pytest.mark.parametrize("how", ["half", "noise", "empty", "flipped", "missing"])
-def test_where_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, how, monkeypatch):
-    said = []
-    monkeypatch.setattr("glo_lightning.runs.checkpoints.log.warning", lambda message, *a: said.append(message % a))
+def test_if_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, caplog):
     at_step({7: cut})
     run(*RUN, "--checkpoint.every_n_steps=3", "--output", tmp_path / "cut")
-    damage(tmp_path / "cut" / "checkpoints" / "last.ckpt", how)
-    before = load(tmp_path / "cut", "previous")
-    assert run("--resume", tmp_path / "cut")[0] == 0
-    assert before["global_step"] == 3
-    assert "last.ckpt is" in said[-1]
-    assert "previous.ckpt" in said[-1]
-    assert is_whole(tmp_path / "cut" / "checkpoints" / "previous.ckpt")
-    assert_same_run(whole(), tmp_path / "cut")
+    for how in ("half", "noise", "empty", "flipped", "missing"):
+        folder = RunFolder(shutil.copytree(tmp_path / "cut", tmp_path / how))
+        damage(folder.last, how)
+        assert newest_checkpoint(folder) == folder.previous
+        assert "last.ckpt is" in caplog.messages[-1]
+        assert "previous.ckpt" in caplog.messages[-1]
+        assert load(folder.path, "previous")["global_step"] == 3
+    for how in ("half", "missing"):
+        assert run("--resume", tmp_path / how)[0] == 0
+        assert is_whole(tmp_path / how / "checkpoints" / "previous.ckpt")
+        assert_same_run(whole(), tmp_path / how)
 
 
 def fail_from(monkeypatch, function, times, code):
@@ -205,8 +205,7 @@ def fail_from(monkeypatch, function, times, code):
     monkeypatch.setattr(os, function, failing)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
-@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(("function", "code"), [("fsync", errno.ENOSPC), ("replace", errno.EIO)])
 def test_a_disk_that_fails_ends_the_run_with_the_checkpoint_before_intact(
     run, whole, tmp_path, monkeypatch, function, code
 ):

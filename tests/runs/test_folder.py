@@ -1,36 +1,17 @@
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from conftest import REPOSITORY, TINY, encode, flat_image
+from conftest import TINY, encode, flat_image, load, same_state
+from forked import Program
 
 from glo_lightning.data.sources.folder import FolderSource
 from glo_lightning.errors import InputError
 from glo_lightning.runs.folder import RunFolder
 
-CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
-
-def states_equal(first: Path, second: Path) -> bool:
-    a, b = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (first, second))
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    same = all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
-    return same and (a["global_step"], a["epoch"]) == (b["global_step"], b["epoch"])
-
-
-@pytest.fixture
-def trained(run, tmp_path) -> Path:
-    """A run of two epochs in three batches each."""
-    assert run(*TINY, "--output", tmp_path / "trained", "--max_epochs", 2) == (0, "")
-    return tmp_path / "trained"
-
-
-def test_a_run_folder_holds_what_the_design_says(trained):
+def test_a_run_folder_contains_what_the_design_says(trained, trained_once):
     files = {str(file.relative_to(trained)) for file in trained.rglob("*") if file.is_file()}
     (event_file,) = [file for file in files if file.startswith("events.out.tfevents.")]
     grids = [f"{tag}_epoch_{epoch:03d}" for tag in ("reconstructions", "samples") for epoch in range(2)]
@@ -39,7 +20,7 @@ def test_a_run_folder_holds_what_the_design_says(trained):
     assert files == {event_file, "config.yaml", "environment.json"} | images | checkpoints
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert not {"output", "resume", "ckpt_path", "config"} & config.keys()
-    assert str(trained) not in (trained / "config.yaml").read_text()
+    assert str(trained_once) not in (trained / "config.yaml").read_text()
     assert (config["data"]["batch_size"], config["model"]["schedule"]) == (8, "cosine")
 
 
@@ -51,7 +32,7 @@ def test_without_output_runs_are_numbered(run, tmp_path):
 
 def test_a_runs_config_repeats_it_elsewhere(run, trained, tmp_path):
     run("--config", trained / "config.yaml", "--output", tmp_path / "again")
-    assert states_equal(trained, tmp_path / "again")
+    assert same_state(trained, tmp_path / "again")
 
 
 def test_a_moved_run_goes_on_in_its_new_place(run, trained, tmp_path):
@@ -61,8 +42,9 @@ def test_a_moved_run_goes_on_in_its_new_place(run, trained, tmp_path):
     shutil.rmtree(trained)
     run("--resume", moved, "--max_epochs=3")
     assert not trained.exists()
-    assert sorted(file.name for file in (moved / "checkpoints").iterdir()) == CHECKPOINTS
-    assert torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    checkpoints = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert sorted(file.name for file in (moved / "checkpoints").iterdir()) == checkpoints
+    assert load(moved)["epoch"] == 2
     assert yaml.safe_load((moved / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
 
 
@@ -74,17 +56,6 @@ def test_a_full_disk_is_found_out_before_the_work(run, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def start(*arguments, cwd):
-    """scripts/train.py as a program."""
-    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *TINY, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def end(program):
-    _, errors = program.communicate(timeout=120)
-    return program.returncode, errors.strip().splitlines()[-1:]
-
-
 def is_whole(run, seed):
     """Whether a folder holds the run of that seed, all of it."""
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -93,8 +64,10 @@ def is_whole(run, seed):
 
 
 def test_two_starts_at_once_are_two_runs(tmp_path):
-    programs = [start(f"--seed_everything={seed}", "--max_epochs=1", cwd=tmp_path) for seed in (1, 2)]
-    assert [end(program)[0] for program in programs] == [0, 0]
+    programs = [
+        Program(tmp_path / f"said_{seed}", *TINY, "--max_epochs=1", f"--seed_everything={seed}") for seed in (1, 2)
+    ]
+    assert [program.status() for program in programs] == [0, 0]
     runs = sorted((tmp_path / "runs" / "quickstart").iterdir())
     assert [run.name for run in runs] == ["version_0", "version_1"]
     assert any(all(is_whole(run, seed) for run, seed in zip(runs, seeds, strict=True)) for seeds in ((1, 2), (2, 1)))
@@ -106,9 +79,10 @@ def test_of_two_that_want_one_folder_at_once_one_has_it(run, tmp_path, resumed):
     if resumed:
         run(*TINY, *flags)
         flags = ["--resume", folder, "--max_epochs=3"]
-    ends = sorted(end(program) for program in [start(*flags, cwd=tmp_path) for _ in range(2)])
-    assert [status for status, _ in ends] == [0, 2]
-    ((_, _), (_, (line,))) = ends
+    programs = [Program(tmp_path / f"said_{number}", *TINY, *flags) for number in range(2)]
+    programs.sort(key=Program.status)
+    assert [program.status() for program in programs] == [0, 2]
+    (line,) = programs[1].errors()
     assert line.startswith(f"--{'resume' if resumed else 'output'} {folder}: ")
     assert "is in use by process" in line or "contains a run" in line
     assert is_whole(folder, 0)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.module import GLO
 from glo_lightning.priors.gaussian import Gaussian
+from glo_lightning.training.callbacks import Curves
 
 
 @pytest.fixture
@@ -62,6 +65,16 @@ def test_tensorboard_has_the_tags_at_their_steps(trained):
     assert accumulator.Scalars("latents/moved")[-1].value == pytest.approx(moved, rel=1e-5)
     norm = np.linalg.norm(codes, axis=1).mean()
     assert accumulator.Scalars("latents/norm_mean")[-1].value == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_epochs_loss_is_summed_in_single_precision():
+    """Of 600 losses in bfloat16 the running sum would stand still at 256 of them."""
+    curves, losses = Curves(), torch.linspace(1, 2, 600).bfloat16()
+    trainer = SimpleNamespace(accumulate_grad_batches=1, log_every_n_steps=0, is_last_batch=False)
+    for number, loss in enumerate(losses):
+        curves.on_train_batch_end(trainer, None, {"loss": loss}, (None, torch.tensor([number])), number)
+    total, images = curves.total.tolist()
+    assert (total, images) == (pytest.approx(float(losses.double().sum()), rel=1e-3), 600)
 
 
 def test_the_epochs_loss_is_the_mean_over_its_images(run, tmp_path):

@@ -1,11 +1,10 @@
-"""Runs of several processes, with gloo on the CPU: whoever starts them, what they learn, how they end.
+"""Runs of several processes, with gloo on the CPU: whoever starts them, what they train, how they end.
 
-Most are forked from a server that has imported torch, with the launcher's variables: they begin at once.
+Most are forked, with the launcher's variables, see forked.py.
 """
 
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -14,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, encode, flat_image, load, same_state, write_lmdb
+from forked import SCRIPT, SECONDS, Program
 from pytorch_lightning import Callback, Trainer
 from torch import distributed
 
@@ -30,13 +29,6 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
-
-SCRIPT = REPOSITORY / "scripts" / "train.py"
-SECONDS = 60  # after which nobody may be alive, from the start
-forks = multiprocessing.get_context("forkserver")
-PRELOAD = ["glo_lightning.training.cli", "sklearn.decomposition", "torchvision.utils", "tensorboard"]
-forks.set_forkserver_preload(PRELOAD)
-
 
 # -------------------------------------------------------------------------------------------- starting and ending them
 
@@ -59,73 +51,43 @@ def by_srun(rank, size, port):
     return {f"SLURM_{name}": str(value) for name, value in zip(names, values, strict=True)} | {"MASTER_PORT": port}
 
 
+def by_lightning(*_):
+    """One process, which starts the others as programs, that import this file."""
+    return {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent)))}
+
+
 def by_hand_on_two_nodes(rank, size, port):
     """One process on each node, which Lightning's launcher has nobody to start for."""
     return {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-def train(arguments, variables, output):
-    """In the new process: scripts/train.py, what it says going to files."""
-    for number in (1, 2):
-        os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.environ.update(variables)
-    os.chdir(Path(output).parent)
-    sys.argv = ["train.py", *map(str, arguments)]
-    if callable(arguments[0]):
-        try:
-            arguments[0](*arguments[1:])
-        except BaseException:
-            traceback.print_exc()
-            os._exit(9)
-        return
-    from glo_lightning.training.cli import main
-
-    main(REPOSITORY / "configs" / "quickstart.yaml")
-
-
-class Started:
-    """Processes of one run: ``statuses()`` waits for all of them, ``said(rank)`` gives a process's lines on stderr."""
-
-    def __init__(self, folder: Path, size: int, arguments, start, each):
-        port, self.folder = free_port(), folder
-        self.processes = []
-        for rank in range(size):
-            variables = start(rank, size, port) | each.get(rank, {}) | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
-            given = arguments(rank) if callable(arguments) else arguments
-            process = forks.Process(target=train, args=(given, variables, str(folder / f"said_{rank}")))
-            process.start()
-            self.processes.append(process)
+class Ranks(list):
+    """The programs of one run, by rank."""
 
     def statuses(self) -> list[int]:
         deadline = time.monotonic() + SECONDS
-        for process in self.processes:
-            process.join(max(0, deadline - time.monotonic()))
-        left = [rank for rank, process in enumerate(self.processes) if process.exitcode is None]
-        self.kill()
-        assert not left, [self.said(rank) for rank in left]
-        return [process.exitcode for process in self.processes]
+        return [program.status(deadline - time.monotonic()) for program in self]
 
-    def said(self, rank: int) -> list[str]:
-        return (self.folder / f"said_{rank}.2").read_text().strip().splitlines()
-
-    def kill(self) -> None:
-        for process in self.processes:
-            process.kill()
+    def errors(self, rank: int) -> list[str]:
+        return self[rank].errors()
 
 
 @pytest.fixture
 def start(tmp_path):
-    """start(size, *arguments) -> Started: the same arguments in every process."""
+    """start(size, *arguments) -> Ranks; of arguments that are functions, each takes the rank."""
     started = []
 
-    def start(size, *arguments, by=by_torchrun, each=None):
-        given = arguments[0] if len(arguments) == 1 and callable(arguments[0]) else arguments
-        started.append(Started(tmp_path, size, given, by, each or {}))
-        return started[-1]
+    def start(size, *arguments, by=by_torchrun, each=None, before=None):
+        port = free_port()
+        for rank in range(size):
+            given = [argument(rank) if callable(argument) else argument for argument in arguments]
+            variables = by(rank, size, port) | (each or {}).get(rank, {})
+            started.append(Program(tmp_path / f"said_{rank}", *given, variables=variables, before=before))
+        return Ranks(started[-size:])
 
     yield start
-    for some in started:
-        some.kill()
+    for program in started:
+        program.process.kill()
 
 
 # ------------------------------------------------------------------------------------------ what happens in the process
@@ -200,31 +162,19 @@ def callback(name: str) -> str:
     return f"--trainer.callbacks+=test_processes.{name}"
 
 
-def poisoned_disk():
+def spoil_third_checkpoint():
     """The first process cannot write its third checkpoint."""
     import glo_lightning.runs.checkpoints as checkpoints
 
-    real, calls = checkpoints.write_whole, []
+    write_whole, calls = checkpoints.write_whole, []
 
-    def write_whole(path, write, **options):
+    def failing(path, write, **options):
         calls.append(path)
         if len(calls) == 3:
             raise OSError(28, "No space left on device", str(path))
-        real(path, write, **options)
+        write_whole(path, write, **options)
 
-    checkpoints.write_whole = write_whole
-
-
-def train_on_a_bad_disk(*arguments):
-    poisoned_disk()
-    sys.argv = ["train.py", *map(str, arguments)]
-    from glo_lightning.training.cli import main
-
-    try:
-        main(REPOSITORY / "configs" / "quickstart.yaml")
-    except SystemExit as stop:
-        sys.stderr.flush()
-        os._exit(int(stop.code or 0))
+    checkpoints.write_whole = failing
 
 
 RUN = (*TINY, "--data.num_samples=50", "--data.batch_size=8", "--max_epochs=2", "--prior=null")
@@ -248,7 +198,7 @@ def gradients_by_hand(model, data, initial, parts):
     return weights, rows
 
 
-@pytest.mark.parametrize(("size", "rule"), [(2, "RowSGD"), (3, "RowSGD"), (2, "WhitenedRows")])
+@pytest.mark.parametrize(("size", "rule"), [(3, "RowSGD"), (2, "WhitenedRows")])
 def test_one_step_is_that_of_half_batches_computed_by_hand(start, tmp_path, size, rule):
     """25 images: 13 and 12, or 9, 8 and 8. BatchNorm sees each part by itself, and all the weights move."""
     flags = ("--data.num_samples=25", "--data.batch_size=25", "--max_epochs=1", "--model.schedule=constant")
@@ -360,12 +310,13 @@ def fit_in_python():
     trainer.fit(model, data)  # writes a checkpoint
     predicted = sum(map(len, trainer.predict(model, data)))
     torch.save((seen, predicted, see.initial, model.latents.weight.detach()), f"seen_{trainer.global_rank}.pt")
+    raise SystemExit  # before the command line
 
 
 @pytest.mark.filterwarnings("default")
 def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_path):
-    started = start(2, lambda rank: (fit_in_python,))
-    assert started.statuses() == [0, 0], started.said(0)
+    started = start(2, before=fit_in_python)
+    assert started.statuses() == [0, 0], started.errors(0)
     (first, predicted, *codes), (second, more, *others) = (
         torch.load(tmp_path / f"seen_{rank}.pt") for rank in range(2)
     )
@@ -383,22 +334,22 @@ def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path, who):
     flags = ("--model.loss=test_processes.NaNInOne", "--log_every_n_steps=6")
     started = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)})
     assert started.statuses() == [1, 1]
-    (line,) = started.said(0)
+    (line,) = started.errors(0)
     assert line.startswith("loss nan in step 4 (")  # which is bad in the other only a step later
     rows = list(RowBatchSampler(50, 8, seed=0, rank=who, world_size=2))[4]
     keys = [LSUNDataModule(num_samples=50).source.key(row).decode() for row in rows]
     assert line.split(" keys ")[1].split(")")[0].split() == keys
-    assert started.said(1) == []
+    assert started.errors(1) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_all_with_one_line(start, tmp_path):
     arguments = (*RUN, "--checkpoint.every_n_steps=2", "--output", "run")
-    started = start(2, lambda rank: (train_on_a_bad_disk, *arguments))
+    started = start(2, *arguments, before=spoil_third_checkpoint)
     assert started.statuses() == [1, 1]
-    (line,) = started.said(0)
+    (line,) = started.errors(0)
     assert "No space left" in line
     assert "--resume" in line
-    assert started.said(1) == []
+    assert started.errors(1) == []
     assert load(tmp_path / "run")["global_step"] == 4
 
 
@@ -407,26 +358,27 @@ def test_images_that_cannot_be_read_end_all_with_one_line_and_no_folder(start, t
     good, bad = ({b"%04x" % row: encode(flat_image(row)) for row in range(50)} for _ in range(2))
     bad[b"%04x" % 30] = b"hello"
     roots = [write_lmdb(tmp_path / name, records) for name, records in (("good", good), ("bad", bad))]
-    started = start(2, lambda rank: (*RUN, "--data.root", roots[rank == who], "--output", f"run_{who}"))
+    started = start(2, *RUN, "--data.root", lambda rank: roots[rank == who], "--output", f"run_{who}")
     assert started.statuses() == [2, 2]
-    (line,) = started.said(0)
+    (line,) = started.errors(0)
     assert line.startswith("key 001e ")
-    assert started.said(1) == []
+    assert started.errors(1) == []
     assert not (tmp_path / f"run_{who}").exists()
 
 
-@pytest.mark.parametrize("who", [0, 1])
-@pytest.mark.parametrize(
-    ("how", "said"), [("bug", "ZeroDivisionError: a bug"), ("disk", "a_picture.png: No space"), ("SIGKILL", "")]
-)
-def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, said, who):
+FAULTS = [("bug", 0, "ZeroDivisionError: a bug"), ("disk", 1, "a_picture.png: No space"), ("SIGKILL", 0, "")]
+FAULTS += [("SIGKILL", 1, "")]
+
+
+@pytest.mark.parametrize(("how", "who", "line"), FAULTS)
+def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, who, line):
     each = {rank: {"HOW": how, "WHO": str(who), "AT": "4"} for rank in range(2)}
     started = start(2, *RUN, callback("Happens"), "--output", "run", each=each)
     statuses = started.statuses()
     assert statuses[who] == (-9 if how == "SIGKILL" else 1)
     assert statuses[1 - who] == 1
-    assert said in "".join(started.said(who)[-1:])
-    assert started.said(1 - who) == [
+    assert line in "".join(started.errors(who)[-1:])
+    assert started.errors(1 - who) == [
         f"process {1 - who}: Lost contact with another process. Its own output or its launcher's says why."
     ]
 
@@ -438,11 +390,11 @@ def test_a_signal_to_one_process_ends_all_with_its_status_and_a_checkpoint(start
     started = start(2, *LONG, callback("Happens"), "--output", "run", each=each)
     assert started.statuses() == [status, status]
     assert time.monotonic() - began < 40
-    line = started.said(0)[-1]
+    line = started.errors(0)[-1]
     step = load(tmp_path / "run")["global_step"]
     assert line.startswith(f"Stopped after step {step}. ")
     assert 9 < step < 9 + 75  # about a second later
-    assert started.said(1) == []
+    assert started.errors(1) == []
 
 
 def test_a_signal_before_the_first_step_leaves_no_folder(start, tmp_path):
@@ -451,8 +403,8 @@ def test_a_signal_before_the_first_step_leaves_no_folder(start, tmp_path):
     deadline = time.monotonic() + SECONDS
     while not list(tmp_path.glob("runs/*/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    for process in started.processes:
-        os.kill(process.pid, signal.SIGTERM)
+    for program in started:
+        os.kill(program.pid, signal.SIGTERM)
     first, other = started.statuses()
     assert first == 143
     assert other != 0  # by the signal, or since the first is gone
@@ -468,8 +420,7 @@ def launch(tmp_path):
     started = []
 
     def launch(command):
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent)))
+        environment = os.environ | by_lightning() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
         started.append(subprocess.Popen(["bash", "-c", command], cwd=tmp_path, env=environment, **options))
         return started[-1]
@@ -503,15 +454,21 @@ def children_of(process):
 LAUNCHER = shlex.join(map(str, [sys.executable, SCRIPT, *LONG, "--devices=2", "--output=run"]))
 
 
-def test_lightnings_launcher_leaves_with_the_signals_status(launch, tmp_path):
-    process = launch(f"exec {LAUNCHER}")
+def test_lightnings_launcher_leaves_with_the_signals_status_and_makes_the_same_run(start, tmp_path):
+    """The second process is a program. Then the run is resumed, and repeated, as torchrun starts processes."""
+    flags = (*LONG, "--model.schedule=constant")
+    (program,) = start(1, *flags, "--devices=2", "--output=run", by=by_lightning)
     wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
-    os.killpg(process.pid, signal.SIGTERM)
-    stderr = process.communicate(timeout=SECONDS)[1]
-    assert process.returncode == 143
-    (line,) = stderr.strip().splitlines()
-    assert line.startswith(f"Stopped after step {load(tmp_path / 'run')['global_step']}. Continue with --resume")
-    assert group_is_gone(process)
+    os.killpg(program.pid, signal.SIGTERM)
+    assert program.status() == 143
+    (line,) = program.errors()
+    stopped = load(tmp_path / "run")
+    assert line.startswith(f"Stopped after step {stopped['global_step']}. Continue with --resume")
+    assert group_is_gone(program)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "said_0.1", "said_0.2"}
+    for arguments in (("--resume=run",), (*flags, "--output=whole")):
+        assert start(2, *arguments, f"--max_epochs={stopped['epoch'] + 2}").statuses() == [0, 0]
+    assert same_state(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -582,13 +539,12 @@ def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_
     assert stdout.strip().splitlines()[-1] == "requeued"
     assert group_is_gone(process)
     assert load(last.parents[1])["global_step"] > 0
-    failing = launch(script.replace("--master-port", "--no-such-flag"))
+    failing = launch(script.replace("torchrun ", "false "))
     assert failing.communicate(timeout=SECONDS)[0].strip() == ""  # nobody asked: a failure is not requeued
 
 
-DOCUMENTED = re.findall(
-    r"```bash\n(.*?)```", (REPOSITORY / "glo_lightning" / "training" / "README.md").read_text(), re.DOTALL
-)
+PAGE = REPOSITORY / "glo_lightning" / "training" / "README.md"
+DOCUMENTED = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -631,9 +587,9 @@ NOT_SHARED = [
 def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flags, first):
     started = start(3, *RUN, *flags.split(), "--output", "run")
     assert started.statuses() == [2, 2, 2]
-    (line,) = started.said(0)
+    (line,) = started.errors(0)
     assert line.startswith(first)
-    assert started.said(1) == started.said(2) == []
+    assert started.errors(1) == started.errors(2) == []
     assert not (tmp_path / "run").exists()
 
 
@@ -642,9 +598,9 @@ def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
         write_lmdb(tmp_path / name, {b"%s%04x" % (name.encode(), row): encode(flat_image(row)) for row in range(50)})
         for name in ("one", "two")
     ]
-    started = start(2, lambda rank: (*RUN, "--data.root", roots[rank], "--output", "run"))
+    started = start(2, *RUN, "--data.root", lambda rank: roots[rank], "--output", "run")
     assert started.statuses() == [2, 2]
-    (line,) = started.said(0)
+    (line,) = started.errors(0)
     assert line.startswith(f"--data.root {roots[1]}: process 1 has other images")
-    assert started.said(1) == []
+    assert started.errors(1) == []
     assert not (tmp_path / "run").exists()
