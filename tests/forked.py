@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def _run(arguments: Sequence[str], variables: Mapping[str, str], output: str, be
 
     sys.argv = [str(SCRIPT), *arguments]
     main(REPOSITORY / "configs" / "quickstart.yaml")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
 
 
 class Program:

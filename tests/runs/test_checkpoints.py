@@ -140,10 +140,22 @@ def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole
     assert_same_run(whole(), tmp_path / "run")
 
 
-def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("glo_lightning.latents.pca_codes", lambda *_, **__: send(signal.SIGTERM)())
-    assert run(*RUN, "--output", tmp_path / "run")[0] == 143
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch, number):
+    monkeypatch.setattr("glo_lightning.latents.pca_codes", lambda *_, **__: send(number)())
+    line = "Stopped before the first step. Nothing was written."
+    assert run(*RUN, "--output", tmp_path / "new" / "run") == (128 + number, line)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_a_checkpoint_starts_again(run, whole, tmp_path, at_step):
+    at_step({3: cut})
+    assert run(*RUN, "--output", tmp_path / "cut")[0] == 130
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert run("--resume", tmp_path / "cut") == (0, "")
+    assert_same_run(whole(), tmp_path / "cut")
+    names = [{picture.name for picture in (folder / "images").iterdir()} for folder in (whole(), tmp_path / "cut")]
+    assert names[0] == names[1]
 
 
 def test_newest_and_the_one_before_are_kept_and_best_is_a_link(run, tmp_path):

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, encode, flat_image, load, same_state, write_lmdb
-from forked import SCRIPT, SECONDS, Program
+from forked import SCRIPT, SECONDS, Program, wait_for
 from pytorch_lightning import Callback, Trainer
 from torch import distributed
 
@@ -68,8 +68,12 @@ class Ranks(list):
         deadline = time.monotonic() + SECONDS
         return [program.status(deadline - time.monotonic()) for program in self]
 
-    def errors(self, rank: int) -> list[str]:
-        return self[rank].errors()
+    def line(self, status: int) -> str:
+        """Waits until all end with this status; returns the only line that they print, which is the first one's."""
+        assert self.statuses() == [status] * len(self)
+        (line,) = self[0].errors()
+        assert not any(program.errors() for program in self[1:])
+        return line
 
 
 @pytest.fixture
@@ -93,8 +97,8 @@ def start(tmp_path):
 # ------------------------------------------------------------------------------------------ what happens in the process
 
 
-class Happens(Callback):
-    """What the variables HOW, WHO and AT say, in that process at the start of the batch after so many steps."""
+class Fault(Callback):
+    """Causes the fault HOW in process WHO before step AT, as these environment variables say."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         how, who, at = (os.environ.get(name, "") for name in ("HOW", "WHO", "AT"))
@@ -181,11 +185,11 @@ RUN = (*TINY, "--data.num_samples=50", "--data.batch_size=8", "--max_epochs=2", 
 LONG = (*RUN, "--max_epochs=500", callback("Slow"))
 
 
-# --------------------------------------------------------------------------------------------------------- the science
+# ----------------------------------------------------------------------------------------------------------- the steps
 
 
 def gradients_by_hand(model, data, initial, parts):
-    """The mean loss's gradients of the generator, and each row's of its own image's loss: from half batches."""
+    """Gradients of the generator for the mean loss, and of each row for its own image's loss, from parts of a batch."""
     images = sum(map(len, parts))
     weights, rows = [torch.zeros_like(weight) for weight in model.generator.parameters()], {}
     for part in parts:
@@ -199,8 +203,8 @@ def gradients_by_hand(model, data, initial, parts):
 
 
 @pytest.mark.parametrize(("size", "rule"), [(3, "RowSGD"), (2, "WhitenedRows")])
-def test_one_step_is_that_of_half_batches_computed_by_hand(start, tmp_path, size, rule):
-    """25 images: 13 and 12, or 9, 8 and 8. BatchNorm sees each part by itself, and all the weights move."""
+def test_one_step_equals_that_of_the_parts_computed_by_hand(start, tmp_path, size, rule):
+    """25 images: 13 and 12, or 9, 8 and 8. BatchNorm normalises each part by itself, and all weights move."""
     flags = ("--data.num_samples=25", "--data.batch_size=25", "--max_epochs=1", "--model.schedule=constant")
     flags += ("--model.optimizer.lr=0.5", "--model.latent_lr=0.3", "--model.optimizer.weight_decay=0")
     started = start(size, *RUN, *flags, f"--model.latent_optimizer={rule}", "--output", "run")
@@ -231,7 +235,7 @@ GLO_ARGUMENTS = ("latent_dim", "image_size", "generator", "loss", "whiten", "ini
 
 
 class WithoutBatchNorm(Generator):
-    """An image does not depend on its batch's others: so it must not matter which process has it."""
+    """An image does not depend on the others of its batch, so it does not matter which process has it."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -254,8 +258,8 @@ def test_without_batchnorm_one_two_and_three_processes_make_the_same_run(start, 
             torch.testing.assert_close(shared["state_dict"][name], tensor, atol=1e-8, rtol=1e-8)
 
 
-def test_a_run_goes_on_with_one_process_and_then_with_two_each_image_once(start, tmp_path):
-    flags = ("--data.num_samples=83", "--checkpoint.every_n_steps=1", callback("Rows"), callback("Happens"))
+def test_a_run_continues_with_one_process_and_then_with_two_each_image_once(start, tmp_path):
+    flags = ("--data.num_samples=83", "--checkpoint.every_n_steps=1", callback("Rows"), callback("Fault"))
     for size, at, arguments in ((4, 3, (*RUN, *flags, "--output")), (1, 6, ("--resume",)), (2, 99, ("--resume",))):
         each = {rank: {"HOW": "SIGKILL", "WHO": str(size // 2), "AT": str(at)} for rank in range(size)}
         statuses = start(size, *arguments, "run", each=each).statuses()
@@ -316,7 +320,7 @@ def fit_in_python():
 @pytest.mark.filterwarnings("default")
 def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_path):
     started = start(2, before=fit_in_python)
-    assert started.statuses() == [0, 0], started.errors(0)
+    assert started.statuses() == [0, 0], started[0].errors()
     (first, predicted, *codes), (second, more, *others) = (
         torch.load(tmp_path / f"seen_{rank}.pt") for rank in range(2)
     )
@@ -332,24 +336,17 @@ def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_p
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path, who):
     flags = ("--model.loss=test_processes.NaNInOne", "--log_every_n_steps=6")
-    started = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)})
-    assert started.statuses() == [1, 1]
-    (line,) = started.errors(0)
+    line = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)}).line(1)
     assert line.startswith("loss nan in step 4 (")  # which is bad in the other only a step later
     rows = list(RowBatchSampler(50, 8, seed=0, rank=who, world_size=2))[4]
     keys = [LSUNDataModule(num_samples=50).source.key(row).decode() for row in rows]
     assert line.split(" keys ")[1].split(")")[0].split() == keys
-    assert started.errors(1) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_all_with_one_line(start, tmp_path):
-    arguments = (*RUN, "--checkpoint.every_n_steps=2", "--output", "run")
-    started = start(2, *arguments, before=spoil_third_checkpoint)
-    assert started.statuses() == [1, 1]
-    (line,) = started.errors(0)
+    line = start(2, *RUN, "--checkpoint.every_n_steps=2", "--output", "run", before=spoil_third_checkpoint).line(1)
     assert "No space left" in line
     assert "--resume" in line
-    assert started.errors(1) == []
     assert load(tmp_path / "run")["global_step"] == 4
 
 
@@ -358,11 +355,8 @@ def test_images_that_cannot_be_read_end_all_with_one_line_and_no_folder(start, t
     good, bad = ({b"%04x" % row: encode(flat_image(row)) for row in range(50)} for _ in range(2))
     bad[b"%04x" % 30] = b"hello"
     roots = [write_lmdb(tmp_path / name, records) for name, records in (("good", good), ("bad", bad))]
-    started = start(2, *RUN, "--data.root", lambda rank: roots[rank == who], "--output", f"run_{who}")
-    assert started.statuses() == [2, 2]
-    (line,) = started.errors(0)
+    line = start(2, *RUN, "--data.root", lambda rank: roots[rank == who], "--output", f"run_{who}").line(2)
     assert line.startswith("key 001e ")
-    assert started.errors(1) == []
     assert not (tmp_path / f"run_{who}").exists()
 
 
@@ -373,36 +367,28 @@ FAULTS += [("SIGKILL", 1, "")]
 @pytest.mark.parametrize(("how", "who", "line"), FAULTS)
 def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, who, line):
     each = {rank: {"HOW": how, "WHO": str(who), "AT": "4"} for rank in range(2)}
-    started = start(2, *RUN, callback("Happens"), "--output", "run", each=each)
+    started = start(2, *RUN, callback("Fault"), "--output", "run", each=each)
     statuses = started.statuses()
     assert statuses[who] == (-9 if how == "SIGKILL" else 1)
     assert statuses[1 - who] == 1
-    assert line in "".join(started.errors(who)[-1:])
-    assert started.errors(1 - who) == [
-        f"process {1 - who}: Lost contact with another process. Its own output or its launcher's says why."
-    ]
+    assert line in "".join(started[who].errors()[-1:])
+    lost = "Lost contact with another process. Its own output or its launcher's says why."
+    assert started[1 - who].errors() == [f"process {1 - who}: {lost}"]
 
 
 @pytest.mark.parametrize(("number", "status", "who"), [("SIGTERM", 143, 0), ("SIGUSR1", 138, 1), ("SIGINT", 130, 1)])
 def test_a_signal_to_one_process_ends_all_with_its_status_and_a_checkpoint(start, tmp_path, number, status, who):
     each = {rank: {"HOW": number, "WHO": str(who), "AT": "9"} for rank in range(2)}
-    began = time.monotonic()
-    started = start(2, *LONG, callback("Happens"), "--output", "run", each=each)
-    assert started.statuses() == [status, status]
-    assert time.monotonic() - began < 40
-    line = started.errors(0)[-1]
+    line = start(2, *LONG, callback("Fault"), "--output", "run", each=each).line(status)
     step = load(tmp_path / "run")["global_step"]
     assert line.startswith(f"Stopped after step {step}. ")
     assert 9 < step < 9 + 75  # about a second later
-    assert started.errors(1) == []
 
 
 def test_a_signal_before_the_first_step_leaves_no_folder(start, tmp_path):
     each = {rank: {"XDG_CACHE_HOME": str(tmp_path / "cache")} for rank in range(2)}
     started = start(2, *RUN, "--data.num_samples=4096", "--data.image_size=64", each=each)
-    deadline = time.monotonic() + SECONDS
-    while not list(tmp_path.glob("runs/*/*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(tmp_path.glob("runs/*/*")))
     for program in started:
         os.kill(program.pid, signal.SIGTERM)
     first, other = started.statuses()
@@ -432,13 +418,6 @@ def launch(tmp_path):
         process.communicate(timeout=SECONDS)
 
 
-def wait_for(condition, seconds=SECONDS):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
 def group_is_gone(process):
     try:
         os.killpg(process.pid, 0)
@@ -454,7 +433,7 @@ def children_of(process):
 LAUNCHER = shlex.join(map(str, [sys.executable, SCRIPT, *LONG, "--devices=2", "--output=run"]))
 
 
-def test_lightnings_launcher_leaves_with_the_signals_status_and_makes_the_same_run(start, tmp_path):
+def test_lightnings_launcher_exits_with_the_signals_status_and_makes_the_same_run(start, tmp_path):
     """The second process is a program. Then the run is resumed, and repeated, as torchrun starts processes."""
     flags = (*LONG, "--model.schedule=constant")
     (program,) = start(1, *flags, "--devices=2", "--output=run", by=by_lightning)
@@ -475,7 +454,7 @@ def test_lightnings_launcher_leaves_with_the_signals_status_and_makes_the_same_r
 @pytest.mark.parametrize("to_all", [True, False])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("time_", range(3))
-def test_lightnings_launcher_always_leaves_with_the_signals_status(launch, tmp_path, number, status, to_all, time_):
+def test_lightnings_launcher_always_exits_with_the_signals_status(launch, tmp_path, number, status, to_all, time_):
     process = launch(f"exec {LAUNCHER}")
     wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
     (os.killpg if to_all else os.kill)(process.pid, number)
@@ -522,7 +501,7 @@ def test_a_kill_of_any_process_of_a_launcher_ends_all(launch, tmp_path, command,
     assert process.returncode != 0
 
 
-def test_the_batch_script_for_torchrun_requeues_what_was_asked_to_stop_and_goes_on(launch, tmp_path):
+def test_the_batch_script_for_torchrun_requeues_a_run_that_was_stopped_by_its_signal(launch, tmp_path):
     (script,) = (block for block in DOCUMENTED if "torchrun --nproc-per-node 2" in block)
     command = shlex.join(map(str, [SCRIPT, *LONG]))
     for old, new in (
@@ -585,11 +564,7 @@ NOT_SHARED = [
 
 @pytest.mark.parametrize(("flags", "first"), NOT_SHARED, ids=["more processes than images", "unknown parts"])
 def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flags, first):
-    started = start(3, *RUN, *flags.split(), "--output", "run")
-    assert started.statuses() == [2, 2, 2]
-    (line,) = started.errors(0)
-    assert line.startswith(first)
-    assert started.errors(1) == started.errors(2) == []
+    assert start(3, *RUN, *flags.split(), "--output", "run").line(2).startswith(first)
     assert not (tmp_path / "run").exists()
 
 
@@ -598,9 +573,6 @@ def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
         write_lmdb(tmp_path / name, {b"%s%04x" % (name.encode(), row): encode(flat_image(row)) for row in range(50)})
         for name in ("one", "two")
     ]
-    started = start(2, *RUN, "--data.root", lambda rank: roots[rank], "--output", "run")
-    assert started.statuses() == [2, 2]
-    (line,) = started.errors(0)
+    line = start(2, *RUN, "--data.root", lambda rank: roots[rank], "--output", "run").line(2)
     assert line.startswith(f"--data.root {roots[1]}: process 1 has other images")
-    assert started.errors(1) == []
     assert not (tmp_path / "run").exists()
