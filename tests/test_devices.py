@@ -18,10 +18,11 @@ from glo_lightning.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid,
 from glo_lightning.cli import main
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import fit_encoder
-from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.flows import flow_path
 from glo_lightning.explore.metrics import neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.neighbours import nearest
 from glo_lightning.explore.path_metrics import interpolation_metrics
-from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
+from glo_lightning.explore.paths import lerp, principal_axes, slerp, walk
 from glo_lightning.losses import make_loss
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
