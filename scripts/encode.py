@@ -30,7 +30,7 @@ from glo_lightning.encoding import STARTS
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
-from glo_lightning.explore.encoder_file import fit_and_save_encoder, load_encoder
+from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
@@ -77,16 +77,16 @@ def encode(options: argparse.Namespace) -> None:
         fit_and_save_encoder(run)
     if not names:
         return
-    how = {"starts": options.starts, "steps": options.steps}
-    how["loss"] = None
+    descent = {"starts": options.starts, "steps": options.steps}
+    descent["loss"] = None
     if options.loss:
-        how["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
+        descent["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
     encoder = load_encoder(run) if options.encoder == "auto" else None
     if operator is not None:
         restoration = Restoration(run, operator, encoder, options.prior_weight, options.noise_sigma or 0.05)
-        restore(options, restoration, images, names, how)
+        restore(options, restoration, images, names, descent)
         return
-    codes = encode_images(run.model, to_uint8(images), run.pca_images, encoder, **how)
+    codes = encode_images(run.model, to_uint8(images), run.pca_images, encoder, **descent)
     generated = generate(run.model, codes).cpu()
     write(options, codes, names, {"targets": images, "reconstructions": generated}, (generated, images))
 
@@ -131,17 +131,17 @@ def read(options: argparse.Namespace, run: TrainedRun, operator: nn.Module | Non
 
 
 def restore(
-    options: argparse.Namespace, restoration: Restoration, pictures: Tensor, names: list[str], how: dict[str, Any]
+    options: argparse.Namespace, restoration: Restoration, pictures: Tensor, names: list[str], descent: dict[str, Any]
 ) -> None:
     """Restore images from the pictures (M, c, h, h) that the operator made of them."""
-    codes = restoration.find_codes(pictures, **how)
+    codes = restoration.find_codes(pictures, **descent)
     generated, operator = generate(restoration.run.model, codes).cpu(), restoration.operator.cpu()
     restored = enforce_consistency(generated, pictures, operator)
     mask = operator.mask[0] if isinstance(operator, Mask) else torch.ones(pictures.shape[2:])
-    shown = {"targets": pictures + (1 - mask), "reconstructions": generated}
-    shown["filled" if options.mask else "restored"] = restored
+    outputs = {"targets": pictures + (1 - mask), "reconstructions": generated}
+    outputs["filled" if options.mask else "restored"] = restored
     degraded = operator(generated)[..., mask > 0]
-    write(options, codes, names, shown, (degraded, pictures[..., mask > 0]), compared=True)
+    write(options, codes, names, outputs, (degraded, pictures[..., mask > 0]), compared=True)
 
 
 def write(

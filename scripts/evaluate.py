@@ -21,6 +21,7 @@ from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.flows import default_path, interpolation
 from glo_lightning.explore.metrics import (
     extract,
     feature_metrics,
@@ -34,14 +35,14 @@ from glo_lightning.explore.outputs import check_outputs, named_writing, write_pn
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.run_priors import default_path, fitted_prior, interpolation
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
-from glo_lightning.priors.prior import default_prior, sample_codes
+from glo_lightning.priors.fitting import fit_prior
+from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
 MAX_IMAGES = 4096
 MAX_SHOWN = 10  # images in the picture
@@ -65,8 +66,8 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
     model, table = run.model, run.codes
     training = run.images(range(max(model.n_pca, MAX_IMAGES)))
     rows = held_out_parts(run.data, options.num)
-    parts = {name: run.data.dataset[some][0] for name, some in rows.items()}
-    seen = training[: max(map(len, parts.values()), default=options.num)]
+    parts = {name: run.data.dataset[held_out][0] for name, held_out in rows.items()}
+    first = training[: max(map(len, parts.values()), default=options.num)]
     loss = None
     if options.loss:
         sizes = (model.hparams["image_size"], model.hparams["channels"])
@@ -77,27 +78,27 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
         targets = from_uint8(images.to(generated.device))
         results[name] = quality(generated, targets, model.loss) | {"images": len(images)}
 
-    add("train", generate(model, table[: len(seen)]), seen)
-    for name, images in {"train": seen, **parts}.items():
+    add("train", generate(model, table[: len(first)]), first)
+    for name, images in {"train": first, **parts}.items():
         # an encoder was fitted to the training images; with one, they and held-out images would not compare
-        how = {"starts": options.starts, "steps": options.steps, "loss": loss}
-        codes = encode_images(model, images, run.pca_images, None, **how)
+        descent = {"starts": options.starts, "steps": options.steps, "loss": loss}
+        codes = encode_images(model, images, run.pca_images, None, **descent)
         reconstructions = generate(model, codes)
         projected = pca_reconstructions(training[: model.n_pca], images, table.shape[1]).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)
         add(f"pca_{name}", projected, images)
         if name != "holdout_new_pairs":
-            shown = (images, reconstructions, projected)
+            columns = (images, reconstructions, projected)
         if name == "holdout" and run.data.attributes is not None:
             results |= probe_codes(run, training, codes.cpu(), images, rows["holdout"])
-    every = training[:MAX_IMAGES]
-    add("train_all", generate(model, table[: len(every)]), every)
+    training = training[:MAX_IMAGES]
+    add("train_all", generate(model, table[: len(training)]), training)
     if run.initial is not None and len(run.initial) > 1:
         now = table[: len(run.initial)].cpu()
         moved = float((now - run.initial).norm(dim=1).mean())
         results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(run.initial, now)}
     captions = ["held-out image" if parts else "training image", "encoded", "PCA"]
-    return results, picture([list(part[:MAX_SHOWN]) for part in shown], captions=captions)
+    return results, picture([list(part[:MAX_SHOWN]) for part in columns], captions=captions)
 
 
 def probe_codes(
@@ -108,16 +109,16 @@ def probe_codes(
     assert attributes is not None
     mean, axes = fit_pca(flatten_images(training[: run.model.n_pca]), table.shape[1])
     training = training[: len(table)]
-    few = max(1, MAX_PIXELS // mean.numel())
+    num_images = max(1, MAX_PIXELS // mean.numel())
     kinds = {
         "codes": (table[: len(training)], codes),
-        "PCA codes": [(flatten_images(some) - mean) @ axes for some in (training, images)],
-        "pixels": [flatten_images(some) for some in (training[:few], images)],
+        "PCA codes": [(flatten_images(part) - mean) @ axes for part in (training, images)],
+        "pixels": [flatten_images(part) for part in (training[:num_images], images)],
     }
     return {
         title: {
-            kind: {"images": len(known)} | probe(known, held_out, attributes, torch.tensor(rows), neighbours)
-            for kind, (known, held_out) in kinds.items()
+            kind: {"images": len(fitted)} | probe(fitted, held_out, attributes, torch.tensor(rows), neighbours)
+            for kind, (fitted, held_out) in kinds.items()
         }
         for title, neighbours in PROBES.items()
     }
@@ -133,12 +134,13 @@ def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
 
     parts = {}
     for name in dict.fromkeys(("gaussian", default_prior(*run.codes.shape))):
-        parts[f"samples, {name}"] = of_codes(sample_codes(fitted_prior(run, name), run.codes, num, model.project))
+        prior = fit_prior(make_prior(name), run.codes, run.attributes, run.folder)
+        parts[f"samples, {name}"] = of_codes(sample_codes(prior, run.codes, num, model.project))
     parts["reconstructions"] = of_codes(run.codes[:num])
     for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
         if len(rows) >= MIN_COMPARED:
             parts[name] = extract(run.data.dataset[rows][0], features)
-    return {part: feature_metrics(some, real) for part, some in parts.items()}
+    return {name: feature_metrics(part, real) for name, part in parts.items()}
 
 
 def compare_paths(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
     if data.attributes is not None:
         new = data.attributes.new_pairs(data.num_images).tolist()
         parts["holdout_new_pairs"] = [row for row in rows if new[row]][:most]
-    return {name: some for name, some in parts.items() if some}
+    return {name: part for name, part in parts.items() if part}
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
@@ -215,14 +217,14 @@ def evaluate(options: argparse.Namespace) -> None:
     pictured = options.output.with_suffix(".png")
     check_outputs({"json": pictured}, options.overwrite)
     run = load_run(options.run, options.accelerator, options.root)
-    results, shown = measure(run, options)
+    results, examples = measure(run, options)
     if features is not None:
         results["features"] = compare_samples(run, features)
         results["paths"] = compare_paths(run, features)
     report(results, options)
     with named_writing("json", options.output):
         write_json(options.output.absolute(), results)
-        write_png(pictured, shown)
+        write_png(pictured, examples)
     print(f"wrote {options.output} and {pictured}")
 
 

@@ -17,10 +17,10 @@ from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.codes import codes_and_images, generate
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.editing import Mixer, interpolation_strips
+from glo_lightning.explore.flows import default_path, interpolation
 from glo_lightning.explore.path_metrics import random_pairs
 from glo_lightning.explore.paths import INTERPOLATIONS, gradient_magnitude
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.run_priors import default_path, interpolation
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 
 
@@ -44,14 +44,14 @@ def interpolate(options: argparse.Namespace) -> None:
     paths = options.path or [default_path(run)]
     codes, images = codes_and_images(run, options.images)
     if options.weights is not None:
-        made = torch.stack([Mixer(run, codes, path)(options.weights) for path in paths])
-        rows = [[*images, "", mixed] for mixed in generate(run.model, made).cpu()]
+        mixes = torch.stack([Mixer(run, codes, path)(options.weights) for path in paths])
+        rows = [[*images, "", mixed] for mixed in generate(run.model, mixes).cpu()]
         columns = [*(f"{weight:g}" for weight in options.weights), "  ", "mixed"]
         title = "A mix: one code among those of these images, by their weights"
-        write_picture(options, run, "explore/mix", picture(rows, title, columns, paths), made)
+        write_picture(options, run, "explore/mix", picture(rows, title, columns, paths), mixes)
     else:
-        strips, made, frames = interpolation_strips(run, codes, images, paths, options.steps)
-        write_picture(options, run, "explore/interpolation", strips, made, frames)
+        strips, codes, frames = interpolation_strips(run, codes, images, paths, options.steps)
+        write_picture(options, run, "explore/interpolation", strips, codes, frames)
     if options.sharpness:
         print_sharpness(run, paths, options.sharpness)
 
@@ -61,7 +61,7 @@ def print_sharpness(run: TrainedRun, paths: list[str], num: int) -> None:
     first, second = random_pairs(len(run.codes), num)
     for name in paths:
         codes = interpolation(run, name)(run.codes[first], run.codes[second], 3, run.model.project)
-        start, middle, end = (gradient_magnitude(generate(run.model, some)).mean() for some in codes)
+        start, middle, end = (gradient_magnitude(generate(run.model, places)).mean() for places in codes)
         print(f"{name}: half-way {num} pairs are {float(2 * middle / (start + end)):.2f} times as sharp as their ends")
 
 

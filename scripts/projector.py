@@ -36,7 +36,7 @@ def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] 
         return None, rows
     table = []
     for row, numbers in zip(rows, attributes.table[rows].tolist(), strict=True):
-        labels = [known[n] if n >= 0 else "" for known, n in zip(attributes.values.values(), numbers, strict=True)]
+        labels = [names[n] if n >= 0 else "" for names, n in zip(attributes.values.values(), numbers, strict=True)]
         table.append([row, *(" ".join(label.split()) for label in labels)])  # a tab would end the column
     return ["row", *attributes.values], table
 
@@ -49,9 +49,9 @@ def project(options: argparse.Namespace) -> None:
     images, index = run.data.dataset[range(min(options.num, run.data.num_images))]
     codes = run.codes[index.to(run.codes.device)].cpu()
     names, table = metadata(index.tolist(), run.attributes)
-    shown = to_unit(from_uint8(images))
+    thumbnails = to_unit(from_uint8(images))
     with output_folder(options.output, options.overwrite) as folder, SummaryWriter(folder) as writer:
-        writer.add_embedding(codes, table, shown, run.global_step, "codes", metadata_header=names)
+        writer.add_embedding(codes, table, thumbnails, run.global_step, "codes", metadata_header=names)
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(codes), options.output, options.output)
 
 

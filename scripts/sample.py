@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError
-from glo_lightning.explore.codes import codes_by_name, generate, saved_codes
+from glo_lightning.explore.codes import codes_by_name, generate, load_codes
 from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.editing import nearest_rows
+from glo_lightning.explore.flows import parse_conditions
+from glo_lightning.explore.neighbours import nearest_rows
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.run_priors import fitted_prior, parse_conditions
 from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import PRIORS, check_conditions, default_prior, make_prior, sample_codes
 
 MAX_SHOWN = 64  # samples in the picture; --codes has all of them
@@ -70,16 +71,16 @@ def drawn(run: TrainedRun, options: argparse.Namespace) -> tuple[Tensor, str]:
     """Draw codes (num, D) from the prior; return them and a title."""
     conditions = parse_conditions(run, options.condition)
     name = options.prior or ("flow" if options.condition else default_prior(*run.codes.shape))
-    prior = fitted_prior(run, name, options.n_components)
-    how = (options.seed, options.temperature, conditions, options.guidance)
-    codes = sample_codes(prior, run.codes, options.num, run.model.project, *how)
+    prior = fit_prior(make_prior(name, options.n_components), run.codes, run.attributes, run.folder)
+    settings = (options.seed, options.temperature, conditions, options.guidance)
+    codes = sample_codes(prior, run.codes, options.num, run.model.project, *settings)
     labels = f", with {' '.join(options.condition)}" if options.condition else ""
     return codes, f"New images, drawn from the {name} prior{labels}"
 
 
 def decoded(run: TrainedRun, names: list[str]) -> tuple[Tensor, str]:
     """Find the codes (M, D) of names; return them and a title."""
-    codes = [saved_codes(run, name) if name.endswith(".npy") else codes_by_name(run, [name]) for name in names]
+    codes = [load_codes(run, name) if name.endswith(".npy") else codes_by_name(run, [name]) for name in names]
     return torch.cat(codes), f"The codes of {' '.join(names)}, decoded"
 
 

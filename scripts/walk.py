@@ -17,9 +17,9 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name, generate
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.editing import directions, move
+from glo_lightning.explore.flows import edit_space
 from glo_lightning.explore.paths import principal_axes, walk
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.run_priors import edit_space
 from glo_lightning.explore.trained_run import load_run
 from glo_lightning.latents import identity
 
@@ -55,8 +55,8 @@ def moved(options: argparse.Namespace) -> None:
     place = move(origin, directions(run, run.codes.shape[1]), moves)
     codes = torch.stack([origin, run.model.project(place)])
     title = f"{options.image or 'the mean code'}, moved: {' '.join(options.move)}"
-    shown = picture([list(generate(run.model, codes).cpu())], title, ["start", "moved"])
-    write_picture(options, run, "explore/move", shown, codes)
+    both = picture([list(generate(run.model, codes).cpu())], title, ["start", "moved"])
+    write_picture(options, run, "explore/move", both, codes)
 
 
 def walked(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def walked(options: argparse.Namespace) -> None:
     axes = principal_axes(places, options.axes)
     origin = places.mean(0) if options.image is None else enter(codes_by_name(run, [options.image]))[0]
     walks = [walk(origin, axis, options.steps, options.reach, identity) for axis in axes]
-    codes = torch.cat([run.model.project(leave(some)) for some in walks])
+    codes = torch.cat([run.model.project(leave(places)) for places in walks])
     rows = generate(run.model, codes).cpu().split(options.steps)
     shifts = torch.linspace(-options.reach, options.reach, options.steps).tolist()
     columns = [f"{shift:+.3g}" if shift else "0" for shift in shifts]

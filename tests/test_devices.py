@@ -16,10 +16,11 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from glo_lightning import GLO, LSUNDataModule, encoding
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import fit_encoder
-from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.flows import flow_path
 from glo_lightning.explore.metrics import neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.neighbours import nearest
 from glo_lightning.explore.path_metrics import interpolation_metrics
-from glo_lightning.explore.paths import lerp, nearest, principal_axes, slerp, walk
+from glo_lightning.explore.paths import lerp, principal_axes, slerp, walk
 from glo_lightning.generator import Generator
 from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
 from glo_lightning.optimizers import WhitenedRows

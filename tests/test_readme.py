@@ -135,7 +135,7 @@ def test_a_command_of_the_readmes_starts(command, run, workplace, monkeypatch):
         return
     arguments = [str(int(word) % 100) if word.isdigit() and int(word) > 200 else word for word in arguments]
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
-    for limit in ("priors.flow.MIN_CODES", "explore.run_priors.MIN_LABELLED"):
+    for limit in ("priors.flow.MIN_CODES", "explore.flows.MIN_LABELLED"):
         monkeypatch.setattr(f"glo_lightning.{limit}", 1)
     monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])

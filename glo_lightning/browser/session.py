@@ -21,19 +21,20 @@ from glo_lightning.browser.map import Map
 from glo_lightning.browser.payloads import as_text, as_url, from_text
 from glo_lightning.browser.uploads import Uploads, is_upload, keep_newest
 from glo_lightning.errors import InputError, check_choice
-from glo_lightning.explore.codes import codes_and_images, codes_by_name, encode_images, generate
-from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move, nearest_rows
-from glo_lightning.explore.encoder_file import load_encoder
+from glo_lightning.explore.codes import codes_and_images, codes_by_name, encode_images, generate, save_codes
+from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move
+from glo_lightning.explore.encoder import load_encoder
+from glo_lightning.explore.flows import default_path, parse_conditions
+from glo_lightning.explore.neighbours import nearest_rows
 from glo_lightning.explore.operators import Mask, read_mask
 from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.restoration import Restoration, enforce_consistency
-from glo_lightning.explore.run_priors import default_path, fitted_prior, parse_conditions
-from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import ImageFormat, from_uint8
+from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import enough_codes
-from glo_lightning.priors.prior import PRIORS, Prior, default_prior, sample_codes, takes_conditions
+from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
 
 AXES = 12
 FRACTIONS = 32  # of the slider between two images
@@ -98,10 +99,10 @@ class Session:
                     rows = attributes.rows([f"{name}={value}"])  # type: ignore[union-attr]
                     return rows[rows < len(self.run.codes)].tolist()
         keys = [(row, self.key(row)) for row in range(len(self.run.codes))] if self.data and text else []
-        found = [row for row, key in keys if text in key]
-        if not found:
+        rows = [row for row, key in keys if text in key]
+        if not rows:
             raise InputError("search", text, "no image has this index, key or label. Try another.")
-        return found
+        return rows
 
     def key(self, row: int) -> str:
         """The key of a training image; the run's images must be there."""
@@ -164,8 +165,9 @@ class Session:
         check_choice("prior", prior, tuple(PRIORS))
         parsed = parse_conditions(self.run, conditions)
         with self._slow:
-            fitted = self._priors.get(prior) or fitted_prior(self.run, prior)
-        self._priors[prior] = fitted
+            if prior not in self._priors:
+                self._priors[prior] = fit_prior(make_prior(prior), self.run.codes, self.run.attributes, self.run.folder)
+        fitted = self._priors[prior]
         guided = takes_conditions(fitted) and self.run.attributes is not None
         options = (seed, temperature, parsed, guidance if guided else None)
         codes = sample_codes(fitted, self.run.codes, num, self.run.model.project, *options)
@@ -173,15 +175,15 @@ class Session:
         near: list[list[dict[str, Any]]] = [[] for _ in range(num)]
         if self.data is not None:
             for rows in nearest_rows(self.run, codes, images):
-                for some, row in zip(near, rows, strict=True):
-                    some.append({"row": row, "image": self._training_image(row)})
+                for neighbours, row in zip(near, rows, strict=True):
+                    neighbours.append({"row": row, "image": self._training_image(row)})
         flags = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
         flags += ["--condition", *conditions] if conditions else []
         flags += ["--guidance", f"{guidance:g}"] if guided else []
         command = self._command("sample", "samples", *map(str, flags))
         pictures = [
-            {"image": as_url(image), "code": as_text(code), "near": some, "command": command}
-            for image, code, some in zip(images, codes, near, strict=True)
+            {"image": as_url(image), "code": as_text(code), "near": neighbours, "command": command}
+            for image, code, neighbours in zip(images, codes, near, strict=True)
         ]
         return {"samples": pictures, "command": command}
 

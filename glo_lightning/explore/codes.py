@@ -1,30 +1,34 @@
-"""Codes of images by name, and images of codes."""
+"""Codes: of images by name, of new images, in files; and images of codes."""
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
 from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.encoder import Encoder
-from glo_lightning.explore.encoder_file import load_encoder
-from glo_lightning.explore.saved_codes import load_codes
+from glo_lightning.explore.encoder import Encoder, load_encoder
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.files import write_json, write_whole
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.module import GLO
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def generate(generator: Generate, codes: Tensor) -> Tensor:
     """Generate images (B, C, H, W) in [-1, 1] of codes (B, D), 128 at a time; ``generator`` in eval mode."""
-    return torch.cat([generator(some) for some in codes.split(128)])
+    return torch.cat([generator(batch) for batch in codes.split(128)])
 
 
 def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
@@ -113,11 +117,6 @@ def check_steps(steps: int, encoder: Encoder | None) -> None:
         raise InputError("steps", steps, "needs an encoder. Fit one by encode.py RUN --fit_encoder, or give more.")
 
 
-def saved_codes(run: TrainedRun, file: str | Path) -> Tensor:
-    """Load codes (M, D) that were saved from this run, onto its device; see ``load_codes``."""
-    return load_codes(Path(file), run.codes.shape[1], run.digest).to(run.codes)
-
-
 def is_label(name: str) -> bool:
     """Whether an image's name is ``name=value``, and not the path of a file."""
     return "=" in name and not Path(name).exists()
@@ -140,7 +139,7 @@ def _rows(run: TrainedRun, name: str) -> Tensor | None:
 
 
 def _saved_code(run: TrainedRun, name: str) -> Tensor:
-    codes = saved_codes(run, name)
+    codes = load_codes(run, name)
     if len(codes) > 1:
         raise InputError("codes", name, f"holds {len(codes)} codes. Give a file with one.")
     return codes[0]
@@ -157,3 +156,45 @@ def _image(run: TrainedRun, name: str) -> Tensor:
     if len(images) > 1:
         raise InputError("image", name, f"holds {len(images)} images. Give a file with one.")
     return images[0]
+
+
+def save_codes(path: Path, codes: Tensor, digest: str) -> None:
+    """Write codes (M, D) as float32, and ``<path>.json`` with the digest of their run.
+
+    Raises:
+        OSError: when the disk fails.
+    """
+    path = path.absolute()
+    write_whole(path, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
+    write_json(about_file(path), {"run": digest})
+
+
+def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
+    """Load codes (M, D) that were saved from a run, onto its device; a file of one code may be (D,).
+
+    Without a digest beside the file only its shape is checked.
+
+    Raises:
+        InputError: for a file without codes, or with those of another run.
+    """
+    path, latent_dim = Path(file), run.codes.shape[1]
+    try:
+        codes = np.load(path, allow_pickle=False)
+        about = json.loads(about_file(path).read_text()) if about_file(path).is_file() else None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError("codes", path, f"cannot be read as codes ({error}). Give a .npy of them.") from error
+    if not isinstance(codes, np.ndarray) or codes.dtype.kind != "f" or not np.isfinite(codes).all():
+        raise InputError("codes", path, "does not hold finite floats. Give a .npy of codes.")
+    if codes.shape[-1:] != (latent_dim,) or codes.ndim > 2 or not len(codes):
+        remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}). Give such codes."
+        raise InputError("codes", path, remedy)
+    if about is None:
+        log.info("%s has no digest beside it: its codes may be another run's", path)
+    elif not isinstance(about, dict) or about.get("run") != run.digest:
+        raise InputError("codes", path, "was saved from another run, or before it was continued. Give that run.")
+    return torch.from_numpy(codes.reshape(-1, latent_dim).astype(np.float32)).to(run.codes)
+
+
+def about_file(path: Path) -> Path:
+    """The file with the digest of the run whose codes ``path`` holds."""
+    return path.with_name(f"{path.name}.json")

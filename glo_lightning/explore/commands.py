@@ -16,8 +16,8 @@ from torch import Tensor
 
 from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OneLineParser
+from glo_lightning.explore.codes import save_codes
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
-from glo_lightning.explore.saved_codes import save_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
 

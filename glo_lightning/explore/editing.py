@@ -10,12 +10,10 @@ from torch import Tensor
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.flow_path import EVENNESS, path_places
-from glo_lightning.explore.paths import check_weights, mix, nearest, principal_axes, resample_path
+from glo_lightning.explore.flows import EVENNESS, edit_space, fitted_flow, interpolation, path_places
+from glo_lightning.explore.paths import check_weights, mix, principal_axes, resample_path
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.run_priors import edit_space, fitted_flow, interpolation
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.images import to_uint8
 
 
 class Mixer:
@@ -48,16 +46,16 @@ class Mixer:
 
     def _mixes(self, weights: Sequence[tuple[float, ...]]) -> Tensor:
         if self._path is None:
-            places = torch.stack([mix(self._places, some, self._straight) for some in weights])
+            places = torch.stack([mix(self._places, shares, self._straight) for shares in weights])
             mixed = self._project(self._leave(places))
         else:
-            for some in weights:
-                check_weights(some, len(self._codes))
+            for shares in weights:
+                check_weights(shares, len(self._codes))
             fractions = torch.tensor([second / (first + second) for first, second in weights])
             mixed = resample_path(self._path, fractions, EVENNESS)
-        for code, some in zip(mixed, weights, strict=True):
-            if max(some) == sum(some):
-                code.copy_(self._codes[some.index(max(some))])
+        for code, shares in zip(mixed, weights, strict=True):
+            if max(shares) == sum(shares):
+                code.copy_(self._codes[shares.index(max(shares))])
         return mixed
 
 
@@ -80,12 +78,12 @@ def interpolation_strips(
     pairs = codes.unflatten(0, (-1, 2))
     project = run.model.project
     strips = torch.cat([path(start, end, steps, project) for start, end in pairs for path in by_name.values()])
-    made = generate(run.model, strips).cpu()
+    frames = generate(run.model, strips).cpu()
     starts, ends = (images[end::2].repeat_interleave(len(paths), dim=0) for end in (0, 1))
-    rows = [[start, "", *row, "", end] for start, row, end in zip(starts, made.split(steps), ends, strict=True)]
+    rows = [[start, "", *row, "", end] for start, row, end in zip(starts, frames.split(steps), ends, strict=True)]
     columns = ["from", "  ", "its code", *[""] * (steps - 2), "its code", "  ", "to"]
     title = "Interpolation: the code of one image turns into that of another"
-    return picture(rows, title, columns, [*by_name] * len(pairs)), strips, made
+    return picture(rows, title, columns, [*by_name] * len(pairs)), strips, frames
 
 
 def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
@@ -98,18 +96,18 @@ def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
         InputError: for more axes than dimensions.
     """
     codes = run.codes
-    found = {str(number): axis for number, axis in enumerate(principal_axes(codes, num_axes), 1)}
+    by_name = {str(number): axis for number, axis in enumerate(principal_axes(codes, num_axes), 1)}
     attributes = run.data_or_none.attributes if run.data_or_none else None
     if attributes is None:
-        return found
+        return by_name
     for column, (name, values) in enumerate(attributes.values.items()):
         numbers = attributes.table[: len(codes), column].to(codes.device)
         sums = codes.new_zeros(len(values), codes.shape[1]).index_add_(0, numbers, codes)
         counts = numbers.bincount(minlength=len(values))
         for value, total, count in zip(values, sums, counts.tolist(), strict=True):
             if 0 < count < len(codes):
-                found[f"{name}={value}"] = total / count - (sums.sum(0) - total) / (len(codes) - count)
-    return found
+                by_name[f"{name}={value}"] = total / count - (sums.sum(0) - total) / (len(codes) - count)
+    return by_name
 
 
 def move(origin: Tensor, directions: Mapping[str, Tensor], moves: Sequence[tuple[str, float]]) -> Tensor:
@@ -127,10 +125,3 @@ def move(origin: Tensor, directions: Mapping[str, Tensor], moves: Sequence[tuple
             raise InputError("move", f"{name}:{amount}", "is not a finite amount. Give a few standard deviations.")
         origin = origin + amount * directions[name]
     return origin
-
-
-def nearest_rows(run: TrainedRun, codes: Tensor, images: Tensor) -> tuple[list[int], list[int]]:
-    """Find the training images nearest to codes (M, D) and, by pixels, to images (M, C, H, W) in [-1, 1]."""
-    by_code = nearest(codes, [(run.codes, torch.arange(len(run.codes)))])
-    by_pixels = nearest(to_uint8(images), run.data.sequential_dataloader())
-    return by_code.tolist(), by_pixels.tolist()

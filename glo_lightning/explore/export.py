@@ -15,7 +15,7 @@ import torch
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.digests import key_table, keys_digest
 from glo_lightning.errors import InputError
-from glo_lightning.explore.encoder_file import safetensors
+from glo_lightning.explore.encoder import safetensors
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO

@@ -31,9 +31,9 @@ def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
         loss: maps (generated, images) to a mean over the batch.
     """
     ssim, total = StructuralSimilarityIndexMeasure(data_range=1.0), 0.0
-    for some, targets in zip(generated.split(128), images.split(128), strict=True):
-        total += float(loss(some, targets)) * len(some)
-        ssim.update(to_unit(some.cpu()), to_unit(targets.cpu()))
+    for batch, targets in zip(generated.split(128), images.split(128), strict=True):
+        total += float(loss(batch, targets)) * len(batch)
+        ssim.update(to_unit(batch.cpu()), to_unit(targets.cpu()))
     measured = {"psnr": psnr(generated.cpu(), images.cpu()), "ssim": torch.as_tensor(ssim.compute())}
     return {name: float(value) for name, value in measured.items()} | {"loss": total / len(generated)}
 
@@ -129,8 +129,8 @@ def extract(images: Tensor, features: nn.Module) -> Tensor:
     Images go to the network's device, grey ones as RGB.
     """
     device = next((parameter.device for parameter in features.parameters()), images.device)
-    colors = (some.to(device).expand(-1, 3, -1, -1) for some in images.split(256))
-    return torch.cat([features(some).float().cpu() for some in colors])
+    colors = (batch.to(device).expand(-1, 3, -1, -1) for batch in images.split(256))
+    return torch.cat([features(batch).float().cpu() for batch in colors])
 
 
 def frechet(generated: Tensor, real: Tensor) -> float:
@@ -154,16 +154,16 @@ def _updated(metric: type, generated: Tensor, real: Tensor, **arguments: int) ->
     identity.num_features = generated.shape[1]  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*save all extracted features.*")  # they are meant to be
-        made = metric(feature=identity, **arguments)
-    made.set_dtype(torch.float64)
-    made.update(real, real=True)
-    made.update(generated, real=False)
-    return made
+        filled = metric(feature=identity, **arguments)
+    filled.set_dtype(torch.float64)
+    filled.update(real, real=True)
+    filled.update(generated, real=False)
+    return filled
 
 
 def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
     """The fraction of ``points`` in a ball around one of ``by`` that reaches to its third neighbour."""
     # the first neighbour is the point itself
-    radii = torch.cat([torch.cdist(some, by).kthvalue(neighbours + 1, dim=1).values for some in by.split(1024)])
-    covered = [(torch.cdist(some, by) <= radii).any(dim=1) for some in points.split(1024)]
+    radii = torch.cat([torch.cdist(batch, by).kthvalue(neighbours + 1, dim=1).values for batch in by.split(1024)])
+    covered = [(torch.cdist(batch, by) <= radii).any(dim=1) for batch in points.split(1024)]
     return float(torch.cat(covered).float().mean())

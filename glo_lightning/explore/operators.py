@@ -109,15 +109,15 @@ def make_operator(
     operator = make_instance(path, nn.Module, "operator", f"give {choices}", **(arguments or {}))
     one, two = torch.randn(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
-        made, parts = operator(one - 2 * two), operator(one) - 2 * operator(two)
+        output, expected = operator(one - 2 * two), operator(one) - 2 * operator(two)
     except PLUGIN_ERRORS as error:
         raise InputError(
             "operator", name, f"does not take images of this run ({describe_exception(error)}). Give {choices}."
         ) from error
-    shape = tuple(made.shape) if isinstance(made, Tensor) else ()
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or shape[2] != shape[3]:
-        raise InputError("operator", name, f"makes {shape or type(made).__name__} of an image. Give {choices}.")
-    if not torch.allclose(made, parts, atol=1e-4 * max(1.0, float(made.abs().max()))):
+        raise InputError("operator", name, f"makes {shape or type(output).__name__} of an image. Give {choices}.")
+    if not torch.allclose(output, expected, atol=1e-4 * max(1.0, float(output.abs().max()))):
         raise InputError("operator", name, f"is not linear. Give {choices}.")
     return operator
 

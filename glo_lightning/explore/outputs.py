@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from glo_lightning.errors import InputError
+from glo_lightning.explore.codes import about_file
 from glo_lightning.explore.pictures import enlarge
-from glo_lightning.explore.saved_codes import about_file
 from glo_lightning.files import MARK, unlisted, whole_folder, write_whole
 
 HTML_MARK = f'<meta name="generator" content="{MARK}">'

@@ -61,13 +61,13 @@ def interpolation_metrics(
     real = extract(images, features)
     first, second = random_pairs(len(codes), num)
     ends = (real[first], real[second])
-    few = slice(min(EVEN_PAIRS, num))
+    subset = slice(min(EVEN_PAIRS, num))
     results: dict[str, dict[str, float]] = {}
     for name, path in paths.items():
-        between = [see(some) for some in path(codes[first], codes[second], 5, project)[1:4]]
+        between = [see(places) for places in path(codes[first], codes[second], 5, project)[1:4]]
         results[name] = _compare(between, ends, real)
-        whole = path(codes[first[few]], codes[second[few]], STEPS + 1, project)
-        lengths = see(whole.flatten(0, 1)).view(*whole.shape[:2], -1).diff(dim=0).norm(dim=2)
+        places = path(codes[first[subset]], codes[second[subset]], STEPS + 1, project)
+        lengths = see(places.flatten(0, 1)).view(*places.shape[:2], -1).diff(dim=0).norm(dim=2)
         results[name]["largest_step"] = float((lengths.max(0).values / lengths.mean(0)).mean())
         results[name]["length"] = float(lengths.sum(0).mean())
     arc = results["arc"]["length"] or math.nan  # where all images look the same
@@ -76,8 +76,8 @@ def interpolation_metrics(
     fades = (torch.lerp(images[first].float(), images[second].float(), at).round().byte() for at in FRACTIONS.values())
     results["fade"] = _compare([extract(fade, features) for fade in fades], ends, real)
     lines = (project(torch.lerp(codes[first], codes[second], at)) for at in FRACTIONS.values())
-    rows = (torch.cat([torch.cdist(some, codes).argmin(1) for some in line.split(512)]) for line in lines)
-    results["nearest_code"] = _compare([see(codes[some]) for some in rows], ends, real)
+    rows = (torch.cat([torch.cdist(batch, codes).argmin(1) for batch in line.split(512)]) for line in lines)
+    results["nearest_code"] = _compare([see(codes[nearest]) for nearest in rows], ends, real)
     return results
 
 
@@ -92,4 +92,4 @@ def _compare(between: Sequence[Tensor], ends: tuple[Tensor, Tensor], real: Tenso
 
 def nearest_distances(points: Tensor, references: Tensor) -> Tensor:
     """The distance (P,) of each point (P, F) to the nearest of the references (R, F)."""
-    return torch.cat([torch.cdist(some, references).min(1).values for some in points.split(512)])
+    return torch.cat([torch.cdist(batch, references).min(1).values for batch in points.split(512)])

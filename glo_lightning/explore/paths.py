@@ -1,8 +1,8 @@
-"""Paths through the learned space: interpolations, mixes and walks; arithmetic and nearest neighbours."""
+"""Paths through the learned space: interpolations, mixes and walks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def resample_path(path: Tensor, fractions: Tensor, evenness: float = 1.0) -> Ten
     lengths = torch.cat([torch.zeros_like(lengths[:1]), lengths / lengths[-1].clamp(min=tiny)])
     positions = torch.lerp(fractions_of(len(path), lengths[0]).expand_as(lengths), lengths, evenness)
     targets = fractions_of(fractions, lengths[0]).expand(-1, *lengths.shape[1:])
-    last = torch.searchsorted(*(some.movedim(0, -1).contiguous() for some in (positions, targets))).movedim(-1, 0)
+    last = torch.searchsorted(*(rows.movedim(0, -1).contiguous() for rows in (positions, targets))).movedim(-1, 0)
     piece = last.clamp(1, len(path) - 1) - 1
     part = (targets - positions.gather(0, piece)) / positions.diff(dim=0).gather(0, piece).clamp(min=tiny)
     first, second = (path.gather(0, (piece + n)[..., None].expand(*piece.shape, path.shape[-1])) for n in (0, 1))
@@ -127,29 +127,6 @@ def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projec
     if not 0 < reach < float("inf"):
         raise InputError("reach", reach, "must be more than 0 standard deviations. Give 3 to reach nearly all codes.")
     return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
-
-
-def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Find the index of the reference nearest to each query by Euclidean distance: (Q,), int64 on the CPU.
-
-    For codes: ``nearest(codes, [(table, torch.arange(len(table)))])``. For pixels:
-    ``nearest(images, data.sequential_dataloader())``.
-
-    Args:
-        queries: (Q, ...), of any shape.
-        references: batches of (references (b, ...), index (b,)); they need not fit into memory together.
-    """
-    queries = queries.detach().flatten(1).float()
-    closest = torch.full((len(queries),), torch.inf)
-    found = torch.full((len(queries),), -1)
-    for batch, index in references:
-        rows = batch.detach().flatten(1).to(queries)
-        # cdist's faster way, by matrix products, loses small distances between large vectors
-        distances, positions = torch.cdist(queries, rows, compute_mode="donot_use_mm_for_euclid_dist").min(1)
-        closer = distances.cpu() < closest
-        closest[closer] = distances.cpu()[closer]
-        found[closer] = index.cpu()[positions.cpu()[closer]]
-    return found
 
 
 def gradient_magnitude(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, Penalty, encode, s
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.codes import check_steps
 from glo_lightning.explore.encoder import Encoder
-from glo_lightning.explore.run_priors import fitted_flow
+from glo_lightning.explore.flows import fitted_flow
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import from_uint8
 from glo_lightning.latents import fit_pca, flatten_images
@@ -159,9 +159,9 @@ def least_squares(
         return operator(rows.view(-1, *training.shape[1:])).flatten(1)
 
     directions, middle = apply_operator(back), apply_operator(mean[None])  # (D, c * h * h), (1, c * h * h)
-    some = flatten_images(training[:2048].to(mean.device))
-    coordinates = (some - mean) @ axes
-    left = (apply_operator(some) - middle - coordinates @ directions).square().mean()
+    sample = flatten_images(training[:2048].to(mean.device))
+    coordinates = (sample - mean) @ axes
+    left = (apply_operator(sample) - middle - coordinates @ directions).square().mean()
     precision = directions @ directions.T / (left + noise**2)
     precision += torch.diag(1 / coordinates.var(0, correction=0).clamp(min=torch.finfo(mean.dtype).tiny))
     right = directions @ (pictures.flatten(1) - middle).T / (left + noise**2)
@@ -174,6 +174,7 @@ def nearest_degraded(training: Tensor, pictures: Tensor, operator: nn.Module) ->
     """Find the rows (M,) of the training images (uint8) whose degraded pictures are nearest, by squared error."""
     targets = pictures.flatten(1)
     distances = [
-        torch.cdist(targets, operator(from_uint8(some.to(targets.device))).flatten(1)) for some in training.split(1024)
+        torch.cdist(targets, operator(from_uint8(batch.to(targets.device))).flatten(1))
+        for batch in training.split(1024)
     ]
     return torch.cat(distances, dim=1).argmin(1)

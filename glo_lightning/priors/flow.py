@@ -247,14 +247,14 @@ class Flow:
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
         """Solve the flow's differential equation by fourth-order Runge-Kutta, ``CHUNK`` places at a time."""
         length, carried = (end - start) / self.solver_steps, []
-        for some in places.split(CHUNK):
+        for chunk in places.split(CHUNK):
             for step in range(self.solver_steps):
                 slopes: list[Tensor] = []
                 for part in (0.0, 0.5, 0.5, 1.0):
-                    place = some + part * length * slopes[-1] if slopes else some
+                    place = chunk + part * length * slopes[-1] if slopes else chunk
                     slopes.append(velocity(place, start + (step + part) * length))
-                some = some + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
-            carried.append(some)
+                chunk = chunk + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
+            carried.append(chunk)
         return torch.cat(carried)
 
 

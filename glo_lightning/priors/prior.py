@@ -109,6 +109,6 @@ def sample_codes(
         check_conditions(prior, conditions, guidance)
         samples = prior.sample(num, seed).to(mean)
     if samples.shape != (num, len(mean)):
-        shape, wanted = tuple(samples.shape), (num, len(mean))
-        raise InputError("prior", name, f"draws codes of shape {shape}. They must be {wanted}.")
+        shape, expected = tuple(samples.shape), (num, len(mean))
+        raise InputError("prior", name, f"draws codes of shape {shape}. They must be {expected}.")
     return project(samples if temperature == 1 else mean + temperature * (samples - mean))

@@ -17,7 +17,7 @@ from programs import make, stands_in
 
 from glo_lightning import load_run
 from glo_lightning.explore.codes import codes_by_name
-from glo_lightning.explore.encoder_file import fit_and_save_encoder
+from glo_lightning.explore.encoder import fit_and_save_encoder
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
@@ -132,7 +132,7 @@ def test_a_strip_is_what_its_command_writes(ask, client, tmp_path, monkeypatch):
 
 def test_a_flows_mixes_are_the_frames_of_its_strip(faces_run, monkeypatch):
     from glo_lightning.explore.editing import Mixer
-    from glo_lightning.explore.flow_path import flow_path
+    from glo_lightning.explore.flows import flow_path
     from glo_lightning.latents import identity
     from glo_lightning.priors.flow import Flow
 

@@ -19,8 +19,7 @@ from glo_lightning.encoding import TRIAL_STEPS, WARM_START_BETAS
 from glo_lightning.errors import InputError
 from glo_lightning.explore import encoder as encoder_module
 from glo_lightning.explore.codes import codes_by_name, encode_images
-from glo_lightning.explore.encoder import RIDGE, Encoder, fit_encoder
-from glo_lightning.explore.encoder_file import encoder_file, fit_and_save_encoder, load_encoder
+from glo_lightning.explore.encoder import RIDGE, Encoder, encoder_file, fit_and_save_encoder, fit_encoder, load_encoder
 from glo_lightning.explore.operators import Downsample
 from glo_lightning.explore.restoration import Restoration
 from glo_lightning.generator import Generator
@@ -217,7 +216,7 @@ def test_a_disk_that_does_not_take_it_leaves_no_part_of_an_encoder(run, monkeypa
 
 def test_nothing_is_fitted_for_a_folder_that_takes_no_file_or_before_what_else_is_wrong(run, encode_py, monkeypatch):
     fits = []
-    monkeypatch.setattr("glo_lightning.explore.encoder_file.fit_encoder", lambda *_: fits.append(1))
+    monkeypatch.setattr("glo_lightning.explore.encoder.fit_encoder", lambda *_: fits.append(1))
     assert "--operator none.Such" in encode_py(run, run, "--fit_encoder", "--operator", "none.Such")[1]
     assert "nowhere.png" in encode_py(run, "nowhere.png", "--fit_encoder")[1]
     monkeypatch.setattr("os.access", lambda *_: False)

@@ -8,12 +8,12 @@ from scipy.spatial.transform import Rotation, Slerp
 from sklearn.decomposition import PCA
 
 from glo_lightning.errors import InputError
+from glo_lightning.explore.neighbours import nearest
 from glo_lightning.explore.paths import (
     INTERPOLATIONS,
     between,
     gradient_magnitude,
     lerp,
-    nearest,
     principal_axes,
     resample_path,
     slerp,

@@ -11,7 +11,7 @@ from conftest import encode, flat_image, write_lmdb
 from programs import call, train
 
 from glo_lightning import load_run
-from glo_lightning.explore.run_priors import fitted_flow, parse_conditions
+from glo_lightning.explore.flows import fitted_flow, parse_conditions
 from glo_lightning.latents import to_ball
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.prior import PRIORS

@@ -30,7 +30,7 @@ from harness import BATCH, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.flow_path import flow_path
+from glo_lightning.explore.flows import flow_path
 from glo_lightning.explore.metrics import extract, frechet, load_features, quality
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import LaplacianLoss

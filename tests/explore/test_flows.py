@@ -3,7 +3,7 @@
 import torch
 from test_flow import flow, off_the_ring, ring  # noqa: F401
 
-from glo_lightning.explore.flow_path import flow_path, path_places
+from glo_lightning.explore.flows import flow_path, path_places
 from glo_lightning.explore.paths import lerp
 from glo_lightning.latents import identity, to_ball
 
