@@ -161,7 +161,7 @@ BAD = [
     ("--model.latent_from 0.5", "--model.latent_from", "did you mean --model.latent_lr?"),
     ("--checkpoint.on_error skip", "--checkpoint.on_error", "--checkpoint.on_write_error"),
     ("--checkpoint.on_bad_write skip", "--checkpoint.on_bad_write", "did you mean --checkpoint.on_write_error?"),
-    ("--data.on_invalid_image=skip", "--data.on_invalid_image", "--data.on_invalid_image"),
+    ("--data.on_bad_record=skip", "--data.on_bad_record", "--data.on_invalid_image"),
     ("--on_nonfinite_loss never", "--on_nonfinite_loss never", "skip"),
     ("--model.init zero", "--model.init", "pca"),
     ("--model.constraint cube", "--model.constraint", "ball"),
