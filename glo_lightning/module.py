@@ -112,7 +112,7 @@ class GLO(LightningModule):
         self.latent_lr = self._latent_lr_now = float(latent_lr)
         codes = self.project(random_codes(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
-        self.latents.requires_grad_(latent_lr > 0)
+        self.latents.requires_grad_(self.latent_lr > 0)
         self.initialised = False  # whether the codes are, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan

@@ -109,7 +109,7 @@ def test_arguments_and_classes_of_ones_own():
         ("test_operators.Numbers", None, r"makes \(1,\) of an image"),
         ("torch.nn.Bilinear", {"in1_features": 1, "in2_features": 1, "out_features": 1}, "does not take images"),
         ("torch.nn.ReLU", None, "is not linear"),
-        ("blur", {"radius": 3}, "cannot be made with the arguments given"),
+        ("blur", {"radius": 3}, "cannot be made with its arguments"),
         ("blur", {"size": 4}, "size 4: of a blur's kernel must be odd"),
         ("blur", {"sigma": 0}, "sigma 0: must be more than 0"),
         (

@@ -29,7 +29,7 @@ def test_encode_writes_codes_that_give_the_reconstructions(tiny_run, pictures, t
     status, output, _ = call("encode", tiny_run, pictures, "--output", tmp_path / "out", "--steps", 10)
     assert status == 0
     assert "broken.png: not an image" in output
-    assert "left out 1 of 4" in output
+    assert "skipped 1 of 4" in output
     run = TrainedRun(tiny_run, "cpu")
     codes = torch.from_numpy(np.load(tmp_path / "out" / "codes.npy"))
     assert codes.shape == (3, 6)
