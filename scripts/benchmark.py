@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, source: Records | SyntheticSource, devi
     """All measurements but the quickstart's."""
     data = [Images(source, batch_size) for batch_size in options.batch_size]
     with contextlib.redirect_stdout(io.StringIO()):
-        _ = data[0].dataset  # decodes what is not in the store yet
+        _ = data[0].dataset  # decodes what is not cached yet
     result: dict[str, Any] = {"training": []}
     for images in data:
         tell(f"training in batches of {images.batch_size}")
@@ -217,7 +217,7 @@ def main() -> None:
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        # the store of synthetic images goes with them
+        # the cache of synthetic images goes with them
         with tempfile.TemporaryDirectory() as folder:
             if "--synthetic" in sys.argv:
                 os.environ["XDG_CACHE_HOME"] = folder

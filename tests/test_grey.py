@@ -56,13 +56,13 @@ def test_auto_channels_are_the_sources_and_others_are_made(tmp_path):
     assert LSUNDataModule(folder, image_size=32, channels=1, cache=False).dataset[[0, 1]][0].shape == (2, 1, 32, 32)
 
 
-def test_stores_of_other_channels_and_crops_stand_side_by_side():
+def test_other_channels_and_crops_are_cached_apart():
     source = ArraySource(RANDOM.integers(0, 256, (3, 8, 12, 3), np.uint8))
     made = [(3, "center"), (1, "center"), (3, "none"), (1, "none")]
-    stores = [CachedDataset(source, ImageFormat(8, *kind)) for kind in made]
-    assert len({store.file for store in stores}) == 4
-    for store, kind in zip(stores, made, strict=True):
-        assert torch.equal(store.images[1], decode_image(source.read(1), ImageFormat(8, *kind)))
+    datasets = [CachedDataset(source, ImageFormat(8, *kind)) for kind in made]
+    assert len({dataset.file for dataset in datasets}) == 4
+    for dataset, kind in zip(datasets, made, strict=True):
+        assert torch.equal(dataset.images[1], decode_image(source.read(1), ImageFormat(8, *kind)))
 
 
 def test_pca_losses_and_metrics_take_one_channel():

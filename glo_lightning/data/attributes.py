@@ -22,7 +22,7 @@ FILE = "attributes.csv"  # beside an LMDB's data.mdb, or in a folder of images
 
 
 class Attributes:
-    """The attributes of N images, each with a few values. The value ``""`` says that an image has none of them.
+    """The attributes of N images, each with a few values. The value ``""`` says that an image does not have it.
 
     Attributes:
         values: the sorted values of each attribute, by name.

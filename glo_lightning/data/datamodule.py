@@ -156,7 +156,7 @@ class LSUNDataModule(LightningDataModule):
     @property
     def num_images(self) -> int:
         """N, the number of rows of the latent table."""
-        return len(self.source) - self.holdout
+        return len(self.source) - self.holdout  # in this order: opening the source counts a held-out split
 
     def holdout_rows(self, num: int) -> list[int]:
         """Returns the indices in the dataset of the first ``num`` held-out images that can be read."""
@@ -197,9 +197,8 @@ class LSUNDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, index) in the order of the epoch; of the index alone where the device has the images."""
-        on_device = self._images_on_device() is not None
-        rows = torch.arange(self.num_images)
-        return self._loader(rows if on_device else self.dataset, self.seed, *self._rank_and_world_size())
+        dataset = self.dataset if self._images_on_device() is None else torch.arange(self.num_images)
+        return self._loader(dataset, self.seed, *self._rank_and_world_size())
 
     def sequential_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""

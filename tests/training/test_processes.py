@@ -558,7 +558,10 @@ def test_what_several_processes_cannot_do_ends_in_one_line(
 
 NOT_SHARED = [
     ("--data.num_samples=5 --data.batch_size=4 --model.latent_dim=2", "--data.batch_size 4: makes batches of 2"),
-    ("--data.cache=false --data.on_invalid_image=skip", "--data.on_invalid_image skip: cannot be used in several processes"),
+    (
+        "--data.cache=false --data.on_invalid_image=skip",
+        "--data.on_invalid_image skip: cannot be used in several processes",
+    ),
 ]
 
 

@@ -21,7 +21,7 @@ from glo_lightning.files import cache_folder
 from glo_lightning.images import reading_image
 from glo_lightning.locks import Lock
 
-# Data sets whose readers unpickle no unknown file: CIFAR's files are pickles, and torchvision loads them only after it
+# Datasets whose readers unpickle no unknown file: CIFAR's files are pickles, and torchvision loads them only after it
 # has compared their MD5 with the authors'.
 SETS: tuple[str, ...] = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "USPS", "SVHN", "CIFAR10", "CIFAR100")
 SETS += ("STL10", "CelebA", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102", "Food101", "GTSRB")

@@ -1,8 +1,8 @@
-"""Times the store against reading and Pillow alone: python scripts/studies/speed/decoding.py ROOT [--num 12000]
+"""Times the cache against reading and Pillow alone: python scripts/studies/speed/decoding.py ROOT [--num 12000]
 
 ROOT is anything that --data.root takes. "read" gets each record and drops it; "Pillow" decodes it to RGB at its full
-size; "store" is what a run does first, with an empty cache: read, decode, resize, crop, write and sync. Each uses all
-cores; they take turns, and the best round counts.
+size; "cache" is what the first run does: read, decode, resize, crop, write and sync. Each uses all cores; they take
+turns, and the best round counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def in_parallel(work: partial[None], num_images: int) -> None:
         raise RuntimeError(f"{work.func.__name__} ended early")
 
 
-def store(source: Source, size: int) -> None:
+def fill_cache(source: Source, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ["XDG_CACHE_HOME"] = folder
         CachedDataset(source, ImageFormat(size, channels_of(source)))
@@ -58,7 +58,7 @@ def main() -> None:
     parser = StudyParser(__doc__)
     parser.add_argument("root", help="images, as --data.root takes them")
     parser.add_argument("--num", type=int, default=12_000, help="largest number of images")
-    parser.add_argument("--size", type=int, default=64, help="height and width of the stored images")
+    parser.add_argument("--size", type=int, default=64, help="height and width of the cached images")
     parser.add_argument("--rounds", type=int, default=2, help="number of rounds")
     options = parser.parse_args()
     source = open_source(options.root)
@@ -66,7 +66,7 @@ def main() -> None:
     work = {
         "read": partial(in_parallel, partial(read, source), len(source)),
         "Pillow": partial(in_parallel, partial(decode, source), len(source)),
-        "store": partial(store, source, options.size),
+        "cache": partial(fill_cache, source, options.size),
     }
     best = dict.fromkeys(work, 0.0)
     for _ in range(options.rounds):

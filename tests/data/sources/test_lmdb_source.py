@@ -26,13 +26,13 @@ from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1), ("forkserver", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method):
+def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method, workers):
     dataset = StreamingDataset(LMDBSource(flat_lmdb), ImageFormat(32))
     dataset[0]  # the environment is open in this process
     sampler = RowBatchSampler(len(dataset), 32, seed=1)
-    loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers, multiprocessing_context=method)
     batches = list(loader)
     assert all(torch.equal(rows_of(images), index) for images, index in batches)
     assert sorted(torch.cat([index for _, index in batches]).tolist()) == list(range(300))
