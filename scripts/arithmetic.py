@@ -25,7 +25,7 @@ def main() -> None:
     parser = CommandParser(__doc__, "arithmetic.png", "the picture")
     for term in "abc":
         parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index, file or name=value")
-    help_ = "of the difference a - b (default: 1); with labels, 1.2 shows more of what is added"
+    help_ = "factor of the difference a - b; with labels, 1.2 shows more of what is added"
     parser.add_argument("--strength", type=float, default=1.0, help=help_)
     parser.add_argument("--path", default="line", choices=["flow", "line"], help="in a flow's noise, or among codes")
     parser.add_picture_arguments()

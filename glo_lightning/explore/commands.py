@@ -24,6 +24,14 @@ from glo_lightning.files import write_whole
 log = logging.getLogger(__name__)
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a program's docstring as it is, and all defaults but those of flags that are off."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        off = action.default is None or action.default is False or action.default == []
+        return action.help if off else super()._get_help_string(action)
+
+
 class CommandParser(OneLineParser):
     """A parser with the arguments of every command: RUN, --accelerator, --data.root, --output, --overwrite.
 
@@ -37,6 +45,7 @@ class CommandParser(OneLineParser):
 
     def __init__(self, description: str | None, output: str | None = None, writes: str = "", flag: str = "--output"):
         super().__init__(description)
+        self.formatter_class = HelpFormatter
         self.default_output, self.flag = output, flag
         self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator), help="where to compute")

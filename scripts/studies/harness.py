@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import OneLineParser
+from glo_lightning.explore.commands import HelpFormatter
 from glo_lightning.explore.outputs import is_own
 from glo_lightning.files import write_json
 
@@ -26,17 +27,12 @@ Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> mode
 BATCH = 32
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 class StudyParser(OneLineParser):
     """A parser whose --help is a program's docstring and gives every default."""
 
     def __init__(self, description: str | None):
         super().__init__(description)
-        self.formatter_class = _HelpFormatter
+        self.formatter_class = HelpFormatter
 
     def add_repeat_arguments(self, precision: str = "bf16-mixed") -> None:
         """Add --json, --seeds and --precision."""
