@@ -11,7 +11,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import io
 import logging
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +91,6 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
             main(REPOSITORY / "configs" / "quickstart.yaml")
         except SystemExit as stop:
             status = int(stop.code or 0)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first Ctrl-C on
         captured = capsys.readouterr()
         lines, run.output = captured.err.strip().splitlines(), captured.out
         assert status == 0 or len(lines) == 1, lines
@@ -112,7 +110,6 @@ def train(folder: Path, *flags: object) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *TINY, *map(str, flags), "--output", str(folder)])
         main(REPOSITORY / "configs" / "quickstart.yaml")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     return folder
 
 

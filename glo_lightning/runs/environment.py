@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +18,9 @@ import torch
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.digests import keys_digest
+
+PACKAGES = ["glo_lightning", "torch", "torchvision", "pytorch-lightning", "lightning-fabric", "torchmetrics"]
+PACKAGES += ["scikit-learn", "numpy", "lmdb", "pillow", "tensorboard", "jsonargparse"]
 
 
 def describe_environment(seed: int | None) -> dict[str, Any]:
@@ -58,19 +61,11 @@ def describe_data(data: LSUNDataModule) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """The installed versions of this package and of its requirements."""
-    names = ["glo_lightning", "numpy", "lightning-fabric", "torchmetrics"]
-    try:
-        required = importlib.metadata.requires("glo_lightning") or []
-    except importlib.metadata.PackageNotFoundError:  # not installed
-        required = ["torch", "torchvision", "pytorch-lightning", "scikit-learn", "lmdb", "pillow", "jsonargparse"]
-    names += [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
+    """The installed versions of this package and of those that it uses."""
     versions = {}
-    for name in names:
-        try:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

@@ -153,7 +153,7 @@ class Throughput(Callback):
     """Logs ``train/images_per_second`` of all ranks since it was last logged, without the pauses between epochs."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.images, self.since = 0, time.monotonic()
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning does not call in an epoch that is continued
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.since = 0, time.monotonic()
