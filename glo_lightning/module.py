@@ -104,7 +104,7 @@ class GLO(LightningModule):
         self._check_arguments()
         made = make_generator(self.hparams["generator"], latent_dim, image_size, channels)
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
-        self.loss = make_loss(self.hparams["loss"], image_size, channels)
+        self.loss = make_loss(self.hparams["loss"], image_size, channels).requires_grad_(False)  # is not learned
         self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
         self._make_optimizer([nn.Parameter(torch.zeros(1))])  # an argument that it does not take is reported now
         self.init, self.n_pca = init, max_pca_images(n_pca, channels * image_size**2)

@@ -35,7 +35,7 @@ def session(faces_run):
 @pytest.mark.parametrize(("image_size", "channels"), [(64, 3), (32, 1)])
 def test_the_generator_as_onnx_makes_its_images_with_half_its_bytes(image_size, channels):
     torch.manual_seed(0)
-    generator = Generator(5, image_size, 8, channels).eval().requires_grad_(False)
+    generator = Generator(5, image_size, channels, width=8).eval().requires_grad_(False)
     for layer in generator.layers:
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(layer.running_mean)
@@ -54,7 +54,7 @@ def test_the_generator_as_onnx_makes_its_images_with_half_its_bytes(image_size, 
 def test_large_matrices_have_a_byte_a_number_and_make_the_same_images(monkeypatch):
     monkeypatch.setattr(offline, "LARGE", 1000)
     torch.manual_seed(0)
-    generator, codes = SkipGenerator(5, 32, 8).eval().requires_grad_(False), to_ball(torch.randn(3, 5))
+    generator, codes = SkipGenerator(5, 32, width=8).eval().requires_grad_(False), to_ball(torch.randn(3, 5))
     for skip in generator.skips.values():
         torch.nn.init.normal_(skip.weight, std=0.01)
         skip.weight[0] = 0  # a row without a largest number

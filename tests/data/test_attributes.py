@@ -43,7 +43,7 @@ def test_rows_meet_all_conditions():
 def test_a_wrong_condition_is_named_with_the_nearest(conditions, message):
     with pytest.raises(InputError, match=message) as error:
         Attributes(COLUMNS).parse(conditions)
-    assert (error.value.key, error.value.value) == ("given", conditions[-1])
+    assert (error.value.key, error.value.value) == ("condition", conditions[-1])
 
 
 def test_attributes_are_read_by_key_and_follow_num_samples_and_holdout(labelled):

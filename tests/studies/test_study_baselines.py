@@ -23,7 +23,9 @@ def test_the_divergence_is_that_of_torchs_distributions():
 
 def test_a_variational_encoder_adds_its_divergence_per_pixel():
     torch.manual_seed(0)
-    model = Autoencoder(3, Generator(3, 32, 2), torch.nn.MSELoss(), 32, 2, variational=True, divergence_weight=0.5)
+    model = Autoencoder(
+        3, Generator(3, 32, width=2), torch.nn.MSELoss(), 32, 2, variational=True, divergence_weight=0.5
+    )
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     torch.manual_seed(1)
     loss = model.training_step((images, None), 0)

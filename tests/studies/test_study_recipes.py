@@ -8,6 +8,9 @@ from conftest import encode, flat_image, write_lmdb
 from recipes import BASE, RECIPES, make_recipe
 from run_study import run_study
 
+from glo_lightning.module import PARTS
+from glo_lightning.parts import describe_part
+
 
 def test_every_seed_is_measured(tmp_path):
     root = write_lmdb(tmp_path / "lmdb", {b"%03d" % row: encode(flat_image(row)) for row in range(104)})
@@ -26,7 +29,9 @@ def test_every_recipe_can_be_built_and_differs_from_the_first():
         model, data = make_recipe(name, None, 2)(0)
         arguments = {**BASE, **changes}
         assert data.batch_size == arguments.pop("batch_size")
-        assert arguments.items() <= model.hparams.items()
+        described = {key: describe_part(value, key) if key in PARTS else value for key, value in arguments.items()}
+        described.pop("generator", None)  # its norms tell
+        assert {key: model.hparams[key] for key in described} == described
         norms = {type(layer) for layer in model.generator.layers if "Norm" in type(layer).__name__}
         assert norms == {torch.nn.GroupNorm if name == "GroupNorm" else torch.nn.BatchNorm2d}
         assert bool(changes) == (name != next(iter(RECIPES)))
