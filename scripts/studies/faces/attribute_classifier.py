@@ -83,7 +83,7 @@ def train_classifier(
 def predict(classifier: nn.Module, features: Tensor) -> tuple[Tensor, Tensor]:
     """Predicted values (B, A) of the attributes of features (B, F), and the probability of each (B, A)."""
     logits = classifier.logits(features.to(next(classifier.parameters()).device)).cpu()  # type: ignore[operator]
-    heads = logits.split(list(classifier.cardinalities), dim=1)  # type: ignore[arg-type]
+    heads = logits.split(list(classifier.sizes), dim=1)  # type: ignore[arg-type]
     best = [head.softmax(1).max(1) for head in heads]
     return torch.stack([head.indices for head in best], 1), torch.stack([head.values for head in best], 1)
 
