@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, equal, load
-from glo_lightning.cli import main
 from pytorch_lightning import seed_everything
 from test_module import SMALL, fit
 from torch import nn
@@ -21,6 +20,7 @@ from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO, PARTS
 from glo_lightning.optimizers import WhitenedRows
 from glo_lightning.parts import describe_part
+from glo_lightning.training.cli import main
 
 ONE = (*TINY, "--max_epochs=1", "--prior=null")
 
