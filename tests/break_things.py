@@ -149,7 +149,7 @@ def killed(runs: Runs, kills: int, flags: tuple[str, ...] = (), what: str = "") 
             else:
                 started.wait_for(0)
                 time.sleep(runs.random.uniform(0, 0.3))
-            os.kill(started.pid, signal.SIGKILL)
+            started.process.kill()  # which may have ended by itself
             if started.status(120) == 0:
                 break  # it was done before
             left -= 1
@@ -202,7 +202,7 @@ def damaged(runs: Runs, how: str) -> Row:
     run = runs.new()
     started = runs.start(run)
     started.wait_for(5 * EVERY)
-    os.kill(started.pid, signal.SIGKILL)
+    started.process.kill()
     started.status(120)
     last = run / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
