@@ -56,7 +56,8 @@ def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None, 
         cutoff: the least similarity, from 0 to 1.
     """
     names = words if isinstance(words, Mapping) else {name: name for name in words}
-    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    close = [name for name in names if name.lower() == word.lower()]
+    close = close or difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean {names[close[0]]}?"
     if otherwise is not None:

@@ -160,6 +160,10 @@ class GLO(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         super().backward(loss if self.ddp_loss_weight == 1 else self.ddp_loss_weight * loss, *args, **kwargs)
+        gradient = self.latents.weight.grad
+        if gradient is not None and loss_scale(self.trainer) != 1 and not gradient._values().isfinite().all():
+            for weight in self.generator.parameters():  # the scaler looks at these alone, and now skips the step
+                weight.grad = torch.full_like(weight, math.inf)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self.set_learning_rates(self.global_step)

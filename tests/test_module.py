@@ -17,6 +17,7 @@ from torch.optim import SGD, Adagrad, AdamW, RMSprop
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
 from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.latents import per_sample_gradients
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import WhitenedRows
@@ -243,6 +244,16 @@ class TestTraining:
         model, precision = GLO(24, **SMALL, latent_lr=3.0), ScaledLoss()
         before = [weight.detach().clone() for weight in model.generator.parameters()]
         initial = fit(model, data, tmp_path, Overflow(), max_steps=1, plugins=[precision]).initial
+        assert torch.equal(model.latents.weight, initial)
+        assert all(map(torch.equal, model.generator.parameters(), before))
+        assert precision.scaler.get_scale() == 512
+
+    def test_half_precision_skips_a_step_in_which_the_rows_gradients_alone_overflow(self, data, tmp_path, monkeypatch):
+        name = per_sample_gradients.__name__
+        monkeypatch.setattr(f"glo_lightning.module.{name}", lambda codes, _: per_sample_gradients(codes, float("inf")))
+        model, precision = GLO(24, **SMALL), ScaledLoss()
+        before = [weight.detach().clone() for weight in model.generator.parameters()]
+        initial = fit(model, data, tmp_path, max_steps=1, plugins=[precision]).initial
         assert torch.equal(model.latents.weight, initial)
         assert all(map(torch.equal, model.generator.parameters(), before))
         assert precision.scaler.get_scale() == 512

@@ -186,7 +186,8 @@ WRONG = [
     ("--model.generator no.Such", "--model.generator no.Such: there is no such class. Give Generator, SkipGen"),
     ("--model.loss MSEloss", "--model.loss MSEloss: there is no such class. Did you mean MSELoss?"),
     ("--model.loss lap_l1", f"--model.loss lap_l1: there is no such class. {LOSSES}"),
-    ("--model.optimizer adamv --model.optimizer.lr 1", "--model.optimizer adamv: there is no such class. Did you mean"),
+    ("--model.optimizer Adamw --model.optimizer.lr 1",
+     "--model.optimizer Adamw: there is no such class. Did you mean AdamW?"),
     ("--model.latent_optimizer whitened", "--model.latent_optimizer whitened: there is no such class. Did you mean Wh"),
     # a class of another kind, and what is no class
     ("--model.generator test_parts.NoPart", "--model.generator test_parts.NoPart: is no Module. Give Generator, Skip"),
@@ -208,7 +209,11 @@ WRONG = [
     ("--model.generator.skip_layers [9]", "--model.generator.skip_layers [9]: there are layers 0 to 2. Give some of"),
     ("--model.loss.levels 6", "--model.loss.levels 6: images of 32 pixels have at most 5 levels. Give fewer"),
     ("--model.loss.level_weights x", "--model.loss.level_weights x: is of another type. Give "),
-    ("--model.optimizer.lr x", "--model.optimizer.lr x: is of another type. Give "),
+    ("--model.optimizer.lr x", "--model.optimizer.lr x: is of another type. Give float"),
+    # what GLO passes to its parts is no argument of theirs
+    ("--latent_dim 5", "--latent_dim: there is no such argument; did you mean --model.latent_dim?"),
+    ("--image_size 5", "--image_size: there is no such argument; did you mean --data.image_size?"),
+    ("--model.generator.channels 1", "--model.generator.channels: SkipGenerator has no such argument. See --model.g"),
     ("--model.optimizer.lr -1", "--model.optimizer torch.optim.SGD: cannot be made with its arguments (ValueError at "),
     ("--model.latent_optimizer WhitenedRows --model.latent_optimizer.decay 1",
      "--model.latent_optimizer.decay 1.0: must be 0 or more, and less than 1"),

@@ -147,9 +147,15 @@ def flag_of(key: str) -> str:
     return f"--{key}" if key in own else key
 
 
+def _arguments(owner: Any) -> list[str]:
+    """The arguments of a class, without those that GLO passes to its parts, such as ``latent_dim``."""
+    names, is_part = list(inspect.signature(owner).parameters), owner not in (LSUNDataModule, GLO, Checkpoints, Trainer)
+    return [name for name in names if not (is_part and name in inspect.signature(GLO).parameters)]
+
+
 def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
-    flags = [f"{group}.{name}" for group, owner in owners for name in inspect.signature(owner).parameters]
+    flags = [f"{group}.{name}" for group, owner in owners for name in _arguments(owner)]
     flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
     own = ["output", "resume", "ckpt_path", "on_nonfinite_loss", "prior"]
     return [*flags, *own, "config", "seed_everything", "help", "print_config"]
@@ -166,7 +172,7 @@ def one_line(message: str) -> str:
         given = next(filter(None, unknown.groups()))
         name = given.lstrip("-").partition("=")[0]
         flags = {flag: f"--{flag}" for flag in _all_flags()}
-        by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in flags.items()}
+        by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in reversed(flags.items())}
         last = name.rpartition(".")[2]
         if last in by_last_part:
             return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
@@ -191,12 +197,13 @@ def _part_line(part: str, details: str) -> str:
     flag, names = f"--model.{part}", [choice.__name__ for choice in CHOICES[part]]
     path = re.search(r"class_path='([^']+)'", details)
     if unknown := re.search(r"Option '(\w+)' is not accepted", details):
-        own = list(inspect.signature(_class_at(path[1])).parameters) if path else []
+        own = _arguments(_class_at(path[1])) if path else []
         meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path[1] if path else ''}"))
         return f"{flag}.{unknown[1]}: {path[1].rpartition('.')[2] if path else part} has no such argument. {meant}"
     if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
         value = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
-        kinds = " or ".join(re.findall(r"Expected an? (?:<class ')?([\w.]+)", wrong[2])).replace("NoneType", "null")
+        named = re.findall(r"Expected an? (?!path|dot)(?:<class ')?([\w.]+)", wrong[2])
+        kinds = " or ".join(named).replace("NoneType", "null")
         return f"{flag}.{wrong[1]} {value[1] if value else ''}: is of another type. Give {kinds}"
     if missing := re.search(r"arguments are required: ([\w, ]+)", details):
         return f"{flag} {path[1] if path else ''}: needs the arguments {missing[1]}. Give them, or another class"
