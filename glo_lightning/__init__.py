@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("glo_lightning needs Linux or macOS. On Windows, install it in WSL.")
 
 if TYPE_CHECKING:
     from glo_lightning.data import LSUNDataModule

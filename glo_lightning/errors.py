@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NoReturn, get_args
 
 # what --on_nonfinite_loss, --data.on_invalid_image and --checkpoint.on_write_error take
@@ -31,6 +32,26 @@ class InputError(ValueError):
 
 class ReadError(InputError):
     """A file or record that the disk failed to read. It says nothing about the image in it."""
+
+
+class DamagedError(InputError):
+    """A file that was read but not understood: it is damaged, or of another kind."""
+
+
+@contextlib.contextmanager
+def decoding(key: str, path: object, remedy: str) -> Iterator[None]:
+    """Raises DamagedError for whatever the block raises while it decodes the file ``path``.
+
+    Libraries raise any kind of error for damaged files: struct.error, zlib.error, AttributeError, RecursionError.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = " ".join(why.split())[:200]
+        raise DamagedError(key, path, f"cannot be read ({why}). {remedy}") from error
 
 
 def check_choice(key: str, value: object, choices: Any) -> None:

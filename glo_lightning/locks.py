@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import socket
 import time
 from pathlib import Path
 from typing import IO
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
 
 # errors of a disk without such locks: some network disks and containers have none
 NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -41,7 +37,7 @@ class Lock:
         Raises:
             OSError: if the file cannot be created.
         """
-        while fcntl is not None:
+        while True:
             file = open(self.path, "a+")  # noqa: SIM115
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,16 +48,16 @@ class Lock:
                 if error.errno not in NO_FLOCK:
                     raise
                 self.path.unlink(missing_ok=True)
-                break
+                return self._acquire_by_name()
             if _is_at(file, self.path):
-                with contextlib.suppress(OSError):  # on a full disk the lock works without a name
-                    os.ftruncate(file.fileno(), 0)
-                    os.write(file.fileno(), _this_process().encode())
-                self._file = file
-                _held.append(self)
-                return True
+                break
             file.close()  # its holder has removed it between open and flock
-        return self._acquire_by_name()
+        with contextlib.suppress(OSError):  # on a full disk the lock works without a name
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), _this_process().encode())
+        self._file = file
+        _held.append(self)
+        return True
 
     def _acquire_by_name(self) -> bool:
         if self._is_abandoned():
@@ -82,7 +78,7 @@ class Lock:
                 os.kill(int(number), 0)
         except ProcessLookupError:
             return True
-        except (OSError, IndexError):
+        except (OSError, ValueError, IndexError, OverflowError):
             return False
         return False
 
@@ -119,8 +115,7 @@ def _forget_locks() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_locks)
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

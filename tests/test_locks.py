@@ -15,15 +15,18 @@ HOLD = "import sys, time; from pathlib import Path; from glo_lightning.locks imp
 HOLD += "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"
 
 
+def refuse_flock(monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
 @pytest.fixture(params=["flock", "no flock"])
 def by_name(request, monkeypatch):
     """Once as most disks are, once as one without locks."""
     if request.param == "no flock":
-
-        def flock(*_):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr(fcntl, "flock", flock)
+        refuse_flock(monkeypatch)
     return request.param == "no flock"
 
 
@@ -60,7 +63,7 @@ def test_the_lock_of_a_killed_process_is_free_and_a_child_of_it_does_not_hold_it
 
 
 def test_without_flock_a_dead_process_of_this_host_is_known_and_none_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr("glo_lightning.locks.fcntl", None)  # as on Windows
+    refuse_flock(monkeypatch)
     done = subprocess.run([sys.executable, "-c", "pass"])
     assert done.returncode == 0
     dead = subprocess.Popen([sys.executable, "-c", "pass"])

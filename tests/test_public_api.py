@@ -1,7 +1,10 @@
 """What `from glo_lightning import ...` gives, and what it does not import."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 import glo_lightning
 
@@ -35,3 +38,9 @@ assert "pytorch_lightning" in sys.modules
 assert not {"jsonargparse", "glo_lightning.training"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_windows_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ImportError, match="needs Linux or macOS"):
+        importlib.reload(glo_lightning)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import re
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import InputError, check_at_least, decoding
 from glo_lightning.explore.encoder import Encoder, load_encoder
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json, write_whole
@@ -165,8 +167,10 @@ def save_codes(path: Path, codes: Tensor, digest: str) -> None:
         OSError: when the disk fails.
     """
     path = path.absolute()
-    write_whole(path, lambda file: np.save(file, codes.cpu().numpy(), allow_pickle=False))
-    write_json(about_file(path), {"run": digest})
+    content = io.BytesIO()
+    np.save(content, codes.cpu().numpy(), allow_pickle=False)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
+    write_json(about_file(path), {"run": digest, "sha256": hashlib.sha256(content.getbuffer()).hexdigest()})
 
 
 def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
@@ -178,12 +182,12 @@ def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
         InputError: for a file without codes, or with those of another run.
     """
     path, latent_dim = Path(file), run.codes.shape[1]
-    try:
-        codes = np.load(path, allow_pickle=False)
-        about = json.loads(about_file(path).read_text()) if about_file(path).is_file() else None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError("codes", path, f"cannot be read as codes ({error}). Give a .npy of them.") from error
-    if not isinstance(codes, np.ndarray) or codes.dtype.kind != "f" or not np.isfinite(codes).all():
+    with decoding("codes", path, "Give a .npy of codes."):
+        content = path.read_bytes()
+        codes = np.load(io.BytesIO(content), allow_pickle=False)
+        about = json.loads(about_file(path).read_bytes()) if about_file(path).is_file() else None
+    is_float = isinstance(codes, np.ndarray) and codes.dtype.kind == "f"
+    if not is_float or not (np.abs(codes) <= np.finfo(np.float32).max).all():
         raise InputError("codes", path, "does not hold finite floats. Give a .npy of codes.")
     if codes.shape[-1:] != (latent_dim,) or codes.ndim > 2 or not len(codes):
         remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}). Give such codes."
@@ -192,6 +196,8 @@ def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
         log.info("%s has no digest beside it: its codes may be another run's", path)
     elif not isinstance(about, dict) or about.get("run") != run.digest:
         raise InputError("codes", path, "was saved from another run, or before it was continued. Give that run.")
+    elif about.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
+        raise InputError("codes", path, "has changed since it was saved. Save the codes again.")
     return torch.from_numpy(codes.reshape(-1, latent_dim).astype(np.float32)).to(run.codes)
 
 

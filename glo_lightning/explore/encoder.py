@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from glo_lightning.errors import InputError
-from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.errors import InputError, decoding
+from glo_lightning.explore.trained_run import TrainedRun, state_digest
 from glo_lightning.files import write_whole
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
@@ -29,7 +29,7 @@ from glo_lightning.priors.prior import sample_codes
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the file
+VERSION = 3  # of the file
 MAX_SECONDS = 110.0  # of the fit
 FIRST_PAIRS = 16_384  # largest number of training images for the first map
 STEP_PAIRS = 4096  # the same for the second map, and an eighth as many samples of a prior
@@ -141,7 +141,7 @@ def fit_and_save_encoder(run: TrainedRun) -> Encoder:
         raise InputError("encoder", file, "cannot be written, its folder is read-only. Copy the run.")
     encoder = fit_encoder(run.model, run.images)
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    content = library.torch.save(tensors, metadata={"digest": _digest(run)})
+    content = library.torch.save(tensors, metadata={"digest": _digest(run), "sha256": state_digest(tensors)})
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
@@ -161,17 +161,16 @@ def load_encoder(run: TrainedRun) -> Encoder | None:
         return None
     library, hparams = safetensors(), run.model.hparams
     encoder = Encoder(hparams["channels"], hparams["image_size"], run.codes.shape[1]).to(run.codes.device)
-    try:
+    with decoding("encoder", file, "Fit another by encode.py RUN --fit_encoder, or remove it."):
         with library.safe_open(file, "pt") as opened:
-            if (opened.metadata() or {}).get("digest") != _digest(run):
-                message = "%s was fitted to another checkpoint and is not used. Fit one by encode.py RUN --fit_encoder."
-                log.warning(message, file)
-                return None
+            metadata = opened.metadata() or {}
+        if metadata.get("digest") != _digest(run):
+            message = "%s was fitted to another checkpoint and is not used. Fit one by encode.py RUN --fit_encoder."
+            log.warning(message, file)
+            return None
         encoder.load_state_dict(library.torch.load_file(file))
-    except (OSError, RuntimeError, library.SafetensorError) as error:
-        why = " ".join(str(error).split())[:200]
-        remedy = f"cannot be read ({why}). Fit another by encode.py RUN --fit_encoder, or remove it."
-        raise InputError("encoder", file, remedy) from error
+        if metadata.get("sha256") != state_digest(encoder.state_dict()):
+            raise ValueError("its checksum is wrong")
     return encoder.eval().requires_grad_(False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -14,15 +15,17 @@ import torch
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.digests import key_table, keys_digest
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, decoding
 from glo_lightning.explore.encoder import safetensors
+from glo_lightning.explore.outputs import named_writing
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
 from glo_lightning.module import GLO
 
 log = logging.getLogger(__name__)
 
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2  # 1 had no checksums
+GENERATOR, CODES = "generator.safetensors", "codes.safetensors"
 COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
 CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
 CROP["none"] = "both sides to image_size, bilinear with antialiasing"
@@ -40,14 +43,16 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
       torch alone; another needs the module that it is from.
     - ``codes.safetensors``: ``codes`` (N, D); the images' keys by row, ``keys`` (N, longest), uint8, padded with zeros,
       and ``key_lengths`` (N,); of labelled images ``labels`` (N, A), the numbers of values, or -1.
-    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values.
+    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values, and
+      checksums of the other files.
 
     Args:
         run: a run folder, whose newest checkpoint is loaded, or a checkpoint in it; its images must be there.
         output: a folder that does not exist.
 
     Raises:
-        InputError: when there is no such run, its images have changed, the output exists, or without safetensors.
+        InputError: when there is no such run, its images have changed, the output exists or cannot be written, or
+            without safetensors.
     """
     save_file = safetensors().torch.save_file
     output = Path(output).absolute()
@@ -77,9 +82,10 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         about["labels"] = data.attributes.values
         codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()
     generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
-    with whole_folder(output) as folder:
-        save_file(generator, folder / "generator.safetensors")
-        save_file(codes, folder / "codes.safetensors")
+    with named_writing("output", output), whole_folder(output) as folder:
+        save_file(generator, folder / GENERATOR)
+        save_file(codes, folder / CODES)
+        about["sha256"] = {name: _sha256(folder / name) for name in (GENERATOR, CODES)}
         (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -99,17 +105,24 @@ def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
     """
     load_file = safetensors().torch.load_file
     folder = Path(folder)
-    try:
-        about: dict[str, Any] = json.loads((folder / "glo.json").read_text())
-        version = about["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("export", folder, "holds no export (no readable glo.json). Give another folder.") from error
-    if version > EXPORT_VERSION:
-        raise InputError("format_version", version, f"this version reads {EXPORT_VERSION}. Update it.")
-    table = load_file(folder / "codes.safetensors")
-    model = GLO(**about["hyper_parameters"])
-    model.generator.load_state_dict(load_file(folder / "generator.safetensors"))
-    with torch.no_grad():
-        model.latents.weight.copy_(table["codes"])
-    rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
-    return model, [key[:length].tobytes() for key, length in rows]
+    if not (folder / "glo.json").is_file():
+        raise InputError("export", folder, "holds no export (no glo.json). Give another folder.")
+    with decoding("export", folder, "It is damaged. Export the run again."):
+        about: dict[str, Any] = json.loads((folder / "glo.json").read_bytes())
+        version = int(about["format_version"])
+        if version > EXPORT_VERSION:
+            raise InputError("format_version", version, f"this version reads {EXPORT_VERSION}. Update it.")
+        for name in (GENERATOR, CODES) if version > 1 else ():
+            if _sha256(folder / name) != about["sha256"][name]:
+                raise ValueError(f"the checksum of {name} is wrong")
+        table = load_file(folder / CODES)
+        model = GLO(**about["hyper_parameters"])
+        model.generator.load_state_dict(load_file(folder / GENERATOR))
+        with torch.no_grad():
+            model.latents.weight.copy_(table["codes"])
+        rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
+        return model, [key[:length].tobytes() for key, length in rows]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

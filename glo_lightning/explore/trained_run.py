@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
+from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,14 @@ log = logging.getLogger(__name__)
 def load_run(path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None) -> TrainedRun:
     """Load a run folder or a checkpoint file; see ``TrainedRun``."""
     return TrainedRun(path, accelerator, root)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names and values of tensors."""
+    content = hashlib.sha256()
+    for name, tensor in state.items():
+        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 class TrainedRun:
@@ -53,12 +61,11 @@ class TrainedRun:
         path = Path(path).absolute()
         if path.is_dir() and not (path / "config.yaml").is_file():
             raise InputError("run", path, "holds no run (no config.yaml). Give the folder of a run, or a checkpoint.")
-        self.checkpoint = path
         if path.is_dir():
-            folder = RunFolder(path)
-            self.checkpoint = newest_checkpoint(folder) or folder.last
+            self.checkpoint, self._state = read_newest(RunFolder(path), "run")
+        else:
+            self.checkpoint, self._state = path, read_checkpoint(path, "run")
         self._root = None if root is None else str(Path(root).expanduser().absolute())
-        self._state = read_checkpoint(self.checkpoint, "run")
         self.global_step: int = self._state["global_step"]
         self.initial: Tensor | None = self._state.get("initial_codes")
         folders = (path, path.parent, path.parent.parent)
@@ -123,10 +130,7 @@ class TrainedRun:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the generator's weights, which give codes their meaning."""
-        content = hashlib.sha256()
-        for name, tensor in self.model.generator.state_dict().items():
-            content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()
+        return state_digest(self.model.generator.state_dict())
 
     def images(self, rows: Iterable[int]) -> Tensor:
         """Read the training images of these rows, uint8 (n, C, H, W); rows past the last image are left out."""

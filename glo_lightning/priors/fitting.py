@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from glo_lightning.files import cache_folder, write_whole
+from glo_lightning.errors import DamagedError, decoding
+from glo_lightning.files import cache_folder, load_torch, write_whole
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.prior import Prior, takes_conditions
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the files of flows
-READ_ERRORS = (RuntimeError, KeyError, OSError, ValueError, EOFError, pickle.UnpicklingError)
 
 
 def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
@@ -52,10 +51,13 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
     for folder in folders:
         if (folder / name).is_file():
             try:
-                state = torch.load(folder / name, map_location="cpu", weights_only=True)
-                return prior.restore(state, sizes, codes.device)
-            except READ_ERRORS as error:
-                log.warning("%s cannot be read (%s). The flow is fitted again.", folder / name, error)
+                with decoding("prior", folder / name, "The flow is fitted again."):
+                    state = load_torch(folder / name)
+                    if state["mean"].shape != codes.shape[1:] or not all(t.isfinite().all() for t in state.values()):
+                        raise ValueError("it is not a flow of these codes")
+                    return prior.restore(state, sizes, codes.device)
+            except DamagedError as error:
+                log.warning("%s %s", error.value, error.remedy)
         elif folder.parent == run and any(folder.glob("flow-*.pt")):
             log.info("the flows in %s were fitted to other codes, labels or arguments", folder)
     prior.fit(codes, labels, sizes)

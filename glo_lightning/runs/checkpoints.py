@@ -6,12 +6,10 @@ import contextlib
 import logging
 import math
 import os
-import pickle
 import shutil
 import signal
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from glo_lightning.checkpoint_format import check_format
 from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
-from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
-from glo_lightning.files import link, sync_folder, write_whole
+from glo_lightning.errors import DamagedError, InputError, OnError, check_at_least, check_choice, decoding
+from glo_lightning.files import link, load_torch, sync_folder, write_whole
 from glo_lightning.lightning_internals import clear_restarting, finish_epoch
 from glo_lightning.runs.folder import RunFolder
 
@@ -202,43 +200,54 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is a complete zip archive, as torch writes it, with correct checksums; reads all of it."""
+def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:
+    """Reads ``last.ckpt``, or with a warning ``previous.ckpt`` if that is damaged or missing.
+
+    Args:
+        folder: a run folder with one of them.
+        key: the flag that names it.
+
+    Returns:
+        The file, and the checkpoint as ``read_checkpoint`` returns it.
+
+    Raises:
+        InputError: if neither can be read, or for a checkpoint of another format.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
-        return False
-
-
-def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """Returns ``last.ckpt``, or with a warning ``previous.ckpt`` if that is damaged or missing; None without either."""
-    if folder.last.exists() and is_whole(folder.last):
-        return folder.last
-    if folder.previous.exists() and is_whole(folder.previous):
-        what = "is damaged" if folder.last.exists() else "is missing"
-        log.warning("%s %s. Continuing from the checkpoint before it, %s.", folder.last, what, folder.previous.name)
-        return folder.previous
-    return next((path for path in (folder.last, folder.previous) if path.exists()), None)
+        if folder.last.exists() or not folder.previous.exists():
+            return folder.last, read_checkpoint(folder.last, key)
+        problem = f"{folder.last} is missing."
+    except DamagedError as error:
+        problem = str(error)
+        if not folder.previous.exists():
+            raise
+    checkpoint = read_checkpoint(folder.previous, key)
+    log.warning("%s Continuing from the checkpoint before it, %s.", problem, folder.previous.name)
+    return folder.previous, checkpoint
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """Reads a checkpoint; its tensors are mapped from the file, not read.
+    """Reads a checkpoint and verifies its checksums; its tensors are mapped from the file.
 
     Args:
         path: the file.
         key: the flag that names it.
 
     Raises:
-        InputError: if it does not exist, is damaged, or has another format.
+        DamagedError: if it is damaged or not a checkpoint.
+        InputError: if it does not exist, or has another format.
     """
     if not path.is_file():
         raise InputError(key, path, "there is no such checkpoint. Check the path.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with decoding(key, path, "It is damaged or not a checkpoint of GLO. Give another."):
+        checkpoint = load_torch(path)
         checkpoint["global_step"], checkpoint["hyper_parameters"]["num_images"], checkpoint["loops"]
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        remedy = "is damaged or not a checkpoint of GLO. Give another by --ckpt_path, or remove it to start again."
-        raise InputError(key, path, remedy) from error
     check_format(checkpoint)
     return checkpoint
+
+
+def check_last_format(folder: RunFolder, key: str) -> None:
+    """Raises InputError if ``last.ckpt`` has another format. A damaged or missing one is left to ``read_newest``."""
+    if folder.last.is_file():
+        with contextlib.suppress(DamagedError), decoding(key, folder.last, ""):
+            check_format(torch.load(folder.last, map_location="cpu", weights_only=True, mmap=True))

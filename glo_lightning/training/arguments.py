@@ -26,7 +26,7 @@ from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import RowSGD, WhitenedRows
 from glo_lightning.parts import find_class
-from glo_lightning.runs.checkpoints import Checkpoints, read_checkpoint
+from glo_lightning.runs.checkpoints import Checkpoints, check_last_format
 from glo_lightning.runs.folder import RunFolder
 
 # The kinds of classes that a configuration may name.
@@ -86,11 +86,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     if resumed:
         folder = RunFolder(resumed[-1])
         first = [str(folder.config)] if folder.config.is_file() else []
-        try:  # before the configuration is read: another version may have other arguments
-            read_checkpoint(folder.last, "resume")
-        except InputError as error:
-            if error.key == "format_version":
-                raise
+        check_last_format(folder, "resume")  # before the configuration: another version may have other arguments
     else:
         first = [] if configs else [str(default_config)]
     recipe = Path(["run", *first, *configs][-1]).stem

@@ -21,7 +21,7 @@ from glo_lightning.errors import InputError
 from glo_lightning.files import link
 from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
 from glo_lightning.module import GLO
-from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
+from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.callbacks import INITIAL_ROWS
 from glo_lightning.training.exits import NOTHING_WRITTEN, SIGNALS, abort_rank, exit_on_signal, exit_with, handle_signals
@@ -65,15 +65,14 @@ class Start:
         Raises:
             InputError: for a checkpoint that cannot be read.
         """
-        key = "resume" if config.ckpt_path is None else "ckpt_path"
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
-        elif config.resume is not None:
-            self.ckpt_path = newest_checkpoint(self.folder)
+            checkpoint = read_checkpoint(self.ckpt_path, "ckpt_path")
+        elif config.resume is not None and (self.folder.last.exists() or self.folder.previous.exists()):
+            self.ckpt_path, checkpoint = read_newest(self.folder, "resume")
             self.resumes_previous = self.ckpt_path == self.folder.previous
-        if self.ckpt_path is None:
+        else:
             return
-        checkpoint = read_checkpoint(self.ckpt_path, key)
         self.global_step = checkpoint["global_step"]
         self.finished = _finished(config.trainer, checkpoint)
         if self.finished and self.refused is not None:

@@ -14,7 +14,7 @@ from glo_lightning.images import to_unit
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import make_prior, sample_codes
-from glo_lightning.runs.checkpoints import newest_checkpoint, read_checkpoint
+from glo_lightning.runs.checkpoints import read_newest
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,7 @@ def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = Tr
     picture = run / "images" / f"samples_{name}.png"
     if picture.exists() and not anew:
         return
-    folder = RunFolder(run)
-    file = newest_checkpoint(folder) or folder.last
-    checkpoint = read_checkpoint(file, "run")
+    file, checkpoint = read_newest(RunFolder(run), "run")
     labels = checkpoint.get("LSUNDataModule", {}).get("labels")
     attributes = None if labels is None else Attributes.from_state(labels)
     model = GLO.load_from_checkpoint(file, map_location="cpu").to(find_device(accelerator)).eval()

@@ -14,7 +14,8 @@ from conftest import REPOSITORY, TINY, assert_same_run, load
 
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.runs.checkpoints import is_whole, newest_checkpoint
+from glo_lightning.runs import checkpoints
+from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.callbacks import Curves, ReconstructionGrid
 
@@ -192,13 +193,13 @@ def test_if_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step
     for how in ("half", "noise", "empty", "flipped", "missing"):
         folder = RunFolder(shutil.copytree(tmp_path / "cut", tmp_path / how))
         damage(folder.last, how)
-        assert newest_checkpoint(folder) == folder.previous
-        assert "last.ckpt is" in caplog.messages[-1]
+        assert read_newest(folder, "resume")[0] == folder.previous
+        assert "last.ckpt" in caplog.messages[-1]
         assert "previous.ckpt" in caplog.messages[-1]
         assert load(folder.path, "previous")["global_step"] == 3
     for how in ("half", "missing"):
         assert run("--resume", tmp_path / how)[0] == 0
-        assert is_whole(tmp_path / how / "checkpoints" / "previous.ckpt")
+        read_checkpoint(tmp_path / how / "checkpoints" / "previous.ckpt", "resume")  # it is whole
         assert_same_run(whole(), tmp_path / how)
 
 
@@ -306,11 +307,11 @@ def test_deterministic_is_heard_without_prefix(run, whole, tmp_path):
 
 def test_the_checkpoint_before_is_not_read_where_the_last_is_whole(run, tmp_path, monkeypatch):
     run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
-    read = []
-    monkeypatch.setattr("glo_lightning.runs.checkpoints.is_whole", lambda path: read.append(path.name) or True)
     folder = RunFolder(tmp_path / "run")
-    assert newest_checkpoint(folder) == folder.last
-    assert read == ["last.ckpt"]
+    read, real = [], checkpoints.load_torch
+    monkeypatch.setattr(checkpoints, "load_torch", lambda path: read.append(path) or real(path))
+    assert read_newest(folder, "resume")[0] == folder.last
+    assert read == [folder.last]
 
 
 @pytest.mark.parametrize("scores", [(3.0, 9.0, 4.0), (9.0, 3.0, 4.0)])
