@@ -56,8 +56,8 @@ class LSUNDataModule(LightningDataModule):
         holdout: number of images, the last ones, that are not trained on and own no row. The first 16 of them are
             encoded after each epoch for ``val/psnr``.
         source: kind of the root, where it is ambiguous: ``lmdb``, ``folder``, ``array``, ``idx``, ``huggingface``, the
-            name of a torchvision dataset, or a class path, see ``Source``. In Python also a ``Source`` object.
-        source_args: further arguments of that class or dataset.
+            name of a torchvision dataset, or a class path, see ``Source``. Its own arguments follow as
+            ``--data.source.ARGUMENT``; in Python as ``{"class_path": name, "init_args": {...}}``, or a ``Source``.
         categories: categories of LSUN, in this order, such as ``bedroom church_outdoor``.
         split: split to train on, of a source that has several.
         holdout_split: split that is held out, all of it or its first ``holdout`` images.
@@ -91,8 +91,7 @@ class LSUNDataModule(LightningDataModule):
         cache_on_device: bool | Literal["auto"] = "auto",
         on_invalid_image: OnError = "raise",
         seed: int = 0,
-        source: str | Source | None = None,
-        source_args: dict[str, Any] | None = None,
+        source: str | dict[str, Any] | Source | None = None,
         categories: list[str] | None = None,
         split: str = "train",
         holdout_split: str | None = None,
@@ -106,7 +105,7 @@ class LSUNDataModule(LightningDataModule):
         self.image_size, self.channels, self.crop, self.flip = image_size, channels, crop, flip
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.cache, self.cache_on_device, self.on_invalid_image = cache, cache_on_device, on_invalid_image
-        self._open = functools.partial(open_source, root, source, source_args, categories, download=download)
+        self._open = functools.partial(open_source, root, source, categories, download=download)
         self._device_images: Tensor | None = None
         for key, least in LEAST.items():
             check_at_least(key, getattr(self, key), least)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,13 +75,13 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
         if not argument.startswith("-") and expanded and expanded[-1].startswith("--data.categories"):
             flag, _, others = expanded[-1].partition("=")
             expanded[-1] = f"{flag}=[{', '.join(filter(None, (others.strip('[]'), argument.strip('[]'))))}]"
-        elif (expanded and expanded[-1] in ("--config", "--resume")) or (expanded and expanded[-1] in _PART_FLAGS):
+        elif expanded and expanded[-1] in ("--config", "--resume", "--data.source", *_PART_FLAGS):
             expanded[-1] += f"={argument}"
         elif name.startswith("--") and name[2:] in trainer_arguments:
             expanded.append(f"--trainer.{name[2:]}{equals}{value}")
         else:
             expanded.append("--config" + argument[2:] if name == "-c" else argument)
-    expanded = _name_part(expanded)
+    expanded = [_describe_source(argument) for argument in _name_part(expanded)]
     _check_optimizer(expanded)
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
@@ -95,6 +96,13 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
 
 def _values(arguments: list[str], flag: str) -> list[str]:
     return [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
+
+
+def _describe_source(argument: str) -> str:
+    """The argument, ``--data.source=NAME`` as a class path, so that the source's own arguments may follow."""
+    flag, _, name = argument.partition("=")
+    is_name = flag == "--data.source" and not name.startswith("{") and name not in ("", "null")
+    return f"{flag}={json.dumps({'class_path': name})}" if is_name else argument
 
 
 def _name_part(arguments: list[str]) -> list[str]:
@@ -136,7 +144,7 @@ def flag_of(key: str) -> str:
     if key.partition(".")[0] in CHOICES:
         return f"--model.{key}"
     for group, owner in OWNERS:
-        if key in inspect.signature(owner).parameters:
+        if key.partition(".")[0] in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
     own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_nonfinite_loss", "prior"]
     own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
@@ -227,13 +235,16 @@ def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
     check itself calls nothing.
 
     Args:
-        config: the parsed configuration, with nothing instantiated yet.
+        config: the parsed configuration, with nothing instantiated yet. The class of its source is left to
+            ``open_source``, which checks it before it is called.
         arguments: the command line, where the user may name any class or function.
 
     Raises:
         InputError: for a class of an unexpected kind, and for a function.
     """
     typed = " ".join(argument for argument in arguments if not argument.startswith("--config="))
+    config = config.clone()
+    config.data.source = (config.data.source or {}).get("init_args")
     for key, code in _named_code(config, ""):
         path = code if isinstance(code, str) else f"{code.__module__}.{code.__name__}"
         name = path.rpartition(".")[2]

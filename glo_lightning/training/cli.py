@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.sources.find import describe_source
 from glo_lightning.errors import InputError, OnError
 from glo_lightning.module import GLO
 from glo_lightning.priors.prior import make_prior
@@ -87,7 +88,10 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
-        on_the_hub = str(config.data.source).lower() == "huggingface" and not os.path.exists(config.data.root or "")
+        if config.data.source is not None:
+            config.data.source = describe_source(config.data.source)
+        kind = "" if config.data.source is None else config.data.source["class_path"].lower()
+        on_the_hub = kind == "huggingface" and not os.path.exists(config.data.root or "")
         if config.data.root is not None and not on_the_hub:
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
         refuse_untrusted(config, sys.argv[1:])

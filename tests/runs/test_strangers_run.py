@@ -56,7 +56,7 @@ class Anything(torch.nn.L1Loss):
 
 
 PLACES = [
-    ("data.source_args", lambda path: {"x": touch(path)}),
+    ("data.source", lambda path: {"class_path": "folder", "init_args": {"x": touch(path)}}),
     ("data.source", touch),
     ("model.loss", lambda path: {"class_path": "test_strangers_run.Anything", "init_args": {"x": [touch(path)]}}),
     ("model.loss", lambda path: {"class_path": "test_strangers_run.Anything", "init_args": {"module": touch(path)}}),
@@ -91,8 +91,7 @@ def test_what_a_configuration_names_is_not_run(run, stranger, tmp_path, key, val
 @pytest.mark.parametrize("root", ["a file", "x; touch ran"])
 @pytest.mark.parametrize("command", ["sample", "evaluate", "encode", "export"])
 def test_a_source_that_is_none_is_not_made(stranger, tmp_path, monkeypatch, capsys, root, command):
-    changed(stranger, "data.source", "subprocess.Popen")
-    changed(stranger, "data.source_args", {"shell": True})
+    changed(stranger, "data.source", {"class_path": "subprocess.Popen", "init_args": {"shell": True}})
     changed(stranger, "data.root", root)
     arguments = {"sample": ["--prior=gaussian", "--num=2"], "encode": [stranger]}
     arguments["export"] = [tmp_path / "exported"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,28 @@ KINDS = ("lmdb", "folder", "array", "idx", "huggingface")
 METHODS = ("__len__", "read", "key")  # methods that a source must have, as its class may be named by a stranger's file
 
 
+def describe_source(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Describes a source as ``{"class_path": name, "init_args": {...}}``, as parts of the model are.
+
+    Args:
+        source: a name, or such a description, in which arguments may also stand beside ``class_path``, as flags such as
+            ``--data.source.column`` put them there.
+
+    Raises:
+        InputError: for arguments without a name.
+    """
+    if isinstance(source, str):
+        return {"class_path": source, "init_args": {}}
+    arguments = dict(source)
+    name, init_args = arguments.pop("class_path", None), arguments.pop("init_args", None) or {}
+    if not isinstance(name, str):
+        raise InputError("source", dict(source), "are arguments without a source. Give its name by --data.source.")
+    return {"class_path": name, "init_args": {**init_args, **arguments}}
+
+
 def open_source(
     root: str | os.PathLike[str] | None = None,
-    source: str | Source | None = None,
-    source_args: Mapping[str, Any] | None = None,
+    source: str | Mapping[str, Any] | Source | None = None,
     categories: Sequence[str] | None = None,
     split: str = "train",
     download: bool = False,
@@ -33,21 +52,21 @@ def open_source(
     Raises:
         InputError: for a root that is not a source, an unknown name, and an argument that the source does not have.
     """
-    if source is not None and not isinstance(source, str):
+    arguments: dict[str, Any] = {}
+    if source is None:
+        kind = "lmdb" if root is None or categories else find_kind(Path(root))
+    elif isinstance(source, str | Mapping):
+        described = describe_source(source)
+        kind, arguments = _find_name(described["class_path"]), described["init_args"]
+    else:
         return _check_object(source, split)
-    arguments = dict(source_args or {})
-    kind = _find_name(source) if source is not None else "lmdb" if root is None or categories else find_kind(Path(root))
     if categories and kind != "lmdb":
         raise InputError("categories", " ".join(categories), f"are LSUN's, but {root} is {kind}. Leave them out.")
     if kind in SETS:
         return TorchvisionSource(kind, root, split, download, arguments)
     if kind not in KINDS:
-        remedy = "give the path of a class made with the root, --data.source_args, and split for another than train"
-        arguments |= {} if split == "train" else {"split": split}
-        find_class(kind, object, "source", remedy, METHODS)
-        return make_instance(kind, object, "source", remedy, root, **arguments)
-    if arguments and kind != "huggingface":
-        raise InputError("source_args", arguments, f"a source of kind {kind} takes none. Leave them out.")
+        return _make_source(kind, root, arguments | ({} if split == "train" else {"split": split}))
+    _check_arguments(kind, arguments, ("column", "name") if kind == "huggingface" else ())
     if kind == "lmdb":
         if categories:
             return open_categories(root, categories, split)
@@ -55,6 +74,22 @@ def open_source(
     if root is None:
         raise InputError("source", kind, "needs a location. Give it by --data.root.")
     return _open_files(kind, root, split, download, arguments)
+
+
+def _make_source(path: str, root: str | os.PathLike[str] | None, arguments: Mapping[str, Any]) -> Source:
+    """Makes a source of the class at ``path``, which is checked before it is called: a stranger may have named it."""
+    remedy = "Give the path of a class that is made with the root, and its arguments by --data.source.ARGUMENT"
+    parameters = inspect.signature(find_class(path, object, "source", remedy, METHODS)).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        _check_arguments(path, arguments, list(parameters))
+    return make_instance(path, object, "source", remedy, *([] if root is None else [root]), **arguments)
+
+
+def _check_arguments(kind: str, arguments: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name, value in arguments.items():
+        if name not in names:
+            meant = did_you_mean(name, names) if names else "it has none. Leave it out"
+            raise InputError(f"source.{name}", value, f"{kind} has no such argument; {meant}")
 
 
 def _check_object(source: Source, split: str) -> Source:
@@ -70,11 +105,6 @@ def _open_files(
     kind: str, root: str | os.PathLike[str], split: str, download: bool, arguments: Mapping[str, Any]
 ) -> Source:
     if kind == "huggingface":
-        for key in arguments:
-            if key not in ("column", "name"):
-                raise InputError(
-                    "source_args", key, "is not an argument of a Hugging Face dataset. Give column or name."
-                )
         return HubSource(root, split, download, **arguments)
     if kind in ("idx", "array"):
         return (open_idx if kind == "idx" else open_arrays)(Path(root).expanduser(), split)

@@ -89,9 +89,7 @@ class TorchvisionSource(NumberedSource):
             if "for argument split" in reason:
                 raise InputError("split", self.split, f"is not a split of {self.name} ({reason}).") from error
             if "keyword argument" in reason:
-                raise InputError(
-                    "source_args", dict(arguments), f"are not arguments of {self.name} ({reason})."
-                ) from error
+                raise InputError("source", self.name, f"does not take its arguments ({reason}).") from error
             if not download:
                 remedy = f"holds no complete {self.name} ({reason})."
                 remedy += " Give the folder that torchvision takes, or --data.download true."

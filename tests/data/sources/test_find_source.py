@@ -3,11 +3,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TINY, encode, flat_image, load, write_lmdb
 from image_sets import NAMES, RANDOM, write_folder, write_mnist
 
 from glo_lightning import LSUNDataModule
 from glo_lightning.data.sources.find import find_kind, open_source
+from glo_lightning.explore.trained_run import load_run
 
 
 @pytest.fixture
@@ -54,9 +56,24 @@ class Rainbow:
 
 
 def test_a_custom_class_is_a_source():
-    data = LSUNDataModule("the sky", source="test_find_source.Rainbow", source_args={"shades": 6}, image_size=8)
+    described = {"class_path": "test_find_source.Rainbow", "init_args": {"shades": 6}}
+    data = LSUNDataModule("the sky", source=described, image_size=8)
     assert data.dataset.images[:, 0, 0, 0].tolist() == [0, 51, 102, 153, 204, 255]
     assert data.attributes is None
+
+
+def test_a_source_has_arguments_of_its_own_on_the_command_line(run, tmp_path):
+    flags = ("--data.root", "sky", "--data.source", "test_find_source.Rainbow", "--data.source.shades", 6, *TINY[1:])
+    flags += ("--model.latent_dim=2", "--prior=null", "--model.init=random", "--max_epochs=1", "--output")
+    assert run(*flags, tmp_path / "a") == (0, "")
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    expected = {"class_path": "test_find_source.Rainbow", "init_args": {"shades": 6}}
+    assert config["data"]["source"] == expected
+    assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 6
+    assert run("--resume", tmp_path / "a", "--max_epochs=2") == (0, "")
+    status, line = run("--resume", tmp_path / "a", "--max_epochs=3", "--data.source.shades=7")
+    assert (status, line.split(":")[0]) == (2, "--data.num_samples 7")
+    assert len(load_run(tmp_path / "a").data.source) == 6
 
 
 def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
@@ -100,7 +117,10 @@ BAD = [
     ("--data.source folder", "--data.source folder", "--data.root"),
     ("--data.root photos --data.split test", "--data.split test", "--data.holdout"),
     ("--data.root photos --data.holdout_split train", "--data.holdout_split train", "--data.holdout"),
-    ("--data.root photos --data.source_args.a 1", "--data.source_args", "takes none"),
+    ("--data.root photos --data.source folder --data.source.a 1", "--data.source.a 1", "folder has no such argument"),
+    ("--data.root photos --data.source.a 1", "--data.source", "arguments without a source"),
+    ("--data.root x --data.source test_find_source.Rainbow --data.source.shade 5", "--data.source.shade 5", "shades?"),
+    ("--data.source test_find_source.Rainbow", "--data.source test_find_source.Rainbow", "cannot be made"),
     ("--data.root mixed", "key notes.jpg of", "--data.on_invalid_image skip"),
     ("--data.root cut", "key cut.jpg of", "truncated"),
     ("--data.root floats.npy", "--data.root", "float64. Give uint8"),

@@ -50,6 +50,6 @@ def test_a_root_that_is_not_a_dataset_of_images_is_refused(hub_set, tmp_path):
     with pytest.raises(InputError, match="cannot be loaded as a dataset"):
         open_source(tmp_path / "set")
     with pytest.raises(InputError, match=r"column"):
-        open_source(tmp_path / "set", source_args={"colum": "picture"})
+        open_source(tmp_path / "set", source={"class_path": "huggingface", "colum": "picture"})
     with pytest.raises(InputError, match=r"--data\.download true"):
         open_source("somebody/something", "huggingface")

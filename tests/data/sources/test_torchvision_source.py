@@ -147,10 +147,10 @@ def test_emnists_variant_is_an_argument_and_its_split_is_a_split(tmp_path):
             write_idx(raw / f"emnist-{variant}-{part}-images-idx3-ubyte", RANDOM.integers(0, 256, (number, 28, 28)))
             write_idx(raw / f"emnist-{variant}-{part}-labels-idx1-ubyte", np.ones(number))
     assert len(open_source(tmp_path)) == 5
-    letters = open_source(tmp_path, "EMNIST", {"split": "letters"}, split="test")
+    letters = open_source(tmp_path, {"class_path": "EMNIST", "split": "letters"}, split="test")
     assert (len(letters), letters.labels(0)) == (7, {"class": "a"})
-    with pytest.raises(InputError, match=r"source_args .*sprit.* are not arguments of EMNIST"):
-        open_source(tmp_path, "EMNIST", {"sprit": "letters"})
+    with pytest.raises(InputError, match=r"source EMNIST: does not take its arguments .*sprit"):
+        open_source(tmp_path, {"class_path": "EMNIST", "sprit": "letters"})
 
 
 def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
