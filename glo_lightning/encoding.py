@@ -1,4 +1,4 @@
-"""Codes for images that own no row: gradient descent on the codes, with the generator as it is."""
+"""Codes for new images: gradient descent on the codes, with fixed generator weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
-from glo_lightning.latents import Projection, fit_pca, flatten_images, random_codes
+from glo_lightning.images import from_uint8
+from glo_lightning.latents import Projection, fit_pca, flatten_images, identity, random_codes
 
 STARTS = ("pca", "nearest", "mean", "random")
-CHUNK = 16  # codes in a batch, always: other sizes round otherwise, and an image has one code in any company
-ACCELERATOR_CHUNK = 256  # likewise, where sixteen would leave the device idle
-EVAL_EVERY = 10  # steps between two looks at the losses
-TRIAL_STEPS = 30  # in which the starts of an image are told apart
-RATE = 0.1  # Adam's, in units of a code's spread in the unit ball, D ** -0.5
-BETAS = (0.9, 0.999)  # likewise
-WARM_START_BETAS = (0.5, 0.9)  # likewise, from an encoder's answer: what came before is soon forgotten
-PATIENCE = 3  # looks without gain after which an image's descent ends
+CHUNK = 16  # codes in every batch: rounding depends on its size, and a code must not depend on the other images
+ACCELERATOR_CHUNK = 256  # the same on a GPU
+EVAL_EVERY = 10  # steps between two evaluations of the losses
+TRIAL_STEPS = 30  # of each start, before the best one is chosen
+LR = 0.1  # of Adam, in units of D ** -0.5, the spread of a coordinate in the unit ball
+BETAS = (0.9, 0.999)  # of Adam
+WARM_START_BETAS = (0.5, 0.9)  # of Adam, for few steps from an encoder's codes
+PATIENCE = 3  # evaluations without improvement after which an image's descent ends
 
 Generate = Callable[[Tensor], Tensor]  # codes (B, D) to images (B, C, H, W)
 Loss = Callable[[Tensor, Tensor], Tensor]  # (generated, images) to a mean over the batch
@@ -37,24 +38,25 @@ def encode(
     betas: tuple[float, float] = BETAS,
     penalty: Penalty | None = None,
 ) -> Tensor:
-    """Finds the codes (M, D) whose images have the lowest loss, and penalty, each image's alone.
+    """Find the codes (M, D) whose images have the lowest loss plus penalty; each image is encoded independently.
 
-    Every start is followed for 30 steps; each image's best goes on for ``steps`` at most, until 30 in a row
-    bring it no more. Each step is one of Adam, its rate falling as a cosine to zero, and a projection as in training.
-    ``GLO.encode`` gives a model's own generator, loss and projection.
+    Every start gets 30 steps of Adam; each image's best start gets up to ``steps`` more, until the loss has not
+    improved for 30. The learning rate falls as a cosine to zero, and codes are projected after each step as in
+    training. ``GLO.encode`` passes a model's own generator, loss and projection.
 
     Args:
-        generator: in eval mode; its weights stay as they are.
+        generator: in eval mode.
         images: (M, C, H, W) in [-1, 1], on the generator's device.
         starts: (M, S, D), S starting codes for each image; see ``starting_codes``.
-        loss: maps (generated, images) to a mean over the batch; ``torch.vmap`` makes each image's own of it.
-        project: brings codes (B, D) back into their set.
-        betas: Adam's; ``WARM_START_BETAS`` for a few steps from codes that are nearly right.
-        penalty: maps codes (B, D) to what is added to each one's loss, (B,).
+        loss: maps (generated, images) to a mean over the batch; it must work under ``torch.vmap``.
+        project: projection of codes (B, D).
+        steps: largest number of steps from the best start.
+        betas: of Adam.
+        penalty: maps codes (B, D) to penalties (B,), which are added to the losses.
     """
     number, per_image, latent_dim = starts.shape
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, penalty, project, RATE * latent_dim**-0.5, betas, chunk)
+    descent = _Descent(generator, loss, penalty, project, LR * latent_dim**-0.5, betas, chunk)
     with tqdm(total=number, unit=" images", disable=None if number > chunk else True) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -71,18 +73,18 @@ def encode(
 
 
 class _Descent(NamedTuple):
-    """Gradient descent on codes, for at most ``chunk`` images at once."""
+    """Gradient descent on the codes of at most ``chunk`` images at once."""
 
     generator: Generate
     loss: Loss
     penalty: Penalty | None
     project: Projection
-    rate: float
+    lr: float
     betas: tuple[float, float]
     chunk: int
 
     def __call__(self, images: Tensor, codes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """The best codes (m, D) on the way from those given, and their losses (m,)."""
+        """Descend from codes (m, D); return the best codes and their losses (m,)."""
         number = len(images)
         with torch.inference_mode(False), torch.enable_grad():
             fill = torch.arange(self.chunk, device=images.device) % number
@@ -90,7 +92,7 @@ class _Descent(NamedTuple):
             codes = self.project(codes).requires_grad_()
             best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
             patience = torch.full((self.chunk,), PATIENCE, device=images.device)
-            optimizer = torch.optim.Adam([codes], lr=self.rate, betas=self.betas)
+            optimizer = torch.optim.Adam([codes], lr=self.lr, betas=self.betas)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for step in range(steps + 1):
                 generated = self.generator(codes)
@@ -114,7 +116,7 @@ class _Descent(NamedTuple):
 
 
 def _losses(loss: Loss, generated: Tensor, images: Tensor) -> Tensor:
-    """The loss of each image by itself, (B,)."""
+    """The loss of each image, (B,)."""
     return torch.vmap(lambda *pair: loss(pair[0][None], pair[1][None]))(generated, images)
 
 
@@ -127,15 +129,16 @@ def starting_codes(
     whiten: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Starting codes (M, S, D) for images (M, C, H, W) in [-1, 1].
+    """Compute starting codes (M, S, D) for images (M, C, H, W) in [-1, 1].
 
     Args:
         table: the training images' codes (N, D).
         training: the training images in row order, (n, C, H, W), uint8; all, or the first ``n_pca`` of them.
-        names: any of: ``pca``, the images' coordinates as the PCA init has them; ``nearest``, the code of the training
-            image with the smallest squared error; ``mean``, of the training codes; ``random``, one normal vector.
+        images: the images to encode.
+        names: any of ``pca``, the coordinates of the PCA init; ``nearest``, the code of the training image with the
+            smallest squared error; ``mean``, of the training codes; ``random``, one normal vector for all images.
         n_pca, whiten: of the PCA, see ``module.GLO``.
-        seed: of ``random``; all images get the same vector, so that none depends on its company.
+        seed: of ``random``.
 
     Raises:
         InputError: for another name.
@@ -151,25 +154,24 @@ def starting_codes(
                 torch.manual_seed(seed)
                 starts.append(random_codes(1, latent_dim).to(table).expand(number, -1))
         elif name == "nearest":
-            starts.append(table[_nearest(training, images).to(table.device)])
+            starts.append(table[nearest_images(training, images).to(table.device)])
         else:
-            starts.append(_pca_coordinates(training[:n_pca], images, latent_dim, whiten))
+            mean, axes = fit_pca(flatten_images(training[:n_pca].to(images.device)), latent_dim, whiten)
+            starts.append((images.flatten(1) - mean) @ axes)
     return torch.stack(starts, dim=1)
 
 
-def _nearest(training: Tensor, images: Tensor) -> Tensor:
-    """The rows (M,) of the training images (uint8) that have the smallest squared error."""
-    wanted = images.flatten(1)
-    lowest = torch.full((len(images),), torch.inf, device=images.device)
-    rows = torch.zeros(len(images), dtype=torch.long, device=images.device)
+def nearest_images(training: Tensor, targets: Tensor, operator: Generate = identity) -> Tensor:
+    """Find the rows (M,) of the training images (uint8) with the smallest squared error to targets (M, ...).
+
+    ``operator`` maps images in [-1, 1] to what targets are.
+    """
+    flat = targets.flatten(1)
+    lowest = torch.full((len(flat),), torch.inf, device=flat.device)
+    rows = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
     for first in range(0, len(training), 1024):
-        some = flatten_images(training[first : first + 1024].to(images.device))
-        distance, row = (some.square().sum(dim=1) - 2 * wanted @ some.T).min(dim=1)
+        references = operator(from_uint8(training[first : first + 1024].to(flat.device))).flatten(1)
+        distance, row = (references.square().sum(dim=1) - 2 * flat @ references.T).min(dim=1)
         rows = torch.where(distance < lowest, first + row, rows)
         lowest = torch.minimum(lowest, distance)
     return rows
-
-
-def _pca_coordinates(training: Tensor, images: Tensor, latent_dim: int, whiten: bool) -> Tensor:
-    mean, axes = fit_pca(flatten_images(training.to(images.device)), latent_dim, whiten)
-    return (images.flatten(1) - mean) @ axes

@@ -1,4 +1,4 @@
-"""The latent table: the set that its codes stay in, and where they begin."""
+"""The latent table: the constraint on its codes, and their initial values."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 Init = Literal["pca", "random"]
 Constraint = Literal["ball", "sphere", "none"]
-Projection = Callable[[Tensor], Tensor]  # codes (..., D) to the nearest ones of their set
+Projection = Callable[[Tensor], Tensor]  # codes (..., D) to the nearest ones that satisfy the constraint
 
 
 def to_ball(codes: Tensor) -> Tensor:
-    """Projects codes (..., D) into the unit ball: ``z / max(|z|, 1)``."""
+    """Project codes (..., D) into the unit ball: ``z / max(|z|, 1)``."""
     return codes / torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp(min=1)
 
 
 def to_sphere(codes: Tensor) -> Tensor:
-    """Projects codes (..., D) onto the unit sphere: ``z / |z|`` (a code of zeros stays where it is)."""
+    """Project codes (..., D) onto the unit sphere: ``z / |z|``; a code of zeros stays zero."""
     tiny = torch.finfo(codes.dtype).tiny
     return codes / torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp(min=tiny)
 
@@ -41,16 +41,16 @@ PROJECTIONS: dict[Constraint, Projection] = {"ball": to_ball, "sphere": to_spher
 
 
 def random_codes(num_images: int, latent_dim: int) -> Tensor:
-    """Standard normal codes (N, D), drawn from torch's global generator."""
+    """Draw standard normal codes (N, D) from torch's global generator."""
     return torch.randn(num_images, latent_dim)
 
 
 def per_sample_gradients(codes: Tensor, batches_per_step: float = 1) -> Tensor:
-    """The same codes (B, D), with the gradients of each image's own loss where the loss is a mean over the images.
+    """Return the codes (B, D); their gradients become those of each image's own loss, not of the mean over images.
 
     Args:
-        codes: looked up in the table.
-        batches_per_step: over which the mean goes as well, where gradients are accumulated.
+        codes: rows of the table.
+        batches_per_step: number of batches that the mean goes over, where gradients are accumulated.
     """
     if codes.requires_grad:
         images_per_step = len(codes) * batches_per_step
@@ -58,12 +58,12 @@ def per_sample_gradients(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     return codes
 
 
-MAX_PCA_ELEMENTS = 24_576 * 3 * 128**2  # in the table that a PCA is fitted to: 4.8 GB as float32
-N_OVERSAMPLES = 40  # dimensions of a randomized PCA besides those asked for
+MAX_PCA_ELEMENTS = 24_576 * 3 * 128**2  # of the matrix that a PCA is fitted to: 4.8 GB as float32
+N_OVERSAMPLES = 40  # extra dimensions of a randomized PCA
 
 
 def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int, channels: int = 3) -> None:
-    """Raises InputError for more dimensions than a PCA of so many images has."""
+    """Raise InputError for more dimensions than a PCA of ``num_images`` images has."""
     check_at_least("n_pca", n_pca, 1)
     most = min(num_images, n_pca, channels * image_size**2)
     if latent_dim > most:
@@ -71,13 +71,13 @@ def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int, cha
         raise InputError("latent_dim", latent_dim, remedy)
 
 
-def max_pca_images(n_pca: int, numbers: int) -> int:
-    """``n_pca``, or as many images, of so many numbers each, as a PCA of can be fitted to in memory."""
-    return min(n_pca, MAX_PCA_ELEMENTS // numbers)
+def max_pca_images(n_pca: int, pixels: int) -> int:
+    """``n_pca``, or the number of images of ``pixels`` values each that a PCA can be fitted to in memory."""
+    return min(n_pca, MAX_PCA_ELEMENTS // pixels)
 
 
 class PCACoordinates(NamedTuple):
-    """The map from images to codes that a PCA init makes: ``(x - mean) @ axes``.
+    """The map from images to PCA coordinates: ``(x - mean) @ axes``.
 
     Attributes:
         mean: (C * H * W,), of pixels in [-1, 1].
@@ -88,7 +88,7 @@ class PCACoordinates(NamedTuple):
     axes: Tensor
 
     def of(self, images: Tensor) -> Tensor:
-        """Codes (b, D) of uint8 images (b, C, H, W)."""
+        """Compute the coordinates (b, D) of uint8 images (b, C, H, W)."""
         return (flatten_images(images.to(self.mean.device)) - self.mean) @ self.axes
 
 
@@ -99,17 +99,16 @@ def pca_codes(
     whiten: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
-    """Yields the PCA coordinates of all images, (b, D) for each batch in turn, in one pass over the batches.
+    """Yield the PCA coordinates (b, D) of each batch, in one pass over the batches.
 
-    The PCA is fitted on the first ``n_fit`` images. Those alone are held in memory, so the peak does not grow with
-    the number of images.
+    The PCA is fitted on the first ``n_fit`` images. Only those are held in memory.
 
     Args:
         batches: uint8 images (b, C, H, W) in row order.
         latent_dim: D, at most ``min(n_fit, C * H * W)``.
-        n_fit: images to fit on, or as many as there are.
+        n_fit: largest number of images to fit on.
         whiten: scales the coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
-        device: where to fit.
+        device: of the fit.
     """
     batches, held = iter(batches), []
     for images in batches:
@@ -132,40 +131,33 @@ def pca_codes(
 def init_from_pca(
     table: Tensor, loader: Callable[[], Iterable[tuple[Tensor, Tensor]]], project: Projection, n_pca: int, whiten: bool
 ) -> None:
-    """Writes the projected PCA coordinates of its image into every row of the table (N, D), in the first process.
+    """Set every row of the table (N, D) to the projected PCA coordinates of its image, in the first process.
 
     Args:
         table: the codes; the PCA is fitted on their device.
-        loader: gives uint8 images (b, C, H, W) and their rows (b,), in order.
+        loader: returns uint8 images (b, C, H, W) and their rows (b,), in order.
         project, n_pca, whiten: see ``module.GLO``.
     """
-    with raise_on_all_ranks():
-        if is_first():
-            _write_pca_codes(table, loader(), project, n_pca, whiten)
-
-
-def _write_pca_codes(
-    table: Tensor, batches: Iterable[tuple[Tensor, Tensor]], project: Projection, n_pca: int, whiten: bool
-) -> None:
-    began = time.monotonic()
     rows: list[Tensor] = []
 
     def images() -> Iterator[Tensor]:
-        for batch, index in batches:
+        for batch, index in loader():
             rows.append(index.to(table.device))
             yield batch
 
-    for number, codes in enumerate(pca_codes(images(), table.shape[1], n_pca, whiten, table.device)):
-        table[rows[number]] = project(codes.to(table))
-    log.info("PCA init: wrote %d codes in %.1f s", sum(map(len, rows)), time.monotonic() - began)
+    with raise_on_all_ranks():
+        if is_first():
+            began = time.monotonic()
+            for number, codes in enumerate(pca_codes(images(), table.shape[1], n_pca, whiten, table.device)):
+                table[rows[number]] = project(codes.to(table))
+            log.info("PCA init: wrote %d codes in %.1f s", sum(map(len, rows)), time.monotonic() - began)
 
 
 def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordinates:
-    """Fits a PCA on rows (n, features), which it overwrites, on the device where they are.
+    """Fit a PCA on rows (n, features) on their device; the rows are overwritten.
 
-    On the CPU scikit-learn does it. On many rows it makes one power iteration with 40 spare dimensions: they explain
-    within 0.3 % of the variance that its default of seven with ten explains, in less than a third of the time.
-    scikit-learn has no way to an accelerator without experimental settings; there torch's own randomized PCA does it.
+    On the CPU this is scikit-learn's PCA, elsewhere torch's. Many rows get one power iteration with 40 extra dimensions
+    instead of scikit-learn's seven with ten: the explained variance is within 0.3 %, in less than a third of the time.
     """
     if sample.device.type == "cpu":
         from sklearn.decomposition import PCA  # half a second of import that --help need not wait for
@@ -184,8 +176,8 @@ def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordin
 def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, axes (features, D) and variances (D,) of rows, by torch.pca_lowrank; overwrites the rows.
 
-    The same at each call, so that a later fit gives codes of the space that a run began in: its random numbers are its
-    own, and the largest entry of an axis is positive, as scikit-learn has it.
+    Each call gives the same result, so that a later fit gives codes of the same space: the seed is fixed, and the
+    largest entry of an axis is positive, as in scikit-learn.
     """
     mean = sample.mean(dim=0)
     sample -= mean
@@ -199,5 +191,5 @@ def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def flatten_images(images: Tensor) -> Tensor:
-    """uint8 images (b, C, H, W) -> float32 rows (b, C * H * W) in [-1, 1]."""
+    """Flatten uint8 images (b, C, H, W) to float32 rows (b, C * H * W) in [-1, 1]."""
     return from_uint8(images.flatten(1))

@@ -120,7 +120,7 @@ def check_steps(steps: int, encoder: Encoder | None) -> None:
 
 
 def is_label(name: str) -> bool:
-    """Whether an image's name is ``name=value``, and not the path of a file."""
+    """Whether a name is ``name=value``, and not the path of a file."""
     return "=" in name and not Path(name).exists()
 
 

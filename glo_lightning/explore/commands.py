@@ -115,8 +115,8 @@ def write_picture(
         run: the run.
         tag: of the picture in TensorBoard.
         picture: written as PNG.
-        codes: (M, D), written as float32, with the digest of the run beside them.
-        frames: (M, C, H, W) in [-1, 1], of the animation, written as WebP.
+        codes: (M, D), see ``save_codes``.
+        frames: of the animation, (M, C, H, W) in [-1, 1]; see ``write_animation``.
 
     Raises:
         InputError: when a file cannot be written, or for TensorBoard without a run folder.

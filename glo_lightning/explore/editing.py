@@ -66,8 +66,7 @@ def interpolation_strips(
 
     Args:
         run: the run.
-        codes: (2 P, D), of P pairs, start and end in turn.
-        images: (2 P, C, H, W), of the same pairs.
+        codes, images: of P pairs, start and end in turn, (2 P, D) and (2 P, C, H, W).
         paths: of ``flow``, ``line`` and ``arc``.
         steps: images in a strip, both ends included.
 

@@ -42,7 +42,7 @@ def fitted_flow(run: TrainedRun, key: str = "path", value: object = "flow") -> F
 
 
 def parse_conditions(run: TrainedRun, labels: Sequence[str]) -> Tensor | None:
-    """Parse ``name=value`` into conditions of samples (A,); None without any. See ``Attributes.numbers``.
+    """Parse ``name=value`` into conditions of samples (A,); None without any. See ``Attributes.parse``.
 
     Raises:
         InputError: for images without labels, a label that does not exist, or one of fewer than 20 training images.
@@ -66,7 +66,7 @@ def interpolation(run: TrainedRun, path: str) -> Interpolation:
 
 
 def edit_space(run: TrainedRun, path: str) -> tuple[Change, Change]:
-    """Return the maps from codes (B, D) to where they are edited, and back: a flow's noise, or the codes themselves."""
+    """Return the maps from codes (B, D) to the noise of a flow and back, or identities for another path."""
     if path != "flow":
         return identity, identity
     fitted = fitted_flow(run)

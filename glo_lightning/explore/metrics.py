@@ -57,20 +57,20 @@ def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
 def probe(
     training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor, neighbours: int = 0
 ) -> dict[str, float]:
-    """Measure what a classifier, fitted to training codes, can tell of held-out images from their codes.
+    """Measure how well labels of held-out images can be predicted from their codes.
 
     The classifier is scikit-learn's logistic regression, or the vote of nearest neighbours, on codes scaled to unit
     variances. Images without labels are left out.
 
     Args:
-        training: (N, F), of the first N images; codes or other features.
+        training: codes or other features (N, F) of the first N images.
         held_out: (M, F).
         attributes: of all images.
         rows: (M,), of the held-out images in ``attributes``.
         neighbours: largest number of neighbours that vote; 0 for the regression.
 
     Returns:
-        The accuracy for each attribute, but for those with a single value in training or none known of held-out images.
+        The accuracy for each attribute that has two values in training and a known one among held-out images.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

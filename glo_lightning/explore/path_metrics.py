@@ -39,17 +39,17 @@ def interpolation_metrics(
 ) -> dict[str, dict[str, float]]:
     """Measure paths between random pairs of training images, in feature space.
 
-    ``frechet_25``, ``_50`` and ``_75`` are Frechet distances to the training images at a quarter, half and three
-    quarters of a path. ``asymmetry`` is how much nearer half-way is to one end: the mean of the larger distance over
-    the sum of both, 0.5 at best. ``nearest`` is the median distance from half-way to the nearest training image.
-    ``largest_step`` is the largest of 32 steps over their mean, ``length`` is over the arc's. Two more rows compare:
-    ``fade`` mixes the pixels of the two images, ``nearest_code`` decodes the training code nearest to the line.
+    - ``frechet_25``, ``_50``, ``_75``: Frechet distances to the training images at these fractions of a path.
+    - ``asymmetry``: how much nearer half-way is to one end: the larger distance over the sum of both, 0.5 at best.
+    - ``nearest``: the median distance from half-way to the nearest training image.
+    - ``largest_step``: the largest of 32 steps over their mean. ``length``: over the arc's.
+
+    Two more rows compare: ``fade`` mixes the pixels, ``nearest_code`` decodes the training code nearest to the line.
 
     Args:
         paths: by name, ``arc`` among them.
         generator: in eval mode.
-        codes: (N, D), of the training images.
-        project: of the codes.
+        codes: (N, D), of the training images, with their projection ``project``.
         images: the training images (N, C, H, W), uint8.
         features: see ``load_features``.
         num: number of pairs.

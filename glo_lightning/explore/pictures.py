@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glo_lightning.images import to_uint8
 
-MARGIN, GAP = 8, 4  # pixels
+MARGIN, GAP, SIZE = 8, 4, 64  # pixels; images smaller than SIZE are enlarged
 Cell = Image.Image | str | None
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -19,7 +19,6 @@ def picture(
     title: str = "",
     columns: Sequence[str] = (),
     captions: Sequence[str] = (),
-    size: int = 64,
 ) -> Image.Image:
     """Lay images out in rows and label them, black on white.
 
@@ -28,10 +27,9 @@ def picture(
         title: a line above everything.
         columns: a text above each column.
         captions: a text to the left of each row.
-        size: smallest width of an image, in pixels; smaller ones are enlarged by whole factors.
     """
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
-    cells: list[list[Cell]] = [[enlarge(c, size) if isinstance(c, Tensor) else c for c in row] for row in rows]
+    cells: list[list[Cell]] = [[enlarge(c, SIZE) if isinstance(c, Tensor) else c for c in row] for row in rows]
     columns = [*columns, *[""] * (max(map(len, cells)) - len(columns))]
     captions = [*captions, *[""] * (len(cells) - len(captions))]
     widths, heights = _cell_sizes(cells, [_width(text, small) for text in columns], font)
@@ -81,7 +79,7 @@ def _height(texts: Sequence[str]) -> int:
 
 
 def enlarge(image: Tensor, size: int) -> Image.Image:
-    """Repeat the pixels of an image (C, H, W), uint8 or in [-1, 1], until it is ``size`` pixels wide."""
+    """Enlarge an image (C, H, W), uint8 or in [-1, 1], by a whole factor to at least ``size`` pixels a side."""
     if image.is_floating_point():
         image = to_uint8(image)
     image = image.expand(3, -1, -1)  # grey as RGB

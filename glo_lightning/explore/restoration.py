@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, Penalty, encode, starting_codes
-from glo_lightning.errors import InputError, check_choice
+from glo_lightning.encoding import STARTS, TRIAL_STEPS, Loss, Penalty, encode, nearest_images, starting_codes
+from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import check_steps
 from glo_lightning.explore.encoder import Encoder
 from glo_lightning.explore.flows import fitted_flow
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.images import from_uint8
 from glo_lightning.latents import fit_pca, flatten_images
 
 
@@ -22,13 +21,13 @@ from glo_lightning.latents import fit_pca, flatten_images
 class Restoration:
     """Finds the codes of images that an operator degraded.
 
-    The descent is that of ``encode_images``, with images passed through the operator. Its starts see pictures, too:
-    ``pca`` is least squares among the principal components, ``nearest`` the training image whose degraded picture is
-    nearest. An encoder gets the image that least squares restores.
+    The descent is that of ``encode_images`` through the operator. Of its starts, ``pca`` is least squares among the
+    principal components, and ``nearest`` the training image whose degraded picture is nearest. An encoder gets the
+    image that least squares restores.
 
-    With Gaussian noise of ``noise_sigma``, the log-probability of a code z given a picture of n numbers is, up to a
-    constant, ``log p(z) - n / (2 sigma^2) * error(z)``. ``prior_weight`` scales the first term. Its density is the
-    flow's, by 8 midpoint steps and 2 random probes; see ``Flow.log_density``.
+    With Gaussian noise of ``noise_sigma``, the log-probability of a code z given a picture of n values is, up to a
+    constant, ``log p(z) - n / (2 sigma^2) * error(z)``. ``prior_weight`` scales the first term, the flow's density by 8
+    midpoint steps and 2 random probes; see ``Flow.log_density``.
 
     Args:
         run: the run.
@@ -84,18 +83,17 @@ class Restoration:
             codes.append(self.encoder.encode(consistent, model))
         if self.encoder is None or steps > TRIAL_STEPS:
             for name in names:
-                check_choice("starts", name, STARTS)
                 if name == "pca":
                     codes.append(by_pca)
                 elif name == "nearest":
-                    rows = nearest_degraded(training, pictures, self.operator)
+                    rows = nearest_images(training, pictures, self.operator)
                     codes.append(run.codes[rows.to(run.codes.device)])
                 else:
                     codes.append(starting_codes(run.codes, training, images, [name])[:, 0])
         return torch.stack(codes, dim=1)
 
     def _penalty(self, numbers: int) -> Penalty:
-        """The negative log-density of codes, on the scale of a mean squared error over so many numbers."""
+        """The negative log-density of codes, on the scale of a mean squared error over ``numbers`` values."""
         flow = fitted_flow(self.run, "prior_weight", self.prior_weight)
         weight = self.prior_weight * 2 * (2 * self.noise_sigma) ** 2 / numbers
         return lambda codes: -weight * flow.log_density(codes, probes=2, steps=8)
@@ -104,8 +102,7 @@ class Restoration:
 def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module, steps: int = 10) -> Tensor:
     """Find the images (B, C, H, W) nearest to ``generated`` that the operator maps to the pictures.
 
-    They are found by conjugate gradients (CGLS). A mask, ``down4`` and ``grey`` take one step; a blurred picture is
-    matched more closely by each step.
+    These are found by conjugate gradients (CGLS), in one step for a mask, ``down4`` and ``grey``, in more for a blur.
 
     Args:
         generated: (B, C, H, W) in [-1, 1].
@@ -137,17 +134,17 @@ def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module
 def least_squares(
     training: Tensor, pictures: Tensor, operator: nn.Module, latent_dim: int, whiten: bool = False, noise: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Restore degraded pictures by PCA: the most probable coordinates of a Gaussian.
+    """Restore degraded pictures by PCA: the most probable coordinates, Gaussian with the training images' variances.
 
-    The coordinates of the training images have variances. What the PCA leaves of these images, degraded, is the noise:
-    a coordinate that a picture tells little of stays near the mean.
+    The degraded PCA residual of these images is the noise, so coordinates that a picture says little about stay near
+    the mean.
 
     Args:
         training: images (n, C, H, W), uint8.
         pictures: (M, c, h, h).
         operator: from images to such pictures.
         latent_dim, whiten: of the PCA.
-        noise: the standard deviation of more noise on the pictures.
+        noise: standard deviation of additional noise.
 
     Returns:
         Codes (M, D) as the PCA init has them, not projected, and images (M, C, H, W).
@@ -167,14 +164,3 @@ def least_squares(
     right = directions @ (pictures.flatten(1) - middle).T / (left + noise**2)
     codes = torch.linalg.solve(precision, right).T
     return codes, (mean + codes @ back).view(-1, *training.shape[1:])
-
-
-@torch.no_grad()
-def nearest_degraded(training: Tensor, pictures: Tensor, operator: nn.Module) -> Tensor:
-    """Find the rows (M,) of the training images (uint8) whose degraded pictures are nearest, by squared error."""
-    targets = pictures.flatten(1)
-    distances = [
-        torch.cdist(targets, operator(from_uint8(batch.to(targets.device))).flatten(1))
-        for batch in training.split(1024)
-    ]
-    return torch.cat(distances, dim=1).argmin(1)

@@ -28,8 +28,8 @@ VERSION = 2  # of the files of flows
 def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
     """Fit a prior to codes (N, D); a flow is loaded if it was fitted to the same codes and labels before.
 
-    A flow is saved, as tensors, in ``priors/`` of the run folder; without one, or where that cannot be written, of the
-    cache folder. Its file name holds the digests of the codes, the labels and the flow's arguments.
+    A flow is saved, as tensors, in ``priors/`` of the run folder, or of the cache folder where that is missing or
+    cannot be written. Its file name holds the digests of the codes, the labels and the flow's arguments.
 
     Args:
         prior: not fitted yet.

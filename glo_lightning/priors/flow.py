@@ -76,12 +76,12 @@ class Flow:
         network, random = self._network(latent_dim, sizes).to(device), torch.Generator(device).manual_seed(0)
         std, self.mean = torch.std_mean(codes.detach().float(), dim=0)
         self.std = std.clamp(min=torch.finfo(std.dtype).tiny)
-        self.counts = [] if labels is None else _counts(labels, sizes)
+        columns = [] if labels is None else labels.cpu().unbind(1)
+        self.counts = [torch.bincount(c[c >= 0], minlength=size) for c, size in zip(columns, sizes, strict=True)]
         order = torch.randperm(num_codes, generator=random, device=device)
         shuffled = None if labels is None else labels.to(device)[order]
         self._train(network, self._scaled(codes)[order], shuffled, random)
-        for fitted in (self.network, self.early):
-            fitted.eval().requires_grad_(False)
+        self._networks().eval().requires_grad_(False)
         return self
 
     def _train(self, network: Velocity, codes: Tensor, labels: Tensor | None, random: torch.Generator) -> None:
@@ -202,8 +202,7 @@ class Flow:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that was fitted, as tensors."""
-        networks = {"network": self.network, "early": self.early}
-        weights = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
+        weights = self._networks().state_dict()
         counts = {f"counts.{number}": counts for number, counts in enumerate(self.counts)}
         return {"mean": self.mean, "std": self.std, **counts, **weights}
 
@@ -211,11 +210,14 @@ class Flow:
         """Load ``state`` of a flow that was fitted to attributes of these sizes."""
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
         self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
-        for name in ("network", "early"):
-            network, prefix = self._network(len(self.mean), sizes), f"{name}."
-            network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-            setattr(self, name, network.to(device).eval().requires_grad_(False))
+        self.network, self.early = (self._network(len(self.mean), sizes) for _ in range(2))
+        networks = self._networks()
+        networks.load_state_dict({key: state[key] for key in networks.state_dict()})
+        networks.to(device).eval().requires_grad_(False)
         return self
+
+    def _networks(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"network": self.network, "early": self.early})
 
     def _network(self, latent_dim: int, sizes: Sequence[int]) -> Velocity:
         with torch.random.fork_rng(devices=[]):
@@ -234,14 +236,11 @@ class Flow:
         base_conditions: Tensor | None = None,
     ) -> Tensor:
         times = places.new_full((len(places),), time)
-
-        def learned(conditions: Tensor | None) -> Tensor:
-            rows = None if conditions is None else torch.atleast_2d(conditions).to(places.device)
-            return self.network(places, times, rows)
-
-        velocity = learned(conditions)
+        velocity = self.network(places, times, conditions)
         guided = velocity if guidance == 1 else torch.lerp(self.early(places, times), velocity, guidance)
-        return guided if base_conditions is None else guided + velocity - learned(base_conditions)
+        if base_conditions is None:
+            return guided
+        return guided + velocity - self.network(places, times, base_conditions)
 
     @torch.no_grad()
     def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
@@ -266,12 +265,6 @@ def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, condi
 def lr_factor(done: float) -> float:
     """The learning rate at a fraction of the training: up during the first twentieth, then a cosine to zero."""
     return min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _counts(labels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """How many codes have each value, one tensor for each attribute of labels (N, A)."""
-    columns = zip(labels.cpu().unbind(1), sizes, strict=True)
-    return [torch.bincount(column[column >= 0], minlength=size) for column, size in columns]
 
 
 def _draw(counts: Tensor, num: int, random: torch.Generator) -> Tensor:

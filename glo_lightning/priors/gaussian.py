@@ -70,7 +70,9 @@ class Mixture:
         from sklearn.mixture import GaussianMixture
 
         self.mean, self.std = _moments(codes)
-        scaled = _subset(_scaled(codes, self.mean, self.std), 20_000).double().numpy()
+        shuffled = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:20_000]
+        spread = self.std.clamp(min=torch.finfo(self.std.dtype).tiny)  # a constant coordinate becomes 0
+        scaled = ((codes.detach().cpu()[shuffled] - self.mean) / spread).double().numpy()
         num_codes, latent_dim = scaled.shape
         candidates = [2**power for power in range(7) if 2**power <= num_codes]
         if self.n_components is not None:
@@ -103,13 +105,3 @@ def _moments(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and standard deviation (D,) of each coordinate, on the CPU."""
     std, mean = torch.std_mean(codes.detach().cpu(), dim=0, correction=min(1, len(codes) - 1))
     return mean, std
-
-
-def _scaled(codes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Codes with mean 0 and standard deviation 1 in each coordinate; a constant coordinate becomes 0."""
-    return (codes.detach().cpu() - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
-
-
-def _subset(codes: Tensor, num: int) -> Tensor:
-    """At most ``num`` of the codes, the same ones in each call, shuffled."""
-    return codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:num]]

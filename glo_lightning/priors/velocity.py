@@ -48,13 +48,13 @@ class Velocity(nn.Module):
         nn.init.zeros_(self.given.weight)
 
     def forward(self, places: Tensor, times: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Compute velocities; ``conditions`` (B, A) or (1, A) are the numbers of values, -1 for an unknown one."""
+        """Compute velocities; ``conditions`` (A,) or (B, A) are the numbers of values, -1 for an unknown one."""
         angles = times[:, None] * self.frequencies
         context = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         if len(self.first_entry):
             if conditions is None:
-                conditions = self.first_entry.new_full((1, len(self.first_entry)), -1)
-            context = context + self.given(conditions + 1 + self.first_entry).sum(1)
+                conditions = torch.full_like(self.first_entry, -1)
+            context = context + self.given(conditions.to(places.device) + 1 + self.first_entry).sum(-2)
         hidden = self.enter(places)
         for block in self.blocks:
             hidden = block(hidden, context)

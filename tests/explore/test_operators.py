@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glo_lightning import load_run
+from glo_lightning.encoding import nearest_images
 from glo_lightning.errors import InputError
 from glo_lightning.explore.operators import (
     Blur,
@@ -23,7 +24,7 @@ from glo_lightning.explore.operators import (
     ToGray,
     make_operator,
 )
-from glo_lightning.explore.restoration import Restoration, enforce_consistency, least_squares, nearest_degraded
+from glo_lightning.explore.restoration import Restoration, enforce_consistency, least_squares
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -157,7 +158,7 @@ def test_the_nearest_behind_a_mask_is_so_in_known_pixels_alone():
     for known, nearest in ((slice(0, 4), 0), (slice(4, 8), 1)):
         operator = Mask(torch.zeros(1, 8, 8))
         operator.mask[..., known] = 1
-        assert nearest_degraded(training, operator(image), operator).tolist() == [nearest]
+        assert nearest_images(training, operator(image), operator).tolist() == [nearest]
 
 
 @pytest.fixture
