@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import os
-import tokenize
-import zipfile
-import zlib
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor
 
 from glo_lightning.data.source import NumberedSource, dataset_location, file_stamp, numbered_order
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, decoding
+from glo_lightning.memory import check_fits
 
 SUFFIXES = {".npy", ".npz"}
 IDX = {"train": "train", "test": "t10k"}  # the names of the splits in MNIST's file names
-IMAGES, LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
-# what zipfile, zlib and NumPy's header parser raise for damaged files
-DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError)
-DAMAGED += (AssertionError, SyntaxError, OverflowError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+IMAGES = "-images-idx3-ubyte"
 
 
 class ArraySource(NumberedSource):
@@ -33,7 +30,8 @@ class ArraySource(NumberedSource):
         channels: C.
 
     Args:
-        images: uint8, (N, H, W) grey, (N, H, W, C) or (N, C, H, W), with C 1 or 3.
+        images: uint8, (N, H, W, C) or (N, C, H, W), with C 1 or 3; or grey, (N, H, W), unless it could be one image
+            (H, W, C) or (C, H, W).
         labels: the ``class`` of each image, (N,), numbers or strings; or several such arrays by name.
         fingerprint: see ``Source``; computed from the content of an array that is given in Python.
         split: first part of the keys, such as ``train`` in ``train/7``.
@@ -52,7 +50,7 @@ class ArraySource(NumberedSource):
         order: Sequence[int] | None = None,
     ):
         location = "an array in memory" if fingerprint is None else fingerprint[0]
-        self.images = _channels_first(torch.as_tensor(images).detach().cpu(), location)
+        self.images = _channels_first(images, location)
         if fingerprint is None:
             digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data).hexdigest()
             fingerprint = (f"{location} of SHA-256 {digest}",)
@@ -71,20 +69,21 @@ class ArraySource(NumberedSource):
         return self.images[self.order[index]]
 
 
-def _channels_first(images: Tensor, location: object) -> Tensor:
+def _channels_first(images: np.ndarray | Tensor, location: object) -> Tensor:
     """Turns (N, H, W), (N, H, W, C) or (N, C, H, W) into (N, C, H, W)."""
-    if images.dtype != torch.uint8:
-        kind = str(images.dtype).removeprefix("torch.")
+    kind = str(images.dtype).removeprefix("torch.")
+    if kind != "uint8":  # before torch sees it, which has fewer types than NumPy
         raise InputError("root", location, f"holds numbers of type {kind}. Give uint8, from 0 to 255.")
-    if images.numel() and images.ndim in (3, 4):
-        if images.ndim == 3:
+    images = torch.as_tensor(images).detach().cpu()
+    shape = tuple(images.shape)
+    if images.numel() and len(shape) == 3:
+        could_be_one_image = shape[0] == 3 or shape[2] in (1, 3, 4)
+        if not could_be_one_image:
             return images[:, None]
-        if images.shape[-1] in (1, 3):
-            return images.permute(0, 3, 1, 2)
-        if images.shape[1] in (1, 3):
-            return images
-    shape = "x".join(map(str, images.shape))
-    remedy = f"has shape {shape}. Give N x H x W, N x H x W x C or N x C x H x W, with C 1 or 3."
+    elif images.numel() and len(shape) == 4 and (shape[1] in (1, 3)) != (shape[3] in (1, 3)):
+        return images if shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
+    sizes = "x".join(map(str, shape))
+    remedy = f"has shape {sizes}. Give N x H x W x C or N x C x H x W, with C 1 or 3; also where N is 1."
     raise InputError("root", location, remedy)
 
 
@@ -98,19 +97,17 @@ def open_arrays(path: Path, split: str = "train") -> ArraySource:
     Raises:
         InputError: for a file that is not such a file, or has no images of this split.
     """
-    try:
-        with open(path, "rb") as file:  # NumPy leaves a damaged file open
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except DAMAGED as error:
-        reason = " ".join(str(error).split())
-        remedy = f"cannot be read as a NumPy file ({reason}). Copy it again, or write it again."
-        raise InputError("root", path, remedy) from error
+    with (
+        decoding("root", path, "Give a whole NumPy file."),
+        open(path, "rb") as file,
+    ):  # NumPy leaves a damaged file open
+        loaded = np.load(file, allow_pickle=False)
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     images, labels = _find_split(arrays, split, path)
     return _from_file(images, labels, path, split)
 
 
-def _from_file(images: np.ndarray | Tensor, labels: Any, path: Path, split: str) -> ArraySource:
+def _from_file(images: np.ndarray, labels: np.ndarray | None, path: Path, split: str) -> ArraySource:
     fingerprint = (dataset_location(path, split), *file_stamp(path))
     return ArraySource(images, labels, fingerprint, split, numbered_order(split, len(images)) if images.ndim else None)
 
@@ -126,11 +123,17 @@ def _find_split(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> tup
     raise InputError("split", split, f"{path} has no images of it. It has the arrays {', '.join(arrays) or 'none'}.")
 
 
-def find_idx(root: Path, split: str = "train") -> Path | None:
-    """Finds MNIST's file of a split's images: ``root`` itself, or in it, its ``raw`` or ``MNIST/raw``; else None."""
+def find_idx(root: Path, split: str | None = None) -> Path | None:
+    """Finds MNIST's file of images, packed by gzip or not: ``root`` itself, or in it, its ``raw`` or ``*/raw``.
+
+    Args:
+        root: a file or a folder.
+        split: the split of which to find the file; any for None.
+    """
     if root.is_file():
-        return root if root.name.endswith(IMAGES) else None
-    files = [folder / f"{IDX.get(split, split)}{IMAGES}" for folder in (root, root / "raw", root / "MNIST" / "raw")]
+        return root if root.name.removesuffix(".gz").endswith(IMAGES) else None
+    name = "*" if split is None else IDX.get(split, split)
+    files = [file for folder in ("", "raw/", "*/raw/") for file in sorted(root.glob(f"{folder}{name}{IMAGES}*"))]
     return next((file for file in files if file.is_file()), None)
 
 
@@ -140,20 +143,23 @@ def open_idx(root: Path, split: str = "train") -> ArraySource:
     Raises:
         InputError: when there is no such file of this split, or it is damaged.
     """
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    images = find_idx(root, split)
-    if images is None:
+    path = find_idx(root, split)
+    if path is None:
         name = f"{IDX.get(split, split)}{IMAGES}"
-        raise InputError(
-            "split", split, f"{root} has no file {name} (unpacked, not .gz). Give the folder of MNIST's files."
-        )
-    labels = images.with_name(images.name.removesuffix(IMAGES) + LABELS)
-    path = images
-    try:
-        pixels = read_image_file(os.fspath(images))
-        path = labels
-        classes = read_label_file(os.fspath(labels)) if labels.is_file() else None
-    except DAMAGED as error:
-        raise InputError("root", path, f"cannot be read as an IDX file ({error}). Copy it again.") from error
-    return _from_file(pixels, classes, images, split)
+        raise InputError("split", split, f"{root} has no file {name} or {name}.gz. Give the folder of MNIST's files.")
+    name = path.name.removesuffix(".gz").replace(IMAGES, "-labels-idx1-ubyte")
+    labels = next((file for file in (path.with_name(name), path.with_name(f"{name}.gz")) if file.is_file()), None)
+    return _from_file(_read_idx(path, 3), None if labels is None else _read_idx(labels, 1), path, split)
+
+
+def _read_idx(path: Path, num_dimensions: int) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes: 0, 0, 8, the number of dimensions, the big-endian sizes, the bytes."""
+    with open(path, "rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    with decoding("root", path, "Give a whole IDX file."), gzip.open(path) if is_packed else open(path, "rb") as file:
+        if file.read(4) != bytes([0, 0, 8, num_dimensions]):
+            raise ValueError(f"it does not say that it has unsigned bytes in {num_dimensions} dimensions")
+        shape = struct.unpack(f">{num_dimensions}I", file.read(4 * num_dimensions))
+        check_fits("root", path, "its content", math.prod(shape))
+        content = bytearray(file.read(math.prod(shape) + 1))
+        return np.frombuffer(content, np.uint8).reshape(shape)

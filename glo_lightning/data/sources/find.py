@@ -11,8 +11,8 @@ from typing import Any
 from glo_lightning.data.source import Source
 from glo_lightning.data.sources.arrays import SUFFIXES, find_idx, open_arrays, open_idx
 from glo_lightning.data.sources.folder import FolderSource, image_paths
-from glo_lightning.data.sources.huggingface import HubSource, holds_tables
-from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, open_categories
+from glo_lightning.data.sources.huggingface import HubSource, find_table
+from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, is_lmdb, open_categories
 from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.parts import find_class, make_instance
@@ -134,19 +134,32 @@ def find_kind(root: Path) -> str:
         if not root.exists():
             remedy = "does not exist. Give an LMDB, an LSUN folder, a folder of images, a .npy, .npz or IDX file."
             raise InputError("root", root, remedy)
+        if kind := _kind_of_file(root):
+            return kind
         if root.is_file():
-            if root.suffix in SUFFIXES:
-                return "array"
-            if find_idx(root):
-                return "idx"
-            raise InputError("root", root, "is a file, but not .npy, .npz or IDX. Give one of these, or a folder.")
-        if (root / "data.mdb").is_file() or any(root.glob("*_lmdb/data.mdb")):
+            raise InputError("root", root, "is a file, but no LMDB, .npy, .npz or IDX. Give one of these, or a folder.")
+        if is_lmdb(root) or any(root.glob("*_lmdb/data.mdb")):
             return "lmdb"
         if name := find_set(root):
             return name
         if find_idx(root):
             return "idx"
-        is_table = not next(image_paths(root), None) and holds_tables(root)
-        return "huggingface" if is_table else "folder"
+        image, table = next(image_paths(root), None), find_table(root)
+        if image and table:
+            remedy = f"holds images, such as {image.name}, and tables, such as {table.name}. "
+            remedy += "Choose by --data.source folder or --data.source huggingface."
+            raise InputError("root", root, remedy)
+        arrays = [] if image or table else [file for file in sorted(root.iterdir()) if _kind_of_file(file)]
+        if arrays:
+            raise InputError("root", root, f"holds no image files, but {arrays[0].name}. Give that file.")
+        return "huggingface" if table else "folder"
     except PermissionError as error:
         raise InputError("root", root, "may not be read. Ask for permission to read it.") from error
+
+
+def _kind_of_file(file: Path) -> str | None:
+    if not file.is_file():
+        return None
+    if file.suffix in SUFFIXES:
+        return "array"
+    return "idx" if find_idx(file) else "lmdb" if is_lmdb(file) else None

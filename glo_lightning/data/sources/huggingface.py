@@ -18,9 +18,13 @@ DAMAGED = (OSError, ValueError, LookupError, TypeError, RuntimeError, SystemErro
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
 
 
-def holds_tables(folder: Path) -> bool:
-    """Returns whether there are parquet or arrow files in a folder or below."""
-    return any(path.suffix in SUFFIXES for path in folder.rglob("*"))
+def find_table(folder: Path) -> Path | None:
+    """Finds a parquet or arrow file in a folder or below."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if os.path.splitext(name)[1] in SUFFIXES and not name.startswith("."):
+                return Path(parent, name)
+    return None
 
 
 class HubSource(NumberedSource):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from glo_lightning.data.attributes import read_labels
 from glo_lightning.data.digests import pack_keys
 from glo_lightning.data.source import ConcatSource, Labels, Source, key_text
 from glo_lightning.data.subprocesses import run_in_subprocesses
-from glo_lightning.errors import InputError, ReadError, did_you_mean
+from glo_lightning.errors import InputError, ReadError, decoding, did_you_mean
 from glo_lightning.files import cache_folder, write_whole
 
 if TYPE_CHECKING:
@@ -25,14 +27,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REMEDY = "Give a whole LMDB."
 FACES = Path(__file__).parents[1] / "faces"  # the images that come with the package
 
 
+def is_lmdb(path: Path) -> bool:
+    """Returns whether this is an LMDB folder, or an LMDB in one file, by its magic number.
+
+    Raises:
+        OSError: for a path that may not be read.
+    """
+    if not path.is_file():
+        return (path / "data.mdb").is_file()
+    with open(path, "rb") as file:
+        start = file.read(24)
+    return any(magic in start for magic in (b"\xde\xc0\xef\xbe", b"\xbe\xef\xc0\xde"))
+
+
 def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
-    """Finds the LMDB folder: ``root`` itself, or in it ``bedroom_train_lmdb``; the shipped faces for None.
+    """Finds the LMDB: ``root`` itself, or in it ``bedroom_train_lmdb``; the shipped faces for None.
 
     Args:
-        root: an LMDB folder, or the LSUN folder that holds the LMDB folders of its categories.
+        root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds the LMDB folders of its categories.
         category: a category of LSUN.
         split: ``train`` or ``val``.
 
@@ -42,15 +58,20 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
     folder, name = FACES if root is None else Path(root).expanduser(), f"{category}_{split}_lmdb"
     candidates = [folder / name]
     if (category, split) == ("bedroom", "train"):
-        candidates.insert(0, folder)
+        candidates.insert(0, folder.parent if folder.name == "data.mdb" else folder)
     try:
         for candidate in candidates:
-            if (candidate / "data.mdb").is_file():
+            if is_lmdb(candidate):
                 return candidate.resolve()
+        others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
     except PermissionError as error:
         raise InputError("root", folder, "may not be read. Ask for permission to read it.") from error
-    problem = "is a file" if folder.is_file() else "holds no LMDB" if folder.exists() else "does not exist"
-    raise InputError("root", folder, f"{problem}. Give an LMDB folder, or the LSUN folder that holds {name}.")
+    if others:
+        category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
+        remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."
+        raise InputError("root", folder, remedy)
+    problem = "is a file" if folder.is_file() else f"holds no {name}" if folder.exists() else "does not exist"
+    raise InputError("root", folder, f"{problem}. Give an LMDB, or the LSUN folder that holds {name}.")
 
 
 def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[str], split: str = "train") -> Source:
@@ -88,40 +109,42 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     """
     import lmdb  # here, so that other sources do not need the package
 
-    stat = (path / "data.mdb").stat()
+    file = _data_file(path)
+    stat = file.stat()
     owner = (os.getpid(), stat.st_ino)
     if path in _open_environments:
         process, inode, smallest, environment = _open_environments[path]
         if (process, inode) == owner:
-            _check_size(path, stat.st_size, smallest)
+            _check_size(file, stat.st_size, smallest)
             return environment
         del _open_environments[path]
         environment.close()
-    if not os.access(path / "data.mdb", os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise InputError("root", path, "its data.mdb may not be read. Ask for permission to read it.")
-    try:
-        environment = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False, create=False)
-    except lmdb.Error as error:
-        raise InputError("root", path, f"its data.mdb is not a valid LMDB ({error}). Build it again.") from error
+    if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError("root", file, "may not be read. Ask for permission to read it.")
+    with decoding("root", path, REMEDY):
+        environment = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)
     if environment.stat()["entries"] == 0:
         environment.close()
         raise InputError("root", path, "is an empty LMDB. Build one from a folder of images by scripts/build_lmdb.py.")
     smallest = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    _check_size(path, stat.st_size, smallest)
+    _check_size(file, stat.st_size, smallest)
     _open_environments[path] = (*owner, smallest, environment)
     return environment
 
 
-def _check_size(path: Path, size: int, smallest: int) -> None:
+def _data_file(path: Path) -> Path:
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def _check_size(file: Path, size: int, smallest: int) -> None:
     """Raises InputError for a truncated file: reading a page behind its end would kill the process (SIGBUS)."""
     if size < smallest:
-        remedy = f"its data.mdb has {size} of {smallest} bytes; it was truncated. Copy it again."
-        raise InputError("root", path, remedy)
+        raise InputError("root", file, f"has {size} of {smallest} bytes; it was truncated. Copy it again.")
 
 
 def fingerprint(path: Path) -> tuple[Any, ...]:
     """Returns an LMDB's location and what changes with it: inode, size, times, last transaction, number of records."""
-    stat, environment = (path / "data.mdb").stat(), open_lmdb(path)
+    stat, environment = _data_file(path).stat(), open_lmdb(path)
     times = (stat.st_mtime_ns, stat.st_ctime_ns, environment.info()["last_txnid"])
     return (os.fspath(path), stat.st_ino, stat.st_size, *times, environment.stat()["entries"])
 
@@ -130,37 +153,45 @@ def read_keys(path: Path) -> np.ndarray:
     """Returns the LMDB's keys in order: (N,) records of ``length`` and zero-padded ``key`` bytes.
 
     The first call lists them with a cursor and keeps the list in the cache folder, as a NumPy file that later calls map
-    into memory. The file's name is the database's ``fingerprint``, so that a changed database is listed again.
+    into memory. The file's name is the database's ``fingerprint``, so that a changed database is listed again. Its last
+    four bytes are the CRC of the others, so that a damaged list is made again.
     """
     name = hashlib.sha256(repr(fingerprint(path)).encode()).hexdigest()[:32]
     file = cache_folder() / "keys" / f"{name}.npy"
-    if not file.exists():
-        if min(run_in_subprocesses([functools.partial(_try_to_list, path)])) < 0:
-            raise InputError("root", path, "its data.mdb is damaged and crashes liblmdb. Copy it again.")
-        import lmdb
-
-        try:
-            array = pack_keys(_list_keys(path))
-        except lmdb.Error as error:
-            raise InputError("root", path, f"its data.mdb is damaged ({error}). Copy it again.") from error
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, lambda opened: np.save(opened, array, allow_pickle=False), shared=True)
-        except OSError as error:
-            log.warning("cannot keep the list of keys in %s (%s); every start will list them", file.parent, error)
-            return array
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+    with contextlib.suppress(InputError), decoding("cache", file, ""):
+        content = np.memmap(file, np.uint8, "r").data
+        if zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little"):
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+    if min(run_in_subprocesses([functools.partial(_try_to_list, path)])) < 0:
+        raise InputError("root", path, "its data.mdb is damaged and crashes liblmdb. Copy it again.")
+    array, buffer = pack_keys(_list_keys(path)), io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    buffer.write(zlib.crc32(buffer.getbuffer()).to_bytes(4, "little"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lambda opened: opened.write(buffer.getbuffer()), shared=True)
+    except OSError as error:
+        log.warning("cannot keep the list of keys in %s (%s); every start will list them", file.parent, error)
+    return array
 
 
 def _list_keys(path: Path) -> list[bytes]:
-    with open_lmdb(path).begin() as transaction:
-        return list(transaction.cursor().iternext(keys=True, values=False))
+    """Lists the keys of the database; the records of one that holds named databases are no images."""
+    import lmdb
+
+    environment = open_lmdb(path)
+    with decoding("root", path, REMEDY):
+        with environment.begin() as transaction:
+            keys = list(transaction.cursor().iternext(keys=True, values=False))
+        with contextlib.suppress(lmdb.Error):
+            environment.open_db(keys[0], create=False)
+            remedy = "Give one whose images are in the unnamed database, as scripts/build_lmdb.py makes."
+            raise InputError("root", path, f"holds the named database {keys[0]!r}. {remedy}")
+    return keys
 
 
 def _try_to_list(path: Path) -> None:
-    import lmdb
-
-    with contextlib.suppress(lmdb.Error, InputError):
+    with contextlib.suppress(InputError):
         _list_keys(path)
 
 
@@ -170,7 +201,7 @@ class LMDBSource:
     Each process opens the LMDB when it first reads, so that workers may be started by fork, spawn or forkserver.
 
     Args:
-        root: an LMDB folder, the LSUN folder that holds ``bedroom_train_lmdb``, or None for the shipped faces.
+        root: an LMDB, see ``find_lmdb``.
         category: the label ``class`` of all images.
 
     Raises:
@@ -195,7 +226,7 @@ class LMDBSource:
 
     @functools.cached_property
     def _table(self) -> dict[bytes, dict[str, str]]:
-        return read_labels(self.path, (self.key(row) for row in range(len(self))))
+        return read_labels(_data_file(self.path).parent, (self.key(row) for row in range(len(self))))
 
     @property
     def labels(self) -> Labels | None:
@@ -214,11 +245,12 @@ class LMDBSource:
 
         Raises:
             ReadError: for a record that is gone.
+            InputError: for one whose pages are damaged.
         """
-        with open_lmdb(self.path).begin() as transaction:
+        environment, key = open_lmdb(self.path), f"key {key_text(self, index)} of"
+        with decoding(key, self.path, REMEDY), environment.begin() as transaction:
             record = transaction.get(self.key(index))
         if record is None:
-            key = f"key {key_text(self, index)} of"
             raise ReadError(key, self.path, "is gone; the LMDB was changed after the start. Start again.")
         return record
 

@@ -27,10 +27,10 @@ SETS: tuple[str, ...] = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", 
 SETS += ("STL10", "CelebA", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102", "Food101", "GTSRB")
 SETS += ("Imagenette", "OxfordIIITPet", "PCAM", "RenderedSST2", "StanfordCars", "SUN397")
 VARIANTS = {"EMNIST": {"split": "balanced"}}  # EMNIST's "split" is a variant; ours is train or test
-# files and folders by which a dataset is recognised
+# patterns of files and folders by which a dataset is recognised
 MARKS = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100", "stl10_binary": "STL10"}
 MARKS |= {"train_32x32.mat": "SVHN", "celeba": "CelebA"}
-MARKS |= {f"{name}/raw": name for name in ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST")}
+MARKS |= {f"{name}/raw/*-ubyte": name for name in ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST")}
 # what its readers raise for missing, truncated and changed files, and its downloads without a network
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, AssertionError, TypeError, ImportError)
 NO_NETWORK = (*UNREADABLE, http.client.HTTPException)
@@ -170,7 +170,7 @@ def find_set(root: Path) -> str | None:
     Raises:
         InputError: for a folder of several datasets.
     """
-    found = [name for mark, name in MARKS.items() if (root / mark).exists()]
+    found = [name for mark, name in MARKS.items() if any(root.glob(mark))]
     if len(found) > 1:
         raise InputError("root", root, f"holds {' and '.join(found)}. Choose one by --data.source {found[0]}.")
     return found[0] if found else None

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,25 @@ def test_an_archive_of_splits(tmp_path, names):
         open_source(tmp_path / "a.npz", split="val")
 
 
+ODD_SHAPES = [(200, 200, 3), (3, 9, 9), (9, 9, 4), (9, 9, 1), (9, 9, 9, 4), (5, 3, 9, 3), (5, 1, 1, 1), (0, 9, 9)]
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+def test_an_array_that_could_be_one_image_or_no_images_is_refused(shape):
+    with pytest.raises(InputError, match=f"has shape {'x'.join(map(str, shape))}. Give N x H x W x C"):
+        ArraySource(np.zeros(shape, np.uint8))
+    if shape in ((200, 200, 3), (3, 9, 9)):  # as the message says
+        assert len(ArraySource(np.zeros((1, *shape), np.uint8))) == 1
+
+
+@pytest.mark.parametrize("kind", [">u2", "f8", "?", "S3", "U3", "V2", "M8[s]", "g", "c8", "u1,u1", ">i4", "i1"])
+def test_an_array_of_another_type_is_refused(tmp_path, kind):
+    np.save(tmp_path / "a.npy", np.zeros((9, 8, 8, 3), kind))
+    with pytest.raises(InputError, match=r"holds numbers of type .*\. Give uint8, from 0 to 255\.$") as error:
+        open_source(tmp_path / "a.npy")
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_tensor_given_in_python_trains(tmp_path):
     images = torch.arange(12, dtype=torch.uint8)[:, None, None].expand(12, 8, 8)
     data = LSUNDataModule(source=ArraySource(images, {"parity": [n % 2 for n in range(12)]}), image_size=8, holdout=2)
@@ -48,8 +69,13 @@ def test_a_tensor_given_in_python_trains(tmp_path):
     assert data.attributes.rows(["parity=1"]).tolist() == [1, 3, 5, 7, 9, 11]
 
 
-def test_idx_files_are_read_with_their_labels(tmp_path):
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_idx_files_are_read_with_their_labels(tmp_path, is_packed):
+    """As MNIST's authors and Debian have them, by gzip, or unpacked."""
     made = write_mnist(tmp_path / "mnist")
+    for file in (tmp_path / "mnist").iterdir() if is_packed else []:
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
     for split, (images, labels) in made.items():
         source = open_source(tmp_path / "mnist", split=split)
         numbers = numbers_of(source)
@@ -57,3 +83,30 @@ def test_idx_files_are_read_with_their_labels(tmp_path):
         assert np.array_equal(np.stack([source.read(row)[0].numpy() for row in range(len(source))]), images[numbers])
         assert [source.labels(row)["class"] for row in range(len(source))] == labels[numbers].astype(str).tolist()
         assert source.channels == 1
+
+
+def test_the_files_of_one_split_alone_are_idx(tmp_path):
+    write_mnist(tmp_path)
+    for file in tmp_path.glob("train*"):
+        file.unlink()
+    assert len(open_source(tmp_path, split="test")) == 12
+    with pytest.raises(InputError, match=r"split train: .* has no file train-images-idx3-ubyte or train-images"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it does not say that it has unsigned bytes in 3 dimensions"),
+        (bytes([0, 0, 8, 1]) + bytes(20), "it does not say"),
+        (bytes([0, 0, 8, 3, 0, 0, 0, 9]), "requires a buffer of 12 bytes"),
+        (bytes([0, 0, 8, 3]) + np.array([9, 2, 2], ">i4").tobytes() + bytes(35), "cannot reshape"),
+        (bytes([0, 0, 8, 3]) + np.array([9, 2, 2], ">i4").tobytes() + bytes(37), "cannot reshape"),
+        (bytes([0, 0, 8, 3]) + b"\x7f" * 12, "GB of memory"),
+    ],
+)
+def test_an_invalid_idx_file_is_refused(tmp_path, content, message):
+    for packed in (content, gzip.compress(content)):
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(packed)
+        with pytest.raises(InputError, match=message):
+            open_source(tmp_path)

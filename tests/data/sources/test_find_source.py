@@ -9,6 +9,7 @@ from image_sets import NAMES, RANDOM, write_folder, write_mnist
 
 from glo_lightning import LSUNDataModule
 from glo_lightning.data.sources.find import find_kind, open_source
+from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import load_run
 
 
@@ -33,10 +34,37 @@ def test_the_kind_of_a_root_is_found(lsun, tmp_path):
     write_folder(tmp_path / "photos", NAMES)
     write_mnist(tmp_path / "idx")
     write_mnist(tmp_path / "set" / "FashionMNIST" / "raw")
+    write_mnist(tmp_path / "packed" / "FashionMNIST" / "raw")
+    for file in (tmp_path / "packed" / "FashionMNIST" / "raw").iterdir():
+        file.rename(f"{file}.gz")
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
-    roots = [lsun, lsun / "bedroom_train_lmdb", "photos", "idx", "idx/train-images-idx3-ubyte", "set", "a.npy"]
-    kinds = ["lmdb", "lmdb", "folder", "idx", "idx", "FashionMNIST", "array"]
-    assert [find_kind(tmp_path / root) for root in roots] == kinds
+    kinds = {"lsun": "lmdb", "lsun/bedroom_train_lmdb": "lmdb", "lsun/bedroom_train_lmdb/data.mdb": "lmdb"}
+    kinds |= {"photos": "folder", "idx": "idx", "idx/train-images-idx3-ubyte": "idx", "a.npy": "array"}
+    kinds |= {"set": "FashionMNIST", "packed": "idx"}
+    assert {root: find_kind(tmp_path / root) for root in kinds} == kinds
+
+
+def test_a_folder_that_is_two_things_or_holds_an_array_alone_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "set", ["cover.png"])
+    (folder / "data").mkdir()
+    (folder / "data" / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"images, such as cover.png, and tables, .* --data.source folder or --data.s"):
+        open_source(folder)
+    assert len(open_source(folder, "folder")) == 1
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "a.npy", np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(InputError, match=r"holds no image files, but a.npy\. Give that file"):
+        open_source(tmp_path / "arrays")
+
+
+def test_lsun_with_other_categories_or_splits_names_the_flags(lsun):
+    shutil.rmtree(lsun / "bedroom_train_lmdb")
+    with pytest.raises(InputError, match=r"bedroom_val_lmdb, church_outdoor_train_lmdb\. Give --data.categories bed"):
+        open_source(lsun)
+    shutil.rmtree(lsun / "bedroom_val_lmdb")
+    with pytest.raises(InputError, match=r"Give --data.categories church_outdoor --data.split train\."):
+        open_source(lsun)
+    assert len(open_source(lsun, categories=["church_outdoor"], split="train")) == 3
 
 
 class Rainbow:
@@ -125,12 +153,12 @@ BAD = [
     ("--data.root cut", "key cut.jpg of", "truncated"),
     ("--data.root floats.npy", "--data.root", "float64. Give uint8"),
     ("--data.root flat.npy", "--data.root", "has shape 9x9"),
-    ("--data.root objects.npy", "--data.root", "cannot be read as a NumPy file"),
-    ("--data.root cut.npz", "--data.root", "cannot be read as a NumPy file"),
-    ("--data.root cut_idx", "--data.root", "cannot be read as an IDX file"),
+    ("--data.root objects.npy", "--data.root", "Give a whole NumPy file."),
+    ("--data.root cut.npz", "--data.root", "Give a whole NumPy file."),
+    ("--data.root cut_idx", "--data.root", "Give a whole IDX file."),
     ("--data.root idx --data.split val", "--data.split val", "val-images-idx3-ubyte"),
     ("--data.root two_sets", "--data.root", "holds CIFAR10 and STL10"),
-    ("--data.root a.txt", "--data.root", "is a file"),
+    ("--data.root a.txt", "--data.root", "is a file, but no LMDB"),
     ("--data.root nowhere", "--data.root", "does not exist"),
 ]
 

@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from glo_lightning.data.attributes import find_attributes
 from glo_lightning.data.digests import keys_digest
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.data.source import HeadSource, read_image
+from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.sources.lmdb import FACES, LMDBSource
 from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
@@ -71,6 +73,60 @@ def test_the_list_of_keys_is_made_once(flat_lmdb, monkeypatch):
     LMDBSource(flat_lmdb)
     monkeypatch.setattr("glo_lightning.data.sources.lmdb.write_whole", lambda *_, **__: pytest.fail("listed again"))
     assert len(LMDBSource(flat_lmdb)) == 300
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None], ids=["emptied", "cut", "flipped"])
+def test_a_damaged_list_of_keys_is_made_again(tmp_path, damage, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_lmdb(tmp_path / "lmdb", {b"a": encode(flat_image(0)), b"b": encode(flat_image(1))})
+    LMDBSource(folder)
+    (file,) = (tmp_path / "cache" / "glo_lightning" / "keys").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"b", b"c") if damage is None else damage)
+    assert LMDBSource(folder).key(1) == b"b"
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_cache_of_somebody_else(monkeypatch):
+    base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
+    base.chmod(0o755)
+    folder = write_lmdb(base / "lmdb", {b"a": encode(flat_image(0))})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    LMDBSource(folder)
+    (base / "cache").chmod(0o700)
+    os.seteuid(65534)
+    try:
+        assert LMDBSource(folder).key(0) == b"a"
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("name", ["images.lmdb", "data.mdb"])
+def test_an_lmdb_in_one_file(tmp_path, name):
+    with lmdb.open(str(tmp_path / name), subdir=False, map_size=1 << 20) as environment:
+        for row in range(5):
+            with environment.begin(write=True) as transaction:
+                transaction.put(b"%02d" % row, encode(flat_image(row)))
+    (tmp_path / "attributes.csv").write_text("key,parity\n03,odd\n")
+    source = open_source(tmp_path / name)
+    assert [rows_of(read_image(source, row, ImageFormat(32))[None]).item() for row in range(5)] == [0, 1, 2, 3, 4]
+    assert source.labels(3) == {"parity": "odd"}
+
+
+def test_named_databases_are_refused(tmp_path):
+    with lmdb.open(str(tmp_path / "lmdb"), max_dbs=2) as environment, environment.begin(write=True) as transaction:
+        for name in (b"images", b"labels"):
+            transaction.put(b"0", encode(flat_image(0)), db=environment.open_db(name, transaction))
+    with pytest.raises(InputError, match="holds the named database b'images'"):
+        open_source(tmp_path / "lmdb")
+
+
+def test_binary_keys(tmp_path):
+    keys = [bytes(8), b"\0\1", struct.pack("<Q", 7), "ключ".encode()]
+    source = open_source(write_lmdb(tmp_path / "lmdb", {key: encode(flat_image(0)) for key in keys}))
+    assert [source.key(row) for row in range(4)] == sorted(keys)
 
 
 def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):

@@ -131,10 +131,10 @@ def test_datasets_and_splits_in_one_folder_are_cached_apart(tmp_path):
         write_mnist(tmp_path / name / "raw")
     choices = [(name, split) for name in ("MNIST", "FashionMNIST") for split in ("train", "test")]
     files = [LSUNDataModule(tmp_path, source=name, split=split).dataset.file for name, split in choices]
-    np.savez(tmp_path / "a.npz", x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((2, 8, 8), np.uint8))
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((5, 8, 8), np.uint8), x_test=np.zeros((2, 8, 8), np.uint8))
     files += [LSUNDataModule(tmp_path / "a.npz", split=split).dataset.file for split in ("train", "test")]
     for value in (1, 2):
-        array = ArraySource(np.full((3, 8, 8), value, np.uint8))
+        array = ArraySource(np.full((5, 8, 8), value, np.uint8))
         files.append(LSUNDataModule(source=array).dataset.file)
     assert all(file.exists() for file in files)
     assert len(set(files)) == len(files)
