@@ -26,7 +26,9 @@ def call(name: str, *arguments: object) -> tuple[int, str, list[str]]:
         try:
             runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
         except SystemExit as stop:
-            status = int(stop.code or 0)
+            if isinstance(stop.code, str):
+                errors.write(stop.code)
+            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
     lines = [line for line in re.split("[\r\n]+", errors.getvalue()) if line.strip() and "images/s" not in line]
     return status, output.getvalue(), lines
 

@@ -1,5 +1,6 @@
-"""The page in a real browser: headless Chromium on a server of its own, on a tiny run."""
+"""The page in a real browser: headless Chromium, on a server in this process or on scripts/browse.py."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from PIL import Image
 from programs import call, make, stands_in
 from test_server import huge, pixels
 
+from glo_lightning import load_run
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")
 MISSING = "there is no Chromium here (apt-get install chromium)"
@@ -24,7 +28,12 @@ SIZE = {"width": 1280, "height": 800}
 SHOWN_RUN, PICTURES = os.environ.get("GLO_BROWSE_RUN"), os.environ.get("GLO_BROWSE_PICTURES")
 CACHE = os.environ.get("XDG_CACHE_HOME", "")  # before the suite gives itself one
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[test]'")
+uvicorn = pytest.importorskip("uvicorn", reason="needs pip install -e '.[browse]'")
 pytestmark = pytest.mark.browser
+
+from glo_lightning.browser.address import Guard, address_of, listen  # noqa: E402
+from glo_lightning.browser.server import make_app  # noqa: E402
+from glo_lightning.browser.session import Session  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +42,7 @@ def chromium():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
 
 
-class Server:
+class BrowseProcess:
     """scripts/browse.py in a process of its own, until Ctrl-C."""
 
     def __init__(self, run: Path, *flags: str):
@@ -47,7 +56,7 @@ class Server:
         self.said = next(line for line in self.process.stdout if line.startswith("http"))
         self.address = self.said.split()[0]
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "BrowseProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,9 +71,27 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(chromium, faces_run):
-    with Server(faces_run, *CPU) as server:
-        yield server
+def address(chromium, faces_run):
+    """Where a server in this process answers."""
+    session = Session(load_run(faces_run, "cpu"), faces_run, list(CPU))
+    session.map.add_tsne()
+    with listen("127.0.0.1", None) as listening:
+        app = Guard(make_app(session), "127.0.0.1", listening.getsockname()[1])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield address_of(listening)
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browse_process(chromium, faces_run, tmp_path_factory):
+    """scripts/browse.py on a checkpoint whose run folder is not there."""
+    checkpoint = tmp_path_factory.mktemp("alone") / "alone.ckpt"
+    shutil.copy(faces_run / "checkpoints" / "last.ckpt", checkpoint)
+    with BrowseProcess(checkpoint, *CPU) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +103,15 @@ def browser(chromium):
 
 
 @pytest.fixture
-def new_page(browser, server):
+def new_page(browser, address):
     """new_page() -> the page in a tab of its own; a request to another host, or an error in it, fails the test."""
     contexts, strange = [], []
 
-    def new_page(address: str = server.address):
+    def new_page(timeout: int = 20_000, address: str = address):
         context = browser.new_context(viewport=SIZE, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(timeout)
         context.on("request", lambda request: request.url.startswith((address, "data:")) or strange.append(request.url))
         page.on("pageerror", lambda error: strange.append(str(error)))
         page.goto(address)
@@ -280,44 +307,36 @@ def test_two_tabs_do_not_disturb_each_other(new_page):
     assert len({page.get_attribute("#sliders .made img", "src") for page in pages}) == 2
 
 
-def test_a_request_to_another_host_is_not_let_out(browser, server):
+def test_a_request_to_another_host_is_not_let_out(browser, address):
     context = browser.new_context()
     page = context.new_page()
     failed = []
     page.on("console", lambda message: failed.append(message.text))
-    page.goto(server.address)
+    page.goto(address)
     assert page.evaluate("fetch('http://localhost:9/').then(() => 'sent', () => 'blocked')") == "blocked"
     assert any("Content Security Policy" in text for text in failed)
     context.close()
 
 
-def test_a_checkpoint_alone_has_a_page(browser, faces_run, tmp_path):
-    shutil.copy(faces_run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
-    with Server(tmp_path / "alone.ckpt", *CPU) as server:
-        context = browser.new_context(viewport=SIZE)
-        page = context.new_page()
-        page.goto(server.address)
-        page.wait_for_selector("#run:has-text('these are missing, so the map shows dots')")
-        click_map(page, 0.4, 0.5)
-        shown(page, "map")
-        page.click("[data-tab=mix]")
-        shown(page, "mix")
-        assert page.is_hidden("#strip")
-        assert page.inner_text("#lacks").startswith("There is no strip")
-        assert page.is_hidden("#message")
-        context.close()
+def test_a_checkpoint_alone_has_a_page(new_page, browse_process):
+    page = new_page(address=browse_process.address)
+    page.wait_for_selector("#run:has-text('these are missing, so the map shows dots')")
+    click_map(page, 0.4, 0.5)
+    shown(page, "map")
+    page.click("[data-tab=mix]")
+    shown(page, "mix")
+    assert page.is_hidden("#strip")
+    assert page.inner_text("#lacks").startswith("There is no strip")
+    assert page.is_hidden("#message")
 
 
-def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(faces_run, browser):
-    with Server(faces_run, *CPU) as server:
-        port = int(server.address.rsplit(":", 1)[1].strip("/"))
-        context = browser.new_context()
-        context.new_page().goto(server.address)  # a connection that is kept alive
-        began = time.monotonic()
-        status, errors = server.stop()
+def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(new_page, browse_process):
+    port = int(browse_process.address.rsplit(":", 1)[1].strip("/"))
+    new_page(address=browse_process.address)  # a connection that is kept alive
+    began = time.monotonic()
+    status, errors = browse_process.stop()
     assert (status, errors.strip()) == (130, "stopped")
     assert time.monotonic() - began < 10
-    context.close()
     with socket.create_server(("127.0.0.1", port)):
         pass
 
@@ -359,7 +378,7 @@ FOLLOW = """async seconds => {
 @pytest.mark.slow
 def test_fifteen_pictures_a_second_follow_a_slider(browser, faces_run, capsys):
     """Prints the number, the seconds to the page, and the server's memory; GLO_BROWSE_RUN as below."""
-    with Server(Path(SHOWN_RUN or faces_run)) as server:
+    with BrowseProcess(Path(SHOWN_RUN or faces_run)) as server:
         page = browser.new_page(viewport=SIZE)
         began = time.monotonic()
         page.goto(server.address)
@@ -381,12 +400,11 @@ def test_fifteen_pictures_a_second_follow_a_slider(browser, faces_run, capsys):
         assert followed >= 15
 
 
-def test_the_tabs_as_the_readme_shows_them(browser, faces_run, tmp_path):
+def test_the_tabs_as_the_readme_shows_them(new_page, tmp_path):
     """On the run of GLO_BROWSE_RUN, into the folder GLO_BROWSE_PICTURES, where these are given."""
     folder = Path(PICTURES or tmp_path)
-    with Server(Path(SHOWN_RUN or faces_run)) as server:
-        taken = pictures_of_tabs(browser, server, tmp_path)
-        assert server.stop()[0] == 130
+    with BrowseProcess(Path(SHOWN_RUN)) if SHOWN_RUN else contextlib.nullcontext() as process:
+        taken = pictures_of_tabs(new_page(120_000, process.address) if process else new_page(120_000), tmp_path)
     for name, record in taken.items():
         with Image.open(io.BytesIO(record)) as opened:
             assert len(opened.convert("RGB").getcolors(1 << 20)) > 20
@@ -394,11 +412,7 @@ def test_the_tabs_as_the_readme_shows_them(browser, faces_run, tmp_path):
         assert (folder / f"browse_{name}.webp").stat().st_size <= 150_000
 
 
-def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
-    context = browser.new_context(viewport=SIZE)
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    page.goto(server.address)
+def pictures_of_tabs(page, folder: Path) -> dict[str, bytes]:
     page.wait_for_selector("[data-map=tsne]:enabled")
     page.click("[data-map=tsne]")
     page.wait_for_function("() => map.places === map.maps.tsne")
@@ -442,7 +456,6 @@ def pictures_of_tabs(browser, server, folder: Path) -> dict[str, bytes]:
     page.click("#fill-in")
     shown(page, "fill")
     taken["fill"] = page.screenshot()
-    context.close()
     return taken
 
 

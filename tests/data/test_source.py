@@ -1,5 +1,4 @@
 import hashlib
-import pickle
 
 import pytest
 import torch
@@ -50,12 +49,6 @@ def test_sources_with_the_same_keys_have_the_same_digest(tmp_path):
     assert keys_digest(Squares(), 3) == keys_digest(lmdb, 3) != keys_digest(lmdb)
     lengths = b"".join(length.to_bytes(2, "little") for length in (1, 2, 3))
     assert keys_digest(lmdb, 3) == hashlib.sha256(lengths + b"a\0\0ab\0abc").hexdigest()
-
-
-def test_workers_get_the_name_of_the_mapped_keys(flat_lmdb):
-    source = HeadSource(LMDBSource(flat_lmdb), 7)
-    assert len(pickle.dumps(source)) < 2000
-    assert [pickle.loads(pickle.dumps(source)).key(row) for row in range(7)] == [source.key(row) for row in range(7)]
 
 
 def test_concatenated_sources_follow_each_other(flat_lmdb, tmp_path):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 
 import pytest
 import torch
@@ -90,4 +89,3 @@ def test_a_fit_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
 def test_what_is_fitted_in_no_time_is_not_kept(tmp_path):
     fit_prior(Diagonal(), CODES, None, tmp_path)
     assert not list(tmp_path.iterdir())
-    shutil.rmtree(tmp_path)

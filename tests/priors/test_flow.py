@@ -31,20 +31,20 @@ def flow() -> Flow:
 
 
 def test_samples_lie_where_codes_lie(flow):
-    samples = sample_codes(flow, ring(2000), 1000, identity)
+    samples = sample_codes(flow, ring(2000), 400, identity)
     assert off_the_ring(samples).mean() < 0.1
-    assert off_the_ring(sample_codes(Gaussian().fit(ring(2000)), ring(2000), 1000, identity)).mean() > 0.25
+    assert off_the_ring(sample_codes(Gaussian().fit(ring(2000)), ring(2000), 400, identity)).mean() > 0.25
     assert samples[:, :2].mean(0).norm() < 0.1  # all around it
 
 
 def test_a_code_comes_back_from_noise_to_within_a_thousandth(flow):
-    codes = ring(2000)[:200]
+    codes = ring(50)
     back = flow.decode(flow.encode(codes))
     assert ((back - codes).norm(dim=1) / codes.norm(dim=1)).max() < 1e-3
 
 
 def test_encoded_codes_are_normal(flow):
-    noise = flow.encode(ring(2000))
+    noise = flow.encode(ring(500))
     assert noise.mean(0).abs().max() < 0.2
     torch.testing.assert_close(noise.std(0), torch.ones(3), atol=0.25, rtol=0)
 
@@ -52,19 +52,19 @@ def test_encoded_codes_are_normal(flow):
 def test_the_log_density_of_a_gaussian_is_its_own():
     scale = torch.tensor([1.0, 2.0, 0.1, 0.5])
     codes = 3 + scale * torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
-    flow = Flow(steps=400, width=64, blocks=2).fit(codes)
-    expected = torch.distributions.Normal(torch.full((4,), 3.0), scale).log_prob(codes).sum(1)
-    found = flow.log_density(codes)
+    flow = Flow(steps=300, width=32, blocks=2).fit(codes)
+    expected = torch.distributions.Normal(torch.full((4,), 3.0), scale).log_prob(codes[:300]).sum(1)
+    found = flow.log_density(codes[:300])
     assert float(found.mean()) == pytest.approx(float(expected.mean()), abs=0.2)
     assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.9
 
 
 def test_what_is_given_is_followed_and_guidance_exaggerates_it(flow):
-    upper = [float((flow.sample(500, 0, conditions=torch.tensor([n]))[:, 1] > 0).float().mean()) for n in (0, 1, -1)]
+    upper = [float((flow.sample(200, 0, conditions=torch.tensor([n]))[:, 1] > 0).float().mean()) for n in (0, 1, -1)]
     assert upper[0] < 0.2
     assert upper[1] > 0.8
     assert 0.4 < upper[2] < 0.6  # -1 gives nothing
-    heights = [float(flow.sample(500, 0, conditions=torch.tensor([1]), guidance=g)[:, 1].mean()) for g in (1, 3)]
+    heights = [float(flow.sample(200, 0, conditions=torch.tensor([1]), guidance=g)[:, 1].mean()) for g in (1, 3)]
     assert heights[1] > heights[0] + 0.02
 
 
@@ -91,20 +91,20 @@ def test_attributes_are_drawn_each_by_itself_as_often_as_codes_have_them_and_wha
     assert (others[:, 1:] == -1).all()
 
 
-def test_samples_follow_the_attributes_drawn_for_them(flow):
-    codes = sample_codes(flow, ring(2000), 4500, identity)  # more than are carried at once
-    upper = codes[:, 1] > 0
+def test_samples_follow_the_attributes_drawn_for_them(flow, monkeypatch):
+    monkeypatch.setattr("glo_lightning.priors.flow.CHUNK", 150)
+    upper = sample_codes(flow, ring(2000), 400, identity)[:, 1] > 0
     drawn = torch.Generator().manual_seed(0)
-    torch.randn(4500, 3, generator=drawn)
-    wanted = torch.multinomial(flow.counts[0].float(), 4500, replacement=True, generator=drawn)
+    torch.randn(400, 3, generator=drawn)
+    wanted = torch.multinomial(flow.counts[0].float(), 400, replacement=True, generator=drawn)
     assert float((upper == (wanted == 1)).float().mean()) > 0.85
 
 
 def test_what_is_given_counts_twice(flow):
-    lower, noise = torch.tensor([0]), torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    drawn, asked = flow.decode(noise, lower, 1.0), flow.sample(4000, 0, conditions=lower, guidance=1.0)
+    lower, noise = torch.tensor([0]), torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    drawn, asked = flow.decode(noise, lower, 1.0), flow.sample(300, 0, conditions=lower, guidance=1.0)
     torch.testing.assert_close(asked, flow.decode(noise, lower, 1.0, torch.tensor([-1])))
-    assert ((asked[:, 1] > 0).sum() + 20) < (drawn[:, 1] > 0).sum()
+    assert asked[:, 1].mean() < drawn[:, 1].mean() - 0.02
     places, times = ring(5), torch.full((5,), 0.3)
     given, without = flow.network(places, times, lower[None]), flow.network(places, times)
     velocity = flow._velocity(places, 0.3, lower, 1.0, torch.tensor([-1]))
@@ -112,7 +112,7 @@ def test_what_is_given_counts_twice(flow):
 
 
 def test_guidance_brings_samples_closer_to_the_codes_than_they_were_learned(flow):
-    learned, guided = (off_the_ring(flow.sample(2000, 0, guidance=guidance)).mean() for guidance in (1, 2))
+    learned, guided = (off_the_ring(flow.sample(500, 0, guidance=guidance)).mean() for guidance in (1, 2))
     assert guided < 0.95 * learned
     assert not all(torch.equal(a, b) for a, b in zip(flow.early.parameters(), flow.network.parameters(), strict=True))
 
@@ -135,11 +135,12 @@ def test_a_fit_repeats_and_leaves_the_global_generator_alone():
     assert torch.equal(first.sample(20, 0), second.sample(20, 0))
 
 
-def test_a_fit_stays_with_what_suits_codes_that_it_was_not_shown():
-    # 500 codes without any rule, seen a thousand times: the later weights know them by heart
-    codes = torch.randn(500, 24, generator=torch.Generator().manual_seed(0))
-    flow = Flow(steps=1500, width=128, blocks=2).fit(codes)
-    assert flow.best_step < 1500
+def test_a_fit_stays_with_what_suits_codes_that_it_was_not_shown(monkeypatch):
+    # 100 codes without any rule, seen a thousand times: the later weights know them by heart
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 100)
+    codes = torch.randn(100, 24, generator=torch.Generator().manual_seed(0))
+    flow = Flow(steps=500, width=128, blocks=1).fit(codes)
+    assert flow.best_step < 500
 
 
 def test_too_few_codes_are_refused_and_counted():
@@ -151,6 +152,5 @@ def test_a_flow_is_restored_from_its_tensors(flow):
     state = flow.state()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     restored = Flow(steps=600, width=64, blocks=2).restore(state, [2], torch.device("cpu"))
-    assert torch.equal(
-        restored.sample(10, 0, conditions=torch.tensor([1])), flow.sample(10, 0, conditions=torch.tensor([1]))
-    )
+    upper = torch.tensor([1])
+    assert torch.equal(restored.sample(10, 0, conditions=upper), flow.sample(10, 0, conditions=upper))

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
+from programs import call
 
 from glo_lightning import LSUNDataModule
 
@@ -43,18 +44,8 @@ def node(tmp_path, monkeypatch):
     return make
 
 
-@pytest.fixture
-def make_faces(monkeypatch, capsys):
-    def make(*arguments: object) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["make_faces.py", *map(str, arguments)])
-        ended = None
-        try:
-            runpy.run_path(str(REPOSITORY / "scripts" / "make_faces.py"), run_name="__main__")
-        except SystemExit as stop:
-            ended = stop.code
-        return ended, capsys.readouterr().out
-
-    return make
+def make_faces(*arguments: object) -> tuple[int, str, list[str]]:
+    return call("make_faces", *arguments)
 
 
 @pytest.fixture
@@ -68,9 +59,9 @@ def described(folder):
         return list(csv.DictReader(file))
 
 
-def test_faces_differ_and_parts_follow_one_another(node, make_faces, rule, tmp_path):
-    ended, said = make_faces(tmp_path / "faces", "--num", 40, "--holdout", 10, "--size", 8)
-    assert ended is None
+def test_faces_differ_and_parts_follow_one_another(node, rule, tmp_path):
+    status, said, _ = make_faces(tmp_path / "faces", "--num", 40, "--holdout", 10, "--size", 8)
+    assert status == 0
     faces = described(tmp_path / "faces")
     assert [face["key"] for face in faces] == [f"0{n:07x}" for n in range(40)] + [f"1{n:07x}" for n in range(10)]
     assert not any(map(rule, faces))
@@ -83,60 +74,50 @@ def test_faces_differ_and_parts_follow_one_another(node, make_faces, rule, tmp_p
         assert faces[row]["head"] == f"head{colours[row] % 4}"
 
 
-def test_fewer_faces_are_a_prefix(node, make_faces, tmp_path):
+def test_fewer_faces_are_a_prefix_and_moved_faces_are_the_same_faces_elsewhere(node, tmp_path):
     make_faces(tmp_path / "many", "--num", 30, "--size", 8)
-    make_faces(tmp_path / "few", "--num", 12, "--size", 8)
-    assert described(tmp_path / "many")[:12] == described(tmp_path / "few")
+    make_faces(tmp_path / "moved", "--num", 12, "--size", 8, "--moved")
+    assert described(tmp_path / "many")[:12] == described(tmp_path / "moved")
+    blue = LSUNDataModule(tmp_path / "moved", image_size=8).dataset.images[:, 2, 0, 0]
+    assert len(blue.unique()) > 6
 
 
-def test_unseen_faces_are_those_that_training_lacks(node, make_faces, rule, tmp_path):
+def test_unseen_faces_are_those_that_training_lacks(node, rule, tmp_path):
     make_faces(tmp_path / "faces", "--num", 20, "--unseen", 4, "--size", 8)
     faces = described(tmp_path / "faces")
     assert [rule(face) for face in faces] == [False] * 20 + [True] * 4
     assert [face["key"][0] for face in faces[20:]] == ["2"] * 4
 
 
-def test_moved_faces_are_the_same_faces_elsewhere(node, make_faces, tmp_path):
-    make_faces(tmp_path / "straight", "--num", 12, "--size", 8)
-    make_faces(tmp_path / "moved", "--num", 12, "--size", 8, "--moved")
-    blue = [int(LSUNDataModule(tmp_path / "moved", image_size=8).dataset[row][0][2, 0, 0]) for row in range(12)]
-    assert len(set(blue)) > 6
-    assert described(tmp_path / "moved")[0]["head"] == described(tmp_path / "straight")[0]["head"]
-
-
-def test_attributes_can_be_asked_for(node, make_faces, tmp_path):
+def test_attributes_can_be_asked_for(node, tmp_path):
     make_faces(tmp_path / "faces", "--num", 5, "--size", 8, "--given", "glasses=sunglasses")
     assert {face["glasses"] for face in described(tmp_path / "faces")} == {"sunglasses"}
 
 
 @pytest.mark.parametrize(
-    ("program", "remedy"),
+    ("printed", "remedy"),
     [
-        (
-            "#!/bin/sh\necho 'Error [ERR_MODULE_NOT_FOUND]: Cannot find package' >&2; exit 1\n",
-            "run npm install --no-save",
-        ),
-        ("#!/bin/sh\necho 'SyntaxError: strange' >&2; exit 1\n", "SyntaxError: strange; it needs Node.js 18"),
+        ("Error [ERR_MODULE_NOT_FOUND]: Cannot find package", "run npm install --no-save"),
+        ("SyntaxError: strange", "SyntaxError: strange; it needs Node.js 18"),
     ],
 )
-def test_what_node_lacks_is_one_line_and_nothing_is_left(node, make_faces, tmp_path, program, remedy):
-    node(program)
-    ended, _ = make_faces(tmp_path / "faces", "--num", 3, "--size", 8)
-    assert remedy in str(ended)
-    assert "\n" not in str(ended)
+def test_what_node_lacks_is_one_line_and_nothing_is_left(node, tmp_path, printed, remedy):
+    node(f"#!/bin/sh\necho '{printed}' >&2; exit 1\n")
+    *_, (*_, line) = make_faces(tmp_path / "faces", "--num", 3, "--size", 8)
+    assert remedy in line
     assert not (tmp_path / "faces").exists()
 
 
-def test_without_node_the_line_says_what_to_install(make_faces, tmp_path, monkeypatch):
+def test_without_node_the_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    ended, _ = make_faces(tmp_path / "faces", "--num", 3)
-    assert str(ended).startswith("node: was not found; install Node.js 18")
+    *_, (*_, line) = make_faces(tmp_path / "faces", "--num", 3)
+    assert line.startswith("node: was not found; install Node.js 18")
     assert not (tmp_path / "faces").exists()
 
 
-def test_wrong_numbers_and_an_output_that_is_there_are_one_line(make_faces, tmp_path):
-    assert "give at least one face" in str(make_faces(tmp_path / "faces", "--num", 0)[0])
-    assert "exists already" in str(make_faces(tmp_path, "--num", 3)[0])
+def test_wrong_numbers_and_an_output_that_is_there_are_one_line(tmp_path):
+    assert "give at least one face" in str(make_faces(tmp_path / "faces", "--num", 0)[2])
+    assert "exists already" in str(make_faces(tmp_path, "--num", 3)[2])
 
 
 @pytest.mark.skipif(

@@ -13,12 +13,18 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import load_run
 
 
-@pytest.fixture
-def lsun(tmp_path):
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A folder of data of each kind, good and bad, which no test changes."""
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="module")
+def lsun(inputs):
     numbers = {"bedroom_train": range(5), "bedroom_val": range(30, 32), "church_outdoor_train": range(10, 13)}
     for name, colours in numbers.items():
-        write_lmdb(tmp_path / "lsun" / f"{name}_lmdb", {b"%02x" % n: encode(flat_image(n)) for n in colours})
-    return tmp_path / "lsun"
+        write_lmdb(inputs / "lsun" / f"{name}_lmdb", {b"%02x" % n: encode(flat_image(n)) for n in colours})
+    return inputs / "lsun"
 
 
 def test_categories_follow_each_other_in_the_given_order_and_are_labelled(lsun):
@@ -105,6 +111,7 @@ def test_a_source_has_arguments_of_its_own_on_the_command_line(run, tmp_path):
 
 
 def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
+    lsun = shutil.copytree(lsun, tmp_path / "lsun")
     flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:], "--model.latent_dim=2")
     assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
     assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 8
@@ -163,42 +170,44 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def bad_inputs(lsun, tmp_path):
-    write_folder(tmp_path / "photos", NAMES)
-    (tmp_path / "empty" / "deep").mkdir(parents=True)
-    write_folder(tmp_path / "mixed", [f"{n}.png" for n in range(24)])
-    (tmp_path / "mixed" / "notes.jpg").write_text("not an image")
-    write_folder(tmp_path / "cut", [f"{n}.png" for n in range(24)])
+@pytest.fixture(scope="module")
+def bad_inputs(lsun, inputs):
+    write_folder(inputs / "photos", NAMES)
+    (inputs / "empty" / "deep").mkdir(parents=True)
+    write_folder(inputs / "mixed", [f"{n}.png" for n in range(24)])
+    (inputs / "mixed" / "notes.jpg").write_text("not an image")
+    write_folder(inputs / "cut", [f"{n}.png" for n in range(24)])
     whole = encode(RANDOM.integers(0, 256, (64, 64, 3), np.uint8), "JPEG")
-    (tmp_path / "cut" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    np.save(tmp_path / "floats.npy", np.zeros((5, 8, 8)))
-    np.save(tmp_path / "flat.npy", np.zeros((9, 9), np.uint8))
-    np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
-    np.savez(tmp_path / "cut.npz", x=np.zeros((5, 8, 8), np.uint8))
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:200])
+    (inputs / "cut" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    np.save(inputs / "floats.npy", np.zeros((5, 8, 8)))
+    np.save(inputs / "flat.npy", np.zeros((9, 9), np.uint8))
+    np.save(inputs / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.savez(inputs / "cut.npz", x=np.zeros((5, 8, 8), np.uint8))
+    (inputs / "cut.npz").write_bytes((inputs / "cut.npz").read_bytes()[:200])
     for name in ("idx", "cut_idx"):
-        write_mnist(tmp_path / name)
-    file = tmp_path / "cut_idx" / "train-images-idx3-ubyte"
+        write_mnist(inputs / name)
+    file = inputs / "cut_idx" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:500])
     for name in ("cifar-10-batches-py", "stl10_binary"):
-        (tmp_path / "two_sets" / name).mkdir(parents=True)
-    (tmp_path / "a.txt").write_text("x")
+        (inputs / "two_sets" / name).mkdir(parents=True)
+    (inputs / "a.txt").write_text("x")
+    return inputs
 
 
 @pytest.mark.parametrize(("arguments", "first", "further"), BAD, ids=[arguments for arguments, *_ in BAD])
-def test_wrong_data_is_a_one_line_error(run, bad_inputs, tmp_path, arguments, first, further):
-    before = set(tmp_path.iterdir())
+def test_wrong_data_is_a_one_line_error(run, bad_inputs, monkeypatch, arguments, first, further):
+    monkeypatch.chdir(bad_inputs)
+    before = set(bad_inputs.iterdir())
     status, line = run(*TINY[1:], "--model.latent_dim=2", *arguments.split())
     assert status == 2
     assert line.startswith(first)
     assert further in line
-    assert set(tmp_path.iterdir()) == before
+    assert set(bad_inputs.iterdir()) == before
 
 
-def test_invalid_images_are_named_counted_and_skipped_on_request(bad_inputs, tmp_path, caplog):
+def test_invalid_images_are_named_counted_and_skipped_on_request(bad_inputs, caplog):
     with caplog.at_level("INFO", "glo_lightning"):
-        data = LSUNDataModule(tmp_path / "mixed", image_size=32, on_invalid_image="skip")
+        data = LSUNDataModule(bad_inputs / "mixed", image_size=32, on_invalid_image="skip")
         assert len(data.dataset.skipped) == 1
     assert "key notes.jpg of" in caplog.text
     assert "decoded 25 of 25 images, skipped 1" in caplog.text

@@ -28,7 +28,7 @@ from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat
 
 
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1), ("forkserver", 1)])
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("forkserver", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_image_and_index_agree_in_workers_of_an_open_dataset(flat_lmdb, method, workers):
     dataset = StreamingDataset(LMDBSource(flat_lmdb), ImageFormat(32))
