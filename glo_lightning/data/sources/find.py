@@ -11,6 +11,7 @@ from typing import Any
 from glo_lightning.data.source import Source
 from glo_lightning.data.sources.arrays import SUFFIXES, find_idx, open_arrays, open_idx
 from glo_lightning.data.sources.folder import FolderSource, image_paths
+from glo_lightning.data.sources.huggingface import SUFFIXES as TABLES
 from glo_lightning.data.sources.huggingface import HubSource, find_table
 from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, is_lmdb, open_categories
 from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
@@ -137,7 +138,9 @@ def find_kind(root: Path) -> str:
         if kind := _kind_of_file(root):
             return kind
         if root.is_file():
-            raise InputError("root", root, "is a file, but no LMDB, .npy, .npz or IDX. Give one of these, or a folder.")
+            raise InputError(
+                "root", root, "is a file, but no LMDB, .npy, .npz, IDX or .parquet. Give one of these, or a folder."
+            )
         if is_lmdb(root) or any(root.glob("*_lmdb/data.mdb")):
             return "lmdb"
         if name := find_set(root):
@@ -162,4 +165,6 @@ def _kind_of_file(file: Path) -> str | None:
         return None
     if file.suffix in SUFFIXES:
         return "array"
+    if file.suffix in TABLES:
+        return "huggingface"
     return "idx" if find_idx(file) else "lmdb" if is_lmdb(file) else None

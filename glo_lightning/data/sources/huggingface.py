@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from glo_lightning.data.source import NumberedSource, dataset_location, file_stamp, numbered_order
-from glo_lightning.errors import InputError, ReadError
+from glo_lightning.errors import InputError, decoding
 from glo_lightning.files import cache_folder
+from glo_lightning.images import NotAnImageError
 
 SUFFIXES = {".parquet", ".arrow"}
-# what pyarrow raises for damaged tables
-DAMAGED = (OSError, ValueError, LookupError, TypeError, RuntimeError, SystemError, MemoryError)
+REMEDY = "Give a whole dataset: a folder of parquet or arrow files, or a name on the Hub."
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
 
 
@@ -34,10 +35,10 @@ class HubSource(NumberedSource):
     (``1`` or ``0``), by the columns' names.
 
     Args:
-        root: a folder, or the name of a dataset on the Hub.
+        root: a folder or a parquet file, or the name of a dataset on the Hub.
         split: a split of the dataset.
         download: whether the dataset may be downloaded from the Hub.
-        column: the column of images; the first one if not given.
+        column: the column of images or their bytes; the first column of images if not given.
         name: the configuration of the dataset, where it has several.
 
     Raises:
@@ -55,7 +56,7 @@ class HubSource(NumberedSource):
         try:
             import datasets
         except ImportError as error:
-            remedy = "needs the package datasets. Install it by pip install -e '.[hub]'."
+            remedy = f"needs the package {error.name}. Install it by pip install -e '.[hub]'."
             raise InputError("source", "huggingface", remedy) from error
         datasets.disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every retry
@@ -65,16 +66,14 @@ class HubSource(NumberedSource):
             remedy = "does not exist. If it is a name on the Hub, give --data.download true."
             raise InputError("root", root, remedy)
         table = self._load(datasets, path, name)
-        self.column = self._find_column(table, column)
-        self.table = table.cast_column(self.column, datasets.Image(decode=False)).select_columns([self.column])
         self.order = numbered_order(split, len(table))
         if not self.order:
             raise InputError("root", self.location, f"holds no image of split {split}. Give another split.")
-        try:
+        self.column = self._find_column(table, column)
+        with decoding("root", self.location, REMEDY):
+            self.table = table.cast_column(self.column, datasets.Image(decode=False)).select_columns([self.column])
             self.columns = _label_columns(table, datasets)
-        except DAMAGED as error:
-            raise InputError("root", self.location, f"its labels cannot be read ({error}). Copy it again.") from error
-        files = sorted(path.rglob("*")) if path.is_dir() else []
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
         state = [(os.fspath(file), *file_stamp(file)) for file in files if file.suffix in SUFFIXES]
         # without local files those in the cache, whose names hold the Hub's commit
         state = state or sorted(file["filename"] for file in table.cache_files)
@@ -82,16 +81,17 @@ class HubSource(NumberedSource):
         self.fingerprint = (dataset_location(self.location, split, name or ""), self.column, digest)
 
     def _load(self, datasets: Any, path: Path, name: str | None) -> Any:
-        try:
-            if any((path / file).is_file() for file in SAVED):
-                loaded = datasets.load_from_disk(os.fspath(path))
-            else:
-                cache = os.fspath(cache_folder() / "huggingface")
-                loaded = datasets.load_dataset(self.location, name=name, cache_dir=cache)
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            remedy = f"cannot be loaded as a dataset ({reason}). Give a folder of parquet files, or a name on the Hub."
-            raise InputError("root", self.location, remedy) from error
+        cache = os.fspath(cache_folder() / "huggingface")
+        with decoding("root", self.location, REMEDY):
+            try:
+                if any((path / file).is_file() for file in SAVED):
+                    loaded = datasets.load_from_disk(os.fspath(path))
+                elif path.is_file():
+                    loaded = datasets.load_dataset(path.suffix[1:], data_files=self.location, cache_dir=cache)
+                else:
+                    loaded = datasets.load_dataset(self.location, name=name, cache_dir=cache)
+            except datasets.exceptions.DatasetsError as error:
+                raise (error.__cause__ or error) from None  # which says what is wrong
         if not isinstance(loaded, dict):
             loaded = {"train": loaded}
         if self.split not in loaded:
@@ -100,26 +100,39 @@ class HubSource(NumberedSource):
         return loaded[self.split]
 
     def _find_column(self, table: Any, column: str | None) -> str:
-        kinds = {key: type(feature).__name__ for key, feature in table.features.items()}
-        images = [key for key, kind in kinds.items() if kind == "Image"]
-        if not images or column not in (None, *images):
+        """Returns the column of images, or of bytes, as tables that were not written by ``datasets`` have."""
+        images = [key for key, feature in table.features.items() if type(feature).__name__ == "Image"]
+        encoded = [key for key, feature in table.features.items() if _holds_bytes(feature)]
+        if column is None and not images and len(encoded) > 1:
+            remedy = f"has the columns {', '.join(encoded)} of bytes. Choose one by --data.source.column."
+            raise InputError("root", self.location, remedy)
+        chosen = column or next(iter(images + encoded), None)
+        if chosen is None or chosen not in images + encoded:
             problem = f"has no column {column} of images" if column else "has no column of images"
-            raise InputError("root", self.location, f"{problem}. Its columns are {', '.join(kinds)}.")
-        return column or images[0]
+            raise InputError("root", self.location, f"{problem}. Its columns are {', '.join(table.features)}.")
+        return chosen
 
     def read(self, index: int) -> bytes:
         """Returns the encoded image of row ``index``.
 
         Raises:
-            ReadError: for a table that cannot be read, or a file that is gone.
+            NotAnImageError: for a row without an image.
+            InputError: for a table that is damaged.
+            OSError: for an image in a file of its own that cannot be read.
         """
-        try:
+        with decoding(f"key {self.key(index).decode()} of", self.location, REMEDY):
             image = self.table[self.order[index]][self.column] or {}
-            return Path(image["path"] or "").read_bytes() if image["bytes"] is None else image["bytes"]
-        except DAMAGED as error:
-            reason = " ".join(str(error).split())
-            remedy = f"cannot be read ({reason}). Skip such images by --data.on_invalid_image skip."
-            raise ReadError(f"key {self.key(index).decode()} of", self.location, remedy) from error
+        if image.get("bytes") is not None:
+            return image["bytes"]
+        if not image.get("path"):
+            raise NotAnImageError("it is null")
+        return Path(image["path"]).read_bytes()
+
+
+def _holds_bytes(feature: Any) -> bool:
+    """Returns whether a column holds bytes, or ``{"bytes": ..., "path": ...}`` as ``datasets`` stores images."""
+    value = feature.get("bytes") if isinstance(feature, Mapping) else feature
+    return getattr(value, "dtype", None) in ("binary", "large_binary")
 
 
 def _label_columns(table: Any, datasets: Any) -> dict[str, list[str | None]]:

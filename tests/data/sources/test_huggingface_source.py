@@ -1,10 +1,12 @@
 import pytest
-from conftest import encode, flat_image
+from conftest import encode, flat_image, rows_of
 from image_sets import in_digest_order, keys_of, numbers_of
 
 from glo_lightning import LSUNDataModule
+from glo_lightning.data.source import read_image
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.errors import InputError
+from glo_lightning.images import ImageFormat
 
 
 @pytest.fixture
@@ -47,9 +49,48 @@ def test_a_root_that_is_not_a_dataset_of_images_is_refused(hub_set, tmp_path):
     with pytest.raises(InputError, match=r"has no column of images\. Its columns are label"):
         open_source(tmp_path / "set")
     (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(InputError, match="cannot be loaded as a dataset"):
+    with pytest.raises(InputError, match="Give a whole dataset"):
         open_source(tmp_path / "set")
     with pytest.raises(InputError, match=r"column"):
         open_source(tmp_path / "set", source={"class_path": "huggingface", "colum": "picture"})
     with pytest.raises(InputError, match=r"--data\.download true"):
         open_source("somebody/something", "huggingface")
+
+
+RECORDS = [encode(flat_image(number)) for number in range(5)]
+TABLES = {
+    "bytes": (RECORDS, "binary"),
+    "large bytes": (RECORDS, "large_binary"),
+    "bytes and path": ([{"bytes": record, "path": None} for record in RECORDS], None),
+    "one is null": ([*RECORDS[:4], None], "binary"),
+}
+
+
+@pytest.mark.parametrize(("records", "kind"), TABLES.values(), ids=TABLES)
+def test_a_parquet_file_that_datasets_did_not_write(tmp_path, records, kind):
+    pytest.importorskip("datasets", reason="needs the extra hub")
+    import pyarrow
+    from pyarrow import parquet
+
+    column = pyarrow.array(records, kind and getattr(pyarrow, kind)())
+    parquet.write_table(pyarrow.table({"number": range(5), "image": column}), tmp_path / "train.parquet")
+    for root in (tmp_path, tmp_path / "train.parquet"):
+        source = open_source(root)
+        for row, number in enumerate(numbers_of(source)):
+            if records[number] is not None:
+                assert rows_of(read_image(source, row, ImageFormat(32))[None]).item() == number
+            else:
+                with pytest.raises(InputError, match=r"key train/4 of .* is not an image \(it is null\)"):
+                    read_image(source, row, ImageFormat(32))
+
+
+def test_one_of_several_columns_of_bytes_is_chosen_by_its_flag(tmp_path):
+    pytest.importorskip("datasets", reason="needs the extra hub")
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"a": RECORDS, "b": RECORDS[::-1]}), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"the columns a, b of bytes\. Choose one by --data\.source\.column"):
+        open_source(tmp_path)
+    source = open_source(tmp_path, {"class_path": "huggingface", "column": "b"})
+    assert source.read(numbers_of(source).index(0)) == RECORDS[4]
