@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glo_lightning.locks import Lock
+from glo_lightning.errors import OnError
+from glo_lightning.locks import NOT_SUPPORTED, Lock
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,17 @@ def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def handle_write_errors(what: str, on_write_error: OnError) -> Iterator[None]:
+    """Raises the OSErrors of the block or, with ``skip``, turns them into warnings that ``what`` was not written."""
+    try:
+        yield
+    except OSError as error:
+        if on_write_error == "raise":
+            raise
+        log.warning("%s could not be written (%s). Training continues.", what, error)
 
 
 def load_torch(path: Path) -> Any:
@@ -205,10 +217,13 @@ def link(source: Path, target: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Writes a folder's list of names to the disk, as fsync does for a file's content."""
+    """Writes a folder's list of names to the disk, as fsync does for a file's content, if the disk can do that."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
     finally:
         os.close(folder)
 

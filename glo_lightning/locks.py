@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-# errors of a disk without such locks: some network disks and containers have none
-NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# errors of a disk that cannot do what is asked: some network disks have no locks, or do not sync folders
+NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class Lock:
@@ -45,7 +45,7 @@ class Lock:
                 file.close()
                 if isinstance(error, BlockingIOError):
                     return False
-                if error.errno not in NO_FLOCK:
+                if error.errno not in NOT_SUPPORTED:
                     raise
                 self.path.unlink(missing_ok=True)
                 return self._acquire_by_name()

@@ -43,6 +43,7 @@ from glo_lightning.errors import InputError, OneLineParser, check_at_least
 from glo_lightning.explore.outputs import check_outputs
 from glo_lightning.files import write_json
 from glo_lightning.runs.environment import describe_environment
+from glo_lightning.streams import streams_may_close
 
 # What is measured where it is not said: about five minutes on a GPU.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -212,6 +213,7 @@ def run() -> None:
     print(f"{result['seconds']:.0f} s; wrote {options.json}")
 
 
+@streams_may_close()
 def main() -> None:
     warnings.filterwarnings("ignore")
     for library in ("pytorch_lightning", "lightning_fabric"):

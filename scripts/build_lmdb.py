@@ -20,6 +20,7 @@ from glo_lightning.data.image_files import find_images
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, open_image, reading_image, to_rgb
+from glo_lightning.streams import streams_may_close
 
 
 def encode(content: bytes, size: int, quality: int | None) -> bytes:
@@ -53,6 +54,7 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
     return unreadable
 
 
+@streams_may_close()
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("output", type=Path, help="the LMDB folder to make")

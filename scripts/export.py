@@ -7,8 +7,10 @@ import sys
 
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.export import export_run
+from glo_lightning.streams import streams_may_close
 
 
+@streams_may_close()
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("run", help="a run folder, or a checkpoint in it")

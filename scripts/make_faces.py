@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from glo_lightning.errors import OneLineParser
 from glo_lightning.files import whole_folder, write_text
+from glo_lightning.streams import streams_may_close
 
 PROGRAM = Path(__file__).with_name("faces.mjs")
 PACKAGES = "@dicebear/core@9.4.3 @dicebear/collection@9.4.3 @resvg/resvg-js@2.6.2"
@@ -172,6 +173,7 @@ def write_faces(folder: Path, artist: Artist, sizes: dict[str, int]) -> int:
     return repeats
 
 
+@streams_may_close()
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("output", type=Path, help="the LMDB folder to make")

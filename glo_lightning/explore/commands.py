@@ -20,6 +20,7 @@ from glo_lightning.explore.codes import save_codes
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
+from glo_lightning.streams import streams_may_close
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class CommandParser(OneLineParser):
         check_outputs(named, options.overwrite, inputs_of(options, outputs))
         return options
 
+    @streams_may_close()
     def call(self, command: Callable[[argparse.Namespace], None]) -> None:
         """Run the command with the parsed arguments; wrong input ends it with one line on standard error."""
         # Decoding in this process is intended; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
@@ -135,9 +137,9 @@ def write_picture(
         write("codes", lambda path: save_codes(path, codes, run.digest))
     if frames is not None and options.animation is not None:
         write("animation", lambda path: write_whole(path.absolute(), lambda file: write_animation(file, frames)))
-    if options.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import; --help does not wait for it
+    if options.tensorboard and run.folder is not None:
+        from glo_lightning.runs.events import EventWriter  # slow to import; --help does not wait for it
 
-        with SummaryWriter(run.folder) as writer:
+        with named_writing("tensorboard", run.folder), EventWriter(run.folder) as writer:
             writer.add_image(tag, np.asarray(picture), run.global_step, dataformats="HWC")
         log.info("added %s to the TensorBoard of %s", tag, run.folder)

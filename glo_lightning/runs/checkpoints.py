@@ -10,7 +10,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,18 @@ from pytorch_lightning.callbacks import Checkpoint
 from glo_lightning.checkpoint_format import check_format
 from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
 from glo_lightning.errors import DamagedError, InputError, OnError, check_at_least, check_choice, decoding
-from glo_lightning.files import link, load_torch, sync_folder, write_whole
+from glo_lightning.files import handle_write_errors, link, load_torch, sync_folder, write_whole
 from glo_lightning.lightning_internals import clear_restarting, finish_epoch
 from glo_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)  # that end a run with a checkpoint
+
+
+def is_nohup(number: int) -> bool:
+    """Whether this is SIGHUP, and the program was started by nohup, which has it ignored."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         try:
-            with _handle_write_errors(self.on_write_error):
+            with handle_write_errors("A checkpoint", self.on_write_error):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except OSError as error:
@@ -61,16 +67,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(Path(path), map_location, weights_only=True)
 
 
-@contextlib.contextmanager
-def _handle_write_errors(on_write_error: OnError) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if on_write_error == "raise":
-            raise
-        log.warning("A checkpoint could not be written (%s). Training continues; the one before is intact.", error)
-
-
 class Checkpoints(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` after every epoch, and ``best.ckpt`` after the best one so far.
 
@@ -80,9 +76,10 @@ class Checkpoints(Checkpoint):
     has them. A run resumed from any checkpoint trains each remaining image of the epoch once. On the CPU it ends
     bit-identical to an uninterrupted run.
 
-    SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C write ``last.ckpt`` at the end of the step and exit with status
-    128 + the signal's number: 143, 138 and 130. A second Ctrl-C exits at once. With several processes, a signal to one
-    is enough: they ask each other at most about a second apart.
+    SIGTERM, SIGUSR1 (a scheduler's warning), SIGHUP (a closed terminal, unless nohup has it ignored) and Ctrl-C write
+    ``last.ckpt`` at the end of the step and exit with status 128 + the signal's number: 143, 138, 129 and 130. A second
+    Ctrl-C exits at once. With several processes, a signal to one is enough: they ask each other at most about a second
+    apart.
 
     Lightning's ModelCheckpoint does not update ``last`` when it monitors a score, and it forgets the best score when
     the folder is moved.
@@ -90,7 +87,8 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: steps between two writes of ``last.ckpt``, in addition to those at the ends of epochs.
         every_minutes: minutes between two writes of ``last.ckpt``, in addition to those at the ends of epochs.
-        on_write_error: ``raise`` if a checkpoint cannot be written, or ``skip`` it; the one before is intact.
+        on_write_error: ``raise`` if a checkpoint, a picture or TensorBoard's events cannot be written, or ``skip`` it;
+            the checkpoint before is intact.
 
     Raises:
         InputError: for a value out of range.
@@ -113,8 +111,9 @@ class Checkpoints(Checkpoint):
         self.step, self.saved_at, self.timer = trainer.global_step, time.monotonic(), SyncTimer()
         clear_restarting(trainer)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                signal.signal(number, self._on_signal)  # Lightning puts the old ones back at the end
+            for number in SIGNALS:
+                if not is_nohup(number):
+                    signal.signal(number, self._on_signal)  # Lightning puts the old ones back at the end
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == self.signal == signal.SIGINT:
@@ -158,7 +157,7 @@ class Checkpoints(Checkpoint):
         saved = self._save(trainer)
         self.exit_signal = int(all_reduce_max(self.signal or 0)[0])
         folder = RunFolder(trainer.default_root_dir)
-        with raise_on_all_ranks(), _handle_write_errors(self.on_write_error):
+        with raise_on_all_ranks(), handle_write_errors("A checkpoint", self.on_write_error):
             if saved and (is_best or not folder.best.exists()):
                 try:
                     link(folder.last, folder.best)
@@ -180,7 +179,7 @@ class Checkpoints(Checkpoint):
                 raise error
             if not (trainer.is_global_zero and new.exists()):
                 return False
-            with _handle_write_errors(self.on_write_error):
+            with handle_write_errors("A checkpoint", self.on_write_error):
                 if folder.last.exists():
                     try:
                         link(folder.last, folder.previous)
@@ -198,6 +197,12 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def write_policy(trainer: Trainer) -> OnError:
+    """What to do when the disk fails: ``on_write_error`` of the run's Checkpoints, else ``raise``."""
+    ours = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoints)]
+    return ours[0].on_write_error if ours else "raise"
 
 
 def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:

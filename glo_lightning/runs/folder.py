@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, OnError
 from glo_lightning.files import write_text
 from glo_lightning.locks import Lock
 from glo_lightning.runs.environment import describe_data, describe_environment
@@ -160,10 +161,21 @@ class RunLogger(TensorBoardLogger):
     Args:
         folder: the run folder.
         first_step: the step that the run continues from; later events of a run that was cut off no longer count.
+        on_write_error: ``raise`` if events cannot be written, or ``skip`` them.
     """
 
-    def __init__(self, folder: Path, first_step: int | None):
-        super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=first_step)
+    def __init__(self, folder: Path, first_step: int | None, on_write_error: OnError = "raise"):
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+        self.first_step, self.on_write_error = first_step, on_write_error
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        from glo_lightning.runs.events import EventWriter  # slow to import; --help does not wait for it
+
+        if self._experiment is None:
+            self._experiment = EventWriter(self.log_dir, self.first_step, self.on_write_error)
+        return self._experiment
 
     def save(self) -> None:
         self.experiment.flush()

@@ -12,9 +12,11 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from glo_lightning.files import handle_write_errors, write_whole
 from glo_lightning.images import from_uint8, to_unit
 from glo_lightning.priors.gaussian import Gaussian
 from glo_lightning.priors.prior import sample_codes
+from glo_lightning.runs.checkpoints import write_policy
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -141,8 +143,9 @@ def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
 
     grid = make_grid(images, nrow=8)
     folder = Path(trainer.default_root_dir) / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_image(grid, folder / name)
+    with handle_write_errors(f"The picture {name}", write_policy(trainer)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / name, lambda file: save_image(grid, file, format="png"))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             # the step of the last batch, which Lightning uses at an epoch's end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -25,10 +24,12 @@ from glo_lightning.module import GLO
 from glo_lightning.priors.prior import make_prior
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger, WriteConfig
+from glo_lightning.streams import streams_may_close
 from glo_lightning.training.arguments import expand_arguments, refuse_untrusted, shorten_help
 from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.training.exits import (
     NOTHING_WRITTEN,
+    SIGNALS_BUT_INTERRUPT,
     AbortOnError,
     EarlySignal,
     error_line,
@@ -120,7 +121,8 @@ class TrainCLI(LightningCLI):
             kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_write_error))
             if flags.logger in (None, True):
                 first_step = self.start.global_step if self.config.resume is not None else None
-                kwargs["logger"] = RunLogger(self.start.folder.path, first_step)
+                on_write_error = self.config_init.checkpoint.on_write_error
+                kwargs["logger"] = RunLogger(self.start.folder.path, first_step, on_write_error)
         if flags.accelerator == "auto" and torch.mps.is_available() and not torch.cuda.is_available():
             log.info("Training on the CPU: sparse gradients are untested on Apple's GPU. --accelerator mps uses it.")
             kwargs["accelerator"] = "cpu"
@@ -154,11 +156,12 @@ class TrainCLI(LightningCLI):
         return self.parser.dump(config, skip_none=False)
 
 
+@streams_may_close()
 def main(default_config: Path) -> None:
     """Runs the command line ``sys.argv``, with ``default_config`` unless it has ``--config`` or ``--resume``."""
     _set_up_logging()
     cli = None
-    with handle_signals(() if is_child() else (signal.SIGTERM, signal.SIGUSR1), exit_before_fit):
+    with handle_signals(() if is_child() else SIGNALS_BUT_INTERRUPT, exit_before_fit):
         try:
             sys.argv[1:], recipe = expand_arguments(sys.argv[1:], default_config)
             cli = TrainCLI(recipe)

@@ -18,11 +18,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
 from glo_lightning.errors import InputError
 from glo_lightning.lightning_internals import child_processes
+from glo_lightning.runs.checkpoints import SIGNALS, is_nohup
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.arguments import flag_of, one_line
 from glo_lightning.training.launch import Launch, is_child
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS_BUT_INTERRUPT = tuple(number for number in SIGNALS if number != signal.SIGINT)
 NOTHING_WRITTEN = "Stopped before the first step. Nothing was written."
 
 
@@ -45,7 +46,8 @@ def handle_signals(numbers: Iterable[int], handler: Any) -> Iterator[None]:
     """Handles these signals by ``handler`` in the block, after which all of SIGNALS have their old handlers again."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in numbers:
-        signal.signal(number, handler)
+        if not is_nohup(number):
+            signal.signal(number, handler)
     try:
         yield
     finally:
@@ -134,7 +136,8 @@ def abort_rank(trainer: Trainer, folder: RunFolder, error: BaseException) -> NoR
     """
     status = _report(trainer, folder, error)
     for logger in trainer.loggers:
-        logger.finalize("failed")
+        with contextlib.suppress(OSError):
+            logger.finalize("failed")
     for child in child_processes(trainer):
         child.kill()
     os._exit(status)

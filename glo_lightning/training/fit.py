@@ -24,7 +24,15 @@ from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.callbacks import INITIAL_ROWS
-from glo_lightning.training.exits import NOTHING_WRITTEN, SIGNALS, abort_rank, exit_on_signal, exit_with, handle_signals
+from glo_lightning.training.exits import (
+    NOTHING_WRITTEN,
+    SIGNALS,
+    SIGNALS_BUT_INTERRUPT,
+    abort_rank,
+    exit_on_signal,
+    exit_with,
+    handle_signals,
+)
 from glo_lightning.training.launch import (
     PARENT_VARIABLE,
     Launch,
@@ -163,7 +171,7 @@ def _connect_processes(launched: Launch, trainer: Trainer) -> None:
 def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
     """Fits in this process, and exits with a line after a signal."""
     folder = start.folder
-    with handle_signals((signal.SIGTERM, signal.SIGUSR1), exit_on_signal):
+    with handle_signals(SIGNALS_BUT_INTERRUPT, exit_on_signal):
         try:
             with raise_on_all_ranks():
                 _prepare_folder(start, trainer, model)

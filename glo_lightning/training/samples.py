@@ -10,6 +10,7 @@ import torch
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError
+from glo_lightning.files import write_whole
 from glo_lightning.images import to_unit
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
@@ -33,8 +34,9 @@ def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = Tr
         anew: replace a picture that exists.
         num_images: in the picture, eight in a row.
     """
-    from torch.utils.tensorboard import SummaryWriter
     from torchvision.utils import make_grid, save_image
+
+    from glo_lightning.runs.events import EventWriter
 
     name = prior.rpartition(".")[2]
     picture = run / "images" / f"samples_{name}.png"
@@ -54,7 +56,7 @@ def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = Tr
     with torch.no_grad():
         grid = make_grid(to_unit(model(codes).cpu()), nrow=8)
     picture.parent.mkdir(exist_ok=True)
-    save_image(grid, picture)
-    with SummaryWriter(run) as writer:
+    write_whole(picture, lambda file: save_image(grid, file, format="png"))
+    with EventWriter(run) as writer:
         writer.add_image(f"samples/{name}", grid, max(checkpoint["global_step"] - 1, 0))
     log.info("samples of the prior %s: %s", name, picture)

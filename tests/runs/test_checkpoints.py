@@ -2,6 +2,7 @@ import errno
 import os
 import pickle
 import re
+import resource
 import runpy
 import shutil
 import signal
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, assert_same_run, load
+from conftest import REPOSITORY, TINY, assert_same_run, curves, load
+from forked import Program
 
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
@@ -123,7 +125,9 @@ def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)], ids=lambda x: str(x)
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+    ids=lambda x: str(x),
 )
 def test_a_signal_leaves_with_a_checkpoint(run, tmp_path, at_step, number, status):
     at_step({5: send(number)})
@@ -131,6 +135,17 @@ def test_a_signal_leaves_with_a_checkpoint(run, tmp_path, at_step, number, statu
         status, f"Stopped after step 5. Continue with --resume {tmp_path / 'run'}",
     )  # fmt: skip
     assert load(tmp_path / "run")["global_step"] == 5
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(run, tmp_path, at_step):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step({5: send(signal.SIGHUP)})
+        assert run(*RUN, "--max_epochs=1", "--output", tmp_path / "run") == (0, "")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert load(tmp_path / "run")["global_step"] == 10
 
 
 def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole, tmp_path, at_step):
@@ -241,6 +256,33 @@ def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, whole, tmp_p
     assert load(tmp_path / "run")["global_step"] == 3
     assert run("--resume", tmp_path / "run")[0] == 0
     assert_same_run(whole(), tmp_path / "run")
+
+
+def limit_size() -> None:
+    """The system refuses files over 20 kB, as a full disk would: checkpoints, pictures and events."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_pictures_and_curves_that_cannot_be_written(run, whole, tmp_path, policy):
+    """The decoded images are in the cache by then."""
+    whole()
+    flags = (*RUN, "--max_epochs=60", f"--checkpoint.on_write_error={policy}", "--checkpoint.every_n_steps=1000")
+    program = Program(tmp_path / "said", *flags, "--output=run", before=limit_size)
+    if policy == "skip":
+        assert program.status() == 0
+        assert program.errors() == []
+        said = (tmp_path / "said.1").read_text()
+        for what in ("A checkpoint", "The picture targets.png", "TensorBoard's curves"):
+            assert f"{what} could not be written" in said
+        losses = curves(tmp_path / "run")["train/loss"]
+        assert [step for step, _ in losses] == list(range(len(losses)))
+        assert len(losses) > 20  # what fits is there and can be read
+    else:
+        assert program.status() == 1
+        (line,) = program.errors()
+        assert "File too large" in line
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".tmp")]
 
 
 def test_a_disk_full_before_the_first_checkpoint_keeps_the_folder_it_names(run, whole, tmp_path, monkeypatch):
