@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glo_lightning.errors import OnError
+from glo_lightning.errors import InputError, OnError
 from glo_lightning.locks import NOT_SUPPORTED, Lock
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,27 @@ LIST = ".written-by-glo.json"  # in a folder that a command wrote: the names of 
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/glo_lightning``, else ``~/.cache/glo_lightning``; not created here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glo_lightning"
+    """``$XDG_CACHE_HOME/glo_lightning``, else ``~/.cache/glo_lightning``; not created here.
+
+    Raises:
+        InputError: if neither is known, as in a container whose user has no entry in ``/etc/passwd``.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glo_lightning"
+    except RuntimeError as error:
+        remedy = "is not set, and this user has no home folder. Set it to a folder for decoded images."
+        raise InputError("XDG_CACHE_HOME", "", remedy) from error
+
+
+def disk_remedy(error: OSError) -> str:
+    """What to do about an error of the disk, as the start of a sentence."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Make room"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Allow writing there"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        return "Check that the folder is there"
+    return "Check the disk"
 
 
 class _Sink:

@@ -242,7 +242,7 @@ class Session:
             path.parent.mkdir(exist_ok=True)
             save_codes(path, saved[None], self.run.digest)
         except OSError as error:
-            raise InputError("codes", path, f"cannot be written ({error.strerror}). Make room there.") from error
+            raise InputError("codes", path, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
         return {"name": path.name, "command": self._command("sample", "decoded", "--decode", str(path))}
 
     def _has_flow(self) -> bool:

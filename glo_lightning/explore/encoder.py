@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.explore.trained_run import TrainedRun, state_digest
-from glo_lightning.files import write_whole
+from glo_lightning.files import disk_remedy, write_whole
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import codes_digest, digest_of
@@ -145,7 +145,7 @@ def fit_and_save_encoder(run: TrainedRun) -> Encoder:
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
-        raise InputError("encoder", file, f"cannot be written ({error.strerror}). Make room there.") from error
+        raise InputError("encoder", file, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
     log.info("fitted the encoder to %d codes, saved in %s", len(run.codes), file)
     return encoder
 

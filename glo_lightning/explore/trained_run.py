@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, decoding
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
@@ -59,12 +58,11 @@ class TrainedRun:
 
     def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
         path = Path(path).absolute()
-        if path.is_dir() and not (path / "config.yaml").is_file():
-            raise InputError("run", path, "holds no run (no config.yaml). Give the folder of a run, or a checkpoint.")
-        if path.is_dir():
-            self.checkpoint, self._state = read_newest(RunFolder(path), "run")
-        else:
+        if path.is_file():
             self.checkpoint, self._state = path, read_checkpoint(path, "run")
+        else:
+            RunFolder(path).read_config("run")
+            self.checkpoint, self._state = read_newest(RunFolder(path), "run")
         self._root = None if root is None else str(Path(root).expanduser().absolute())
         self.global_step: int = self._state["global_step"]
         self.initial: Tensor | None = self._state.get("initial_codes")
@@ -85,7 +83,7 @@ class TrainedRun:
         if self.folder is None:
             remedy = "has no config.yaml beside it, which says where its images are. Give the folder of its run."
             raise InputError("run", self.checkpoint, remedy)
-        return yaml.safe_load((self.folder / "config.yaml").read_text())
+        return RunFolder(self.folder).read_config("run")
 
     @functools.cached_property
     def data(self) -> LSUNDataModule:
@@ -94,9 +92,10 @@ class TrainedRun:
         Raises:
             InputError: without the run's folder, or when its images have changed.
         """
-        arguments = dict(self.config["data"])
+        arguments = self.config["data"]
         arguments["root"] = self._root or arguments.get("root")
-        data = LSUNDataModule(**arguments)
+        with decoding("run", RunFolder(self.folder).config, "Its data section does not describe images. Restore it."):
+            data = LSUNDataModule(**arguments)
         data.load_state_dict(self._state["LSUNDataModule"])
         return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from glo_lightning.errors import DamagedError, decoding
+from glo_lightning.errors import DamagedError, InputError, decoding
 from glo_lightning.files import cache_folder, load_torch, write_whole
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.prior import Prior, takes_conditions
@@ -47,7 +48,9 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         return prior
     labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
     name = f"flow-{codes_digest(codes, attributes)}-{digest_of(json.dumps([VERSION, prior.arguments]).encode())}.pt"
-    folders = [folder / "priors" for folder in (run, cache_folder()) if folder is not None]
+    folders = [] if run is None else [run / "priors"]
+    with contextlib.suppress(InputError):  # without a home, as in containers, there may be no cache folder
+        folders.append(cache_folder() / "priors")
     for folder in folders:
         if (folder / name).is_file():
             try:

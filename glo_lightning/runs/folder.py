@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from glo_lightning.errors import InputError, OnError
+from glo_lightning.errors import DamagedError, InputError, OnError, decoding
 from glo_lightning.files import write_text
 from glo_lightning.locks import Lock
 from glo_lightning.runs.environment import describe_data, describe_environment
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
@@ -97,6 +101,38 @@ class RunFolder:
         except OSError:  # a file, or a folder without permission to read
             return True
 
+    def read_config(self, key: str) -> dict[str, Any]:
+        """Reads ``config.yaml``, as plain values.
+
+        Raises:
+            InputError: if there is no run, or if the file is damaged.
+        """
+        if not self.config.is_file():
+            what = "contains no run (no config.yaml)" if self.path.is_dir() else "there is no such folder"
+            raise InputError(key, self.name, f"{what}. Give the folder of a run.")
+        remedy = "Restore it, or train on from checkpoints/last.ckpt with the run's flags and --ckpt_path."
+        with decoding(key, self.config, remedy):
+            config = yaml.safe_load(self.config.read_text())
+            if not isinstance(config["data"], dict):
+                raise TypeError("data is not a mapping")
+            return config
+
+    def read_starts(self) -> list[Any]:
+        """Reads the entries of ``environment.json``. A damaged file is moved aside, with a warning."""
+        if not self.environment.exists():
+            return []
+        aside = self.environment.with_name("environment.damaged.json")
+        try:
+            with decoding("environment", self.environment, f"Earlier starts are listed in {aside.name} only."):
+                starts = json.loads(self.environment.read_bytes())
+                if not isinstance(starts, list):
+                    raise TypeError("it is not a list")
+                return starts
+        except DamagedError as error:
+            log.warning("%s %s", error.value, error.remedy)
+            os.replace(self.environment, aside)
+            return []
+
     def check_room(self, room: int) -> None:
         """Checks for free disk space.
 
@@ -148,7 +184,7 @@ class WriteConfig(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = RunFolder(trainer.default_root_dir)
-            starts = json.loads(folder.environment.read_bytes()) if folder.environment.exists() else []
+            starts = folder.read_starts()
             data = trainer.datamodule  # type: ignore[attr-defined]
             starts.append({**describe_environment(self.seed), "data": describe_data(data)})
             write_text(folder.environment, json.dumps(starts, indent=1, ensure_ascii=False))

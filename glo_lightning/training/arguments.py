@@ -86,8 +86,9 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
         folder = RunFolder(resumed[-1])
-        first = [str(folder.config)] if folder.config.is_file() else []
         check_last_format(folder, "resume")  # before the configuration: another version may have other arguments
+        folder.read_config("resume")
+        first = [str(folder.config)]
     else:
         first = [] if configs else [str(default_config)]
     recipe = Path(["run", *first, *configs][-1]).stem

@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
 from glo_lightning.errors import InputError
+from glo_lightning.files import disk_remedy
 from glo_lightning.lightning_internals import child_processes
 from glo_lightning.runs.checkpoints import SIGNALS, is_nohup
 from glo_lightning.runs.folder import RunFolder
@@ -103,13 +104,13 @@ def _memory_line(trainer: Trainer) -> str:
 
 def _disk_line(error: OSError, trainer: Trainer | None) -> str:
     """Describes an error of the disk, and says what of the run is kept."""
-    where, remedy = error.filename or "input", "Make room, or give another --output."
+    where, remedy = error.filename or "disk", f"{disk_remedy(error)}, or give another --output."
     if trainer is not None:
         folder = RunFolder(trainer.default_root_dir)
         where = error.filename or folder.path
         if folder.config.exists():
             kept = "The last checkpoint is intact. " if folder.last.exists() else ""
-            remedy = f"{kept}Make room and continue with --resume {folder.path}"
+            remedy = f"{kept}{disk_remedy(error)} and continue with --resume {folder.path}"
     return f"{where}: {error.strerror or error}. {remedy}"
 
 

@@ -100,8 +100,6 @@ def create_folder(config: Namespace, recipe: str) -> Start:
     resume, output, trainer = config.resume, config.output, config.trainer
     named = output if resume is None else resume
     folder = RunFolder(Path(trainer.default_root_dir or ".") / "runs" / recipe if named is None else named)
-    if resume is not None and not folder.config.is_file():
-        raise InputError("resume", resume, "contains no run (no config.yaml). Give the folder of a run.")
     start = Start(folder, Launch.detect())
     if not start.launch.is_first or trainer.fast_dev_run or trainer.barebones:
         return start  # another process writes, or none
