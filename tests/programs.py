@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, TINY
 from PIL import Image
 
@@ -31,6 +32,26 @@ def call(name: str, *arguments: object) -> tuple[int, str, list[str]]:
             status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
     lines = [line for line in re.split("[\r\n]+", errors.getvalue()) if line.strip() and "images/s" not in line]
     return status, output.getvalue(), lines
+
+
+def refusal(name: str, *arguments: object) -> str:
+    """The one line with which scripts/<name>.py refuses these arguments, with status 2."""
+    status, _, errors = call(name, *arguments)
+    assert (status, len(errors)) == (2, 1), errors
+    return errors[0]
+
+
+def codes_of(name: str, run: Path, *arguments: object) -> np.ndarray:
+    """The codes (M, D) that scripts/<name>.py makes of a run and saves, in the current folder."""
+    outputs = ("--output=made.png", "--codes=made.npy", "--overwrite")
+    status, _, errors = call(name, run, "--accelerator=cpu", *arguments, *outputs)
+    assert status == 0, errors
+    return np.load("made.npy")
+
+
+def table_of(run: Path) -> torch.Tensor:
+    """The latent codes of a run's last checkpoint."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["latents.weight"]
 
 
 def train(folder: Path, *flags: object) -> Path:

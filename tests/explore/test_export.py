@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from programs import call
+from programs import call, refusal
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -47,8 +47,7 @@ def test_wrong_input_is_named(export, tiny_run, tmp_path):
         (tmp_path, tmp_path / "b", "holds no run"),
         (tiny_run / "none.ckpt", tmp_path / "b", "no such checkpoint"),
     ):
-        status, _, (line,) = call("export", run, output)
-        assert (status, word in line) == (2, True)
+        assert word in refusal("export", run, output)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     with pytest.raises(InputError, match="no export"):
         load_export(tmp_path)
@@ -57,5 +56,5 @@ def test_wrong_input_is_named(export, tiny_run, tmp_path):
 def test_another_databases_keys_are_not_exported(tiny_run, tmp_path):
     config = shutil.copytree(tiny_run, tmp_path / "run") / "config.yaml"
     config.write_text(config.read_text().replace("num_samples: 24", "num_samples: 23"))
-    assert call("export", tmp_path / "run", tmp_path / "b")[0] == 2
+    refusal("export", tmp_path / "run", tmp_path / "b")
     assert not (tmp_path / "b").exists()
