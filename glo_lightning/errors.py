@@ -30,6 +30,10 @@ class InputError(ValueError):
         return f"{self.key} {self.value}: {self.remedy}"
 
 
+class NotAnImageError(ValueError):
+    """Bytes that cannot be read as an image; the text says why."""
+
+
 class ReadError(InputError):
     """A file or record that the disk failed to read. It says nothing about the image in it."""
 

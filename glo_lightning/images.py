@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from glo_lightning.bit_depth import load_8_bits
+from glo_lightning.errors import NotAnImageError
 
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
+DECODING = 3  # version of ``decode_image``, raised where its pixels change; 3 reads 12, 16 and signed bits by the tags
 EXTERNAL_FORMATS = ("EPS", "IPTC")  # Pillow starts Ghostscript for these; IPTC may hold an EPS
-DECODING = 2  # version of ``decode_image``, raised where its pixels change; 2 uses JPEG's draft mode
-# raised by Pillow's readers for damaged files, RuntimeError by libavif
-PILLOW_ERRORS = (ValueError, SyntaxError, OverflowError, RuntimeError, LookupError, TypeError, EOFError, MemoryError)
+EpsImagePlugin.gs_binary = False  # also for whoever calls Pillow without us, such as torchvision
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by the orientation in an image's metadata
 
 
 class ImageFormat(NamedTuple):
@@ -60,13 +72,9 @@ def psnr(generated: Tensor, images: Tensor, per_image: bool = False) -> Tensor:
     return -10 * torch.log10(squares.flatten(1).mean(dim=1) if per_image else squares.mean())
 
 
-class NotAnImageError(ValueError):
-    """Bytes that Pillow cannot read as an image; the text says why."""
-
-
 @contextlib.contextmanager
 def reading_image() -> Iterator[None]:
-    """Turns the errors that Pillow raises for damaged images into NotAnImageError.
+    """Turns whatever Pillow raises for damaged images into NotAnImageError.
 
     Raises:
         NotAnImageError: for bytes that are not an image.
@@ -76,25 +84,34 @@ def reading_image() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise NotAnImageError("of no known format") from error
-    except OSError as error:
-        if error.errno is not None:  # an error of the disk says nothing about the image
+    except Exception as error:  # Pillow's readers raise errors of any type
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, which says nothing about the image
             raise
-        raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise NotAnImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise NotAnImageError(" ".join(str(error).split()) or f"Pillow ends in {type(error).__name__}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow image to RGB: on white where transparent, 16-bit greys scaled, rotated by its EXIF tag."""
-    image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # which would only copy an upright image
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    """Decodes an opened image to RGB: upright, of 8 bits, and on white where it is transparent.
+
+    Raises:
+        NotAnImageError: for pixels whose black and white the file does not state.
+    """
+    source, image = image, load_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    turn = TURNS.get(_orientation(source))  # not earlier: it may load the image
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the orientation in an image's metadata; 1, upright, where the metadata is damaged: the pixels are not."""
+    try:
+        with reading_image():
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except NotAnImageError:
+        return 1
 
 
 def decode_image(image: Encoded | Tensor, image_format: ImageFormat) -> Tensor:
@@ -126,8 +143,13 @@ def decode_image(image: Encoded | Tensor, image_format: ImageFormat) -> Tensor:
 def _decode(image: Encoded, image_size: int) -> Image.Image:
     """Decodes an image to RGB, a large JPEG at a fraction of its size."""
     with open_image(image) as source:
-        if source.format == "JPEG":
-            source.draft(None, _draft_size(source.width, source.height, image_size))
+        size = _draft_size(source.width, source.height, image_size)
+        if source.format != "JPEG" or size == source.size:
+            return to_rgb(source)
+        source.draft(None, size)
+        with contextlib.suppress(OSError):  # a lossless JPEG has no fractions
+            return to_rgb(source)
+    with open_image(image) as source:
         return to_rgb(source)
 
 
@@ -147,13 +169,32 @@ def open_image(image: Encoded) -> Image.Image:
     """Opens bytes as a Pillow image, without decoding them.
 
     Raises:
-        NotAnImageError: for more pixels than Pillow's limit for decompression bombs, where it would warn and fill the
-            memory; and for formats that another program would have to read.
+        NotAnImageError: for bytes that Pillow does not read; for formats that another program would have to read; and
+            for more pixels than Pillow's limit for decompression bombs, where it would warn and fill the memory.
     """
-    image = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
-    if image.format in EXTERNAL_FORMATS:
-        raise NotAnImageError(f"{image.format}, for which Ghostscript would be started")
+    try:
+        opened = Image.open(io.BytesIO(image), formats=_formats()) if isinstance(image, bytes) else image
+    except UnidentifiedImageError as error:
+        raise NotAnImageError(_name_format(image)) from error
     most = Image.MAX_IMAGE_PIXELS
-    if most is not None and image.width * image.height > most:
-        raise NotAnImageError(f"of {image.width}x{image.height} pixels, more than {most}")
-    return image
+    if most is not None and opened.width * opened.height > most:
+        raise NotAnImageError(f"of {opened.width}x{opened.height} pixels, more than {most}")
+    return opened
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """The formats that Pillow decodes without another program."""
+    Image.init()
+    return [name for name in Image.ID if name not in EXTERNAL_FORMATS]
+
+
+def _name_format(record: Encoded) -> str:
+    """Says of bytes that Pillow has not opened which format they begin like."""
+    begin = record[:16] if isinstance(record, bytes) else b""
+    for name, (_, accepts) in Image.OPEN.items():
+        if accepts is not None and len(begin) == 16 and accepts(begin) is True:
+            if name in EXTERNAL_FORMATS:
+                return f"{name}, for which Ghostscript would be started"
+            return f"{name} that is damaged or of a kind that Pillow does not read"
+    return "of no known format"

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 
 SCIENCE = {"module", "generator", "losses", "latents", "optimizers", "encoding"}
 OWNERS = {"errors", "images", "files", "locks", "parts", "memory", "checkpoint_format", "distributed", "devices"}
-OWNERS |= {"lightning_internals", "streams"}
+OWNERS |= {"bit_depth", "lightning_internals", "streams"}
 
 
 def imports_of(path):

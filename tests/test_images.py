@@ -1,12 +1,15 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
 from conftest import encode
-from PIL import Image
+from odd_images import RAMP, exif, png, tiff
+from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_images
 from torchmetrics.image import PeakSignalNoiseRatio
 
@@ -83,14 +86,144 @@ def test_pixels_come_back_from_minus_one_to_one():
     assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("error", [OverflowError, SyntaxError, ValueError, OSError, Image.DecompressionBombError])
+RISING = (RAMP * 255).astype(int)  # what a ramp from black to white is in 8 bits
+SIGNED = {339: [2]}
+
+
+def twelve_bits(pixels: np.ndarray) -> bytes:
+    bits = "".join(format(int(value), "012b") for value in (pixels * 4095).ravel())
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+DEEP = {
+    "12 bits": ([12], twelve_bits(RAMP), {}, RISING),
+    "16 bits": ([16], (RAMP * 65535).astype("<u2"), {}, RISING),
+    "16 bits, white is zero": ([16], (RAMP * 65535).astype("<u2"), {262: [0]}, 255 - RISING),
+    "int16": ([16], (RAMP * 65535 - 32768).astype("<i2"), SIGNED, RISING),
+    "int8": ([8], (RAMP * 255 - 128).astype("i1"), SIGNED, RISING),
+    "uint32": ([32], (RAMP * (2**32 - 1)).astype("<u4"), {}, RISING),
+    "int32": ([32], (RAMP * (2**32 - 1) - 2**31).astype("<i4"), SIGNED, RISING),
+}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_tiff_is_read_by_its_own_tags(kind, compressed):
+    bits, pixels, tags, expected = DEEP[kind]
+    decoded = decode_image(tiff(8, 8, bits, [bytes(pixels)], tags, compressed), ImageFormat(8)).numpy()
+    assert np.abs(decoded - expected).max() <= 1
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_separate_planes_of_16_bits_are_read(compressed, alpha):
+    planes = [RAMP, RAMP.T, 1 - RAMP] + [np.ones_like(RAMP)] * alpha
+    tags = {262: [2], 284: [2]} | ({338: [2]} if alpha else {})
+    strips = [(plane * 65535).astype("<u2").tobytes() for plane in planes]
+    decoded = decode_image(tiff(8, 8, [16] * len(planes), strips, tags, compressed), ImageFormat(8)).numpy()
+    assert np.abs(decoded - np.stack([RISING, RISING.T, 255 - RISING])).max() <= 1
+
+
+UNTELLABLE = {
+    "float32 pixels": tiff(8, 8, [32], [RAMP.astype("<f4").tobytes()], SIGNED | {339: [3]}),
+    "TIFF that is damaged or of a kind": tiff(8, 8, [32] * 3, [bytes(768)], {262: [2], 339: [3]}),
+    "YCbCr planes": tiff(8, 8, [8] * 3, [bytes(64)] * 3, {262: [6], 284: [2], 530: [1, 1]}),
+    "planes of CMYK": tiff(8, 8, [16] * 4, [bytes(128)] * 4, {262: [5], 284: [2]}),
+}
+
+
+@pytest.mark.parametrize("said", UNTELLABLE)
+def test_an_image_whose_black_and_white_cannot_be_told_is_refused_by_its_kind(said):
+    with pytest.raises(NotAnImageError, match=said):
+        decode_image(UNTELLABLE[said], ImageFormat(8))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("is_transparent", [True, False])
+def test_the_transparent_grey_of_a_png_has_the_bits_of_its_pixels(bits, is_transparent):
+    value = {1: 0, 2: 2, 4: 9, 8: 77, 16: 30000}[bits]
+    row = struct.pack(">H", value) * 8 if bits == 16 else int(format(value, f"0{bits}b") * 8, 2).to_bytes(bits, "big")
+    trns = (b"tRNS", struct.pack(">H", value if is_transparent else value + 1))
+    expected = 255 if is_transparent else value >> 8 if bits == 16 else value * 255 // (2**bits - 1)
+    assert decode_image(png(8, 8, 0, bits, [row] * 8, trns), ImageFormat(8)).unique().tolist() == [expected]
+
+
+@pytest.mark.parametrize(("low", "expected"), [(0x28, [255, 255, 255]), (0x29, [10, 20, 30])])
+def test_a_16_bit_colour_is_transparent_only_if_all_its_bits_are_equal(low, expected):
+    trns = (b"tRNS", struct.pack(">HHH", 0x0A00 | low, 0x1450, 0x1E78))
+    record = png(8, 8, 2, 16, [struct.pack(">HHH", 0x0A28, 0x1450, 0x1E78) * 8] * 8, trns)
+    assert decode_image(record, ImageFormat(8))[:, 4, 4].tolist() == expected
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+def test_16_bits_of_which_only_the_lowest_are_used_are_told(colour):
+    record = png(8, 8, colour, 16, [struct.pack(">H", 900) * (24 if colour else 8)] * 8)
+    with pytest.warns(UserWarning, match="less than a sixteenth of the range of their 16 bits"):
+        assert decode_image(record, ImageFormat(8)).max() <= 3
+
+
+def metadata(text: str) -> PngInfo:
+    info = PngInfo()
+    info.add_text("Raw profile type exif", text)
+    return info
+
+
+SIX = (274, 3, 1, b"\6\0\0\0")  # turned by a quarter
+BAD_METADATA = {
+    "a tag that cannot be written": ("JPEG", {"exif": b"Exif\0\0" + exif(SIX, (301, 8, 1, b"\xff\xff\0\0"))}, True),
+    "a text that is a fraction": ("JPEG", {"exif": b"Exif\0\0" + exif(SIX, (305, 5, 1, b"\x08\0\0\0"))}, True),
+    "four bytes": ("PNG", {"exif": b"II*\0"}, False),
+    "no EXIF": ("WEBP", {"exif": b"garbage!", "lossless": True}, False),
+    "no hexadecimals": ("PNG", {"pnginfo": metadata("\nexif\n 10\n" + "zz" * 10)}, False),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_METADATA)
+def test_damaged_metadata_is_no_damaged_image(kind):
+    file_format, options, is_turned = BAD_METADATA[kind]
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255
+    decoded = decode_image(encode(pixels, file_format, **options), ImageFormat(32))
+    upper, right = int(decoded[0, 4, 4]), int(decoded[0, 28, 28])
+    assert (upper > 250, right > 250) == ((False, True) if is_turned else (True, False))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does(orientation):
+    image, tags = Image.fromarray((RAMP * 200 + 50 * RAMP.T).astype(np.uint8)), Image.Exif()
+    tags[274] = orientation
+    record = encode(np.asarray(image), "PNG", exif=tags)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(record)))
+    assert decode_image(record, ImageFormat(8))[0].tolist() == np.asarray(expected).tolist()
+
+
+def test_a_palette_image_without_a_palette_is_refused():
+    with pytest.raises(NotAnImageError, match="AssertionError"):
+        decode_image(png(8, 8, 3, 8, [bytes(8)] * 8), ImageFormat(8))
+
+
+@pytest.mark.parametrize("error", [OverflowError, struct.error, KeyError, AttributeError, OSError, RecursionError])
 def test_whatever_pillow_raises_is_no_image(monkeypatch, error):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise error("too much")
 
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(NotAnImageError, match="too much"):
         decode_image(b"", ImageFormat(32))
+
+
+def test_a_lossless_jpeg_is_read_at_its_full_size(monkeypatch):
+    """libjpeg has no fractions of one, and cannot write one for this test."""
+    load = JpegImageFile.load
+
+    def load_whole(self):
+        if self.size != (256, 256):
+            raise OSError("broken data stream")
+        return load(self)
+
+    monkeypatch.setattr(JpegImageFile, "load", load_whole)
+    record = encode(np.full((256, 256, 3), 77, np.uint8), "JPEG")
+    assert decode_image(record, ImageFormat(32)).unique().tolist() == [77]
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -123,8 +256,11 @@ def test_no_image_starts_another_program(tmp_path, monkeypatch, name):
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / name).write_bytes((tmp_path / "picture.eps").read_bytes())
+    record = (tmp_path / name).read_bytes()
     with pytest.raises(NotAnImageError, match="Ghostscript"):
-        decode_image((tmp_path / name).read_bytes(), ImageFormat(32))
+        decode_image(record, ImageFormat(32))
+    with pytest.raises(OSError, match="Ghostscript"):  # whoever opens it
+        Image.open(io.BytesIO(record)).load()
     assert not (tmp_path / "ran").exists()
 
 

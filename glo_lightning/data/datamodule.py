@@ -287,5 +287,4 @@ class LSUNDataModule(LightningDataModule):
                 message = "%s is %s and was %s before: the run is no longer identical to an uninterrupted one"
                 log.warning(message, SETTINGS[key], getattr(self, key), was)
         if state_dict["decoding"] != DECODING:
-            message = "images are decoded differently since this checkpoint: the pixels of large JPEG files differ by "
-            log.info("%sless than 0.5 of 255 on average", message)
+            log.info("images are decoded differently since this checkpoint: large JPEGs, 12, 16 and signed bits")
