@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.data.source import Source, labels_of
-from glo_lightning.errors import InputError, did_you_mean
+from glo_lightning.errors import InputError, decoding, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -131,22 +131,32 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
     Raises:
         InputError: for a file that is malformed, or that names none of these images.
     """
-    file = folder / FILE
+    file, remedy = folder / FILE, "Correct the file, or remove it."
     if not file.is_file():
         return {}
-    try:
-        with open(file, newline="", encoding="utf-8") as opened:
-            header, *lines = csv.reader(opened)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError("attributes", file, f"cannot be read ({error}). Write it again, or remove it.") from error
-    wrong = next((number for number, line in enumerate(lines, 2) if len(line) != len(header)), None)
-    if wrong is not None or len(header) < 2 or len(set(header)) < len(header):
-        problem = "its header is not key,name,name..."
-        if wrong is not None:
-            problem = f"line {wrong} and the header differ in the number of fields"
-        raise InputError("attributes", file, f"{problem}. Correct the file, or remove it.")
-    by_key = {line[0].encode(): dict(zip(header[1:], line[1:], strict=True)) for line in lines}
-    if not any(key in by_key for key in keys):
-        remedy = "names none of these images; it belongs to others. Write it again, or remove it."
-        raise InputError("attributes", file, remedy)
+    by_key: dict[bytes, dict[str, str]] = {}
+    with decoding("attributes", file, remedy), open(file, newline="", encoding="utf-8-sig") as opened:
+        lines = csv.reader(opened, strict=True)
+        header = next(lines, [])
+        names = header[1:]
+        if not names or "" in names or len(set(header)) < len(header):
+            raise InputError("attributes", file, f"its header is not key,name,name... {remedy}")
+        for key, *values in filter(None, lines):  # an empty line is an empty list
+            line = f"line {lines.line_num}"
+            if len(values) != len(names):
+                raise InputError("attributes", file, f"{line} and the header differ in the number of fields. {remedy}")
+            if any("\n" in value or "\r" in value for value in values):
+                raise InputError("attributes", file, f"{line} ends a value that spans lines. Is a quote missing?")
+            if key.encode() in by_key:
+                raise InputError("attributes", file, f"{line} is another one of {key}. {remedy}")
+            by_key[key.encode()] = dict(zip(names, values, strict=True))
+    names_an_image = False
+    for image in keys:
+        if image == header[0].encode():
+            problem = f"its first line is that of the image {header[0]}. Begin the file with the line key,name,name..."
+            raise InputError("attributes", file, problem)
+        names_an_image = names_an_image or image in by_key
+    if not names_an_image:
+        problem = "names none of these images; it belongs to others. Write it again, or remove it."
+        raise InputError("attributes", file, problem)
     return by_key

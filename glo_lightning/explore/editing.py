@@ -89,7 +89,8 @@ def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
     """Find the directions (D,) that a code can be moved in, by name.
 
     ``1``, ``2``, ... are the principal axes, each as long as the codes' standard deviation along it. ``name=value``
-    leads from the mean code of the training images without that label to the mean code of those with it.
+    leads from the mean code of the training images with other values of ``name`` to the mean code of those with this
+    one. Images for which ``name`` is not known are left out.
 
     Raises:
         InputError: for more axes than dimensions.
@@ -97,15 +98,15 @@ def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
     codes = run.codes
     by_name = {str(number): axis for number, axis in enumerate(principal_axes(codes, num_axes), 1)}
     attributes = run.data_or_none.attributes if run.data_or_none else None
-    if attributes is None:
-        return by_name
-    for column, (name, values) in enumerate(attributes.values.items()):
-        numbers = attributes.table[: len(codes), column].to(codes.device)
-        sums = codes.new_zeros(len(values), codes.shape[1]).index_add_(0, numbers, codes)
-        counts = numbers.bincount(minlength=len(values))
+    for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
+        numbers = attributes.table[: len(codes), column].to(codes.device)  # type: ignore[union-attr]
+        known = numbers >= 0
+        sums = codes.new_zeros(len(values), codes.shape[1]).index_add_(0, numbers[known], codes[known])
+        counts = numbers[known].bincount(minlength=len(values))
         for value, total, count in zip(values, sums, counts.tolist(), strict=True):
-            if 0 < count < len(codes):
-                by_name[f"{name}={value}"] = total / count - (sums.sum(0) - total) / (len(codes) - count)
+            others = int(counts.sum()) - count
+            if count and others:
+                by_name[f"{name}={value}"] = total / count - (sums.sum(0) - total) / others
     return by_name
 
 

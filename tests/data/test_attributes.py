@@ -64,13 +64,26 @@ def test_attributes_are_read_by_key_and_follow_num_samples_and_holdout(labelled)
         ("key,a\n00,x,y\n", "line 2 and the header differ in the number of fields"),
         ("key\n00\n", "its header is not key,name"),
         ("key,a,a\n00,x,y\n", "its header is not key,name"),
-        ("", "cannot be read"),
+        ("", "its header is not key,name"),
+        ("key,a,\n00,x,\n", "its header is not key,name"),
+        ("00,x\n01,y\n", r"first line is that of the image 00\. Begin the file with the line key,name"),
+        ("key,a\n00,x\n00,y\n", "line 3 is another one of 00"),
+        ('key,a\n00,"red\n01,blue\n', "cannot be read"),
+        ('key,a\n00,"red\n01,blue"\n', "line 3 ends a value that spans lines. Is a quote missing?"),
+        ('key,a\n00,"red"x\n', "cannot be read"),
+        ("key;a\n00;x\n", "its header is not key,name"),
     ],
 )
 def test_a_table_that_is_malformed_or_of_other_images_is_refused(labelled, lines, message):
     (labelled / "attributes.csv").write_text(lines)
     with pytest.raises(InputError, match=message):
         _ = LSUNDataModule(labelled).attributes
+
+
+@pytest.mark.parametrize("lines", ["\ufeffkey,a\r\n00,x\r\n\r\n", 'key,"a"\n"00","x"\n\n\n', "key,a\r00,x"])
+def test_byte_order_marks_line_ends_and_blank_lines(labelled, lines):
+    (labelled / "attributes.csv").write_bytes(lines.encode())
+    assert LSUNDataModule(labelled).attributes.rows(["a=x"]).tolist() == [0]
 
 
 def test_images_without_a_line_have_no_labels(labelled, caplog):
