@@ -31,6 +31,7 @@ from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.files import disk_remedy
 from glo_lightning.images import ImageFormat, from_uint8
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import enough_codes
