@@ -126,15 +126,18 @@ def make_generator(description: Mapping[str, Any], latent_dim: int, image_size: 
     Raises:
         InputError: for a class that cannot be made with these, does not fit into memory, or makes other images.
     """
-    path = description["class_path"]
+    path, arguments = description["class_path"], description["init_args"]
 
-    def make() -> nn.Module:
+    def make(latent_dim: int = latent_dim) -> nn.Module:
         return make_part(description, nn.Module, "generator", latent_dim, image_size, channels)
 
-    needed = 0
-    with contextlib.suppress(*PLUGIN_ERRORS), torch.random.fork_rng(devices=[]), torch.device("meta"):
-        needed = sum(weight.nbytes for weight in make().parameters())  # make() itself reports what is wrong
-    check_fits("latent_dim", latent_dim, f"{path} and its gradients", 2 * needed)
+    width = ("generator.width", arguments["width"]) if "width" in arguments else ("generator", path)
+    # too much by its own width, or by the number of dimensions
+    for key, value, dimensions in ((*width, 1), ("latent_dim", latent_dim, latent_dim)):
+        needed = 0
+        with contextlib.suppress(*PLUGIN_ERRORS), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            needed = sum(weight.nbytes for weight in make(dimensions).parameters())  # make() itself reports errors
+        check_fits(key, value, f"{path} and its gradients", 2 * needed)
     generator = make()
     _check_images(generator, path, (latent_dim, channels, image_size))
     return generator

@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_model
 from glo_lightning.distributed import broadcast_from_first, gather_rows, rank_weight, rows_by_rank
@@ -33,7 +32,7 @@ from glo_lightning.latents import (
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
-from glo_lightning.optimizers import RowSGD, Schedule, lr_factor
+from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer
 from glo_lightning.parts import describe_part, make_part, to_builtin
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class GLO(LightningModule):
         self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(self.hparams["loss"], image_size, channels).requires_grad_(False)  # is not learned
         self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
-        self._make_optimizer([nn.Parameter(torch.zeros(1))])  # an argument that it does not take is reported now
+        make_optimizer(self.hparams["optimizer"], self.generator.parameters())  # what is wrong with it is reported now
         self.init, self.n_pca = init, max_pca_images(n_pca, channels * image_size**2)
         self.whiten, self.schedule, self.project = whiten, schedule, PROJECTIONS[constraint]
         self.latent_lr = self._latent_lr_now = float(latent_lr)
@@ -116,7 +115,6 @@ class GLO(LightningModule):
         self.initialised = False  # whether the codes are, in this run or in the one whose checkpoint was loaded
         self.holdout_codes: Tensor | None = None  # (M, D), of the held-out images
         self.total_steps: float = math.nan
-        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the arguments say
         self.ddp_loss_weight = 1.0  # of this process's part of a batch in the mean over all processes
         buffers = [f"latent_optimizer.{name}" for name, _ in self.latent_optimizer.named_buffers()]
         exclude_from_ddp(self, ["latents.weight", *buffers])  # rows are gathered in optimizer_step
@@ -183,17 +181,10 @@ class GLO(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = self.named_parameters()  # a subclass may have weights besides the generator's
         weights = [weight for name, weight in named if not name.startswith(("latents.", "loss."))]
-        optimizer = self._make_optimizer([{"params": weights, "name": "generator"}])
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        self._group_options = [{**group, "params": None} for group in optimizer.param_groups]
-        return optimizer
+        return make_optimizer(self.hparams["optimizer"], weights)
 
     def _groups(self) -> list[dict[str, Any]]:
         return self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-
-    def _make_optimizer(self, weights: Iterable) -> torch.optim.Optimizer:
-        return make_part(self.hparams["optimizer"], torch.optim.Optimizer, "optimizer", weights)
 
     def set_learning_rates(self, step: int) -> None:
         """Sets the rates of that step by the schedule; constant ones are left to whoever else sets them."""
@@ -207,14 +198,6 @@ class GLO(LightningModule):
         """The rates of the last step by name: of each group of the optimizer, and of the ``latents``."""
         rates = {group.get("name", str(number)): group["lr"] for number, group in enumerate(self._groups())}
         return rates | {"latents": self._latent_lr_now}
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clips the generator's gradients; the steps of the codes are bounded by their constraint, and sparse."""
-        if gradient_clip_val is not None and gradient_clip_val > 0:
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip(self.generator.parameters(), gradient_clip_val)
 
     def encode(
         self,
@@ -267,8 +250,6 @@ class GLO(LightningModule):
 
     def on_train_start(self) -> None:
         self.initialised = True
-        for group, options in zip(self._groups(), self._group_options, strict=False):
-            group.update(options | {"params": group["params"]})  # the arguments count, whatever a checkpoint says
         saved, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
         if self.schedule == "cosine":
             if math.isinf(self.total_steps):

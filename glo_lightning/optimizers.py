@@ -1,15 +1,17 @@
-"""The learning rates of a step, and the optimizers of the latent table's rows: SGD, or whitened steps."""
+"""The learning rates of a step, the generator's optimizer, and those of the table's rows: SGD, or whitened steps."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.memory import check_fits
+from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
 
 Schedule = Literal["constant", "cosine"]
 
@@ -19,6 +21,43 @@ def lr_factor(schedule: Schedule, step: float, steps: float) -> float:
     if schedule == "constant":
         return 1.0
     return 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0))
+
+
+def make_optimizer(description: Mapping[str, Any], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes the optimizer of the generator's weights, one group named ``generator``.
+
+    When it loads the state of a checkpoint, it keeps its own options, such as the learning rate.
+
+    Args:
+        description: of the class and its arguments, see ``parts.describe_part``.
+        weights: the parameters to train.
+
+    Raises:
+        InputError: for a class that cannot be made with these arguments, or that dense gradients and ``step()`` do not
+            suffice for, such as SparseAdam and LBFGS.
+    """
+
+    def make(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        group = {"params": list(weights), "name": "generator"}
+        return make_part(description, torch.optim.Optimizer, "optimizer", [group])
+
+    optimizer = make(weights)
+    trial = nn.Parameter(torch.zeros(2, 2))
+    trial.grad = torch.zeros_like(trial)
+    try:
+        make([trial]).step()
+    except PLUGIN_ERRORS as error:
+        remedy = f"makes no step of dense gradients ({describe_exception(error)}). Give another, such as AdamW"
+        raise InputError("optimizer", description["class_path"], remedy) from error
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+    def keep_options(loaded: torch.optim.Optimizer) -> None:
+        for group, own in zip(loaded.param_groups, options, strict=True):
+            group.pop("initial_lr", None)  # of the checkpoint's schedule
+            group.update(own)
+
+    optimizer.register_load_state_dict_post_hook(keep_options)
+    return optimizer
 
 
 class RowSGD(nn.Module):

@@ -80,8 +80,8 @@ def make_instance(path: str, kind: type, key: str, remedy: str, /, *given: Any, 
     except InputError:
         raise
     except PLUGIN_ERRORS as error:
-        remedy = f"cannot be made with its arguments ({describe_exception(error)}). {remedy}"
-        raise InputError(key, path, remedy) from error
+        what = f"cannot be made with its arguments ({describe_exception(error)})"
+        raise InputError(key, path, f"{what}. {remedy[:1].upper()}{remedy[1:]}") from error
 
 
 def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, has: Sequence[str] = ()) -> type:
@@ -98,15 +98,21 @@ def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, 
         InputError: when there is none, or it is of another kind.
     """
     module, _, name = str(path).rpartition(".")
+    remedy = f"{remedy[:1].upper()}{remedy[1:]}"
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(key, path, f"{remedy} ({error})" if module else remedy) from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise InputError(key, path, remedy)
+        reason = f" ({error})" if module else ""
+        raise InputError(key, path, f"there is no such class{reason}. {remedy}") from error
+    if not isinstance(found, type):
+        raise InputError(key, path, f"is no class. {remedy}")
+    if not issubclass(found, kind):
+        raise InputError(
+            key, path, f"is {'of another kind' if isinstance(kind, tuple) else f'no {kind.__name__}'}. {remedy}"
+        )
     for method in has:
         if not callable(getattr(found, method, None)):
-            raise InputError(key, path, f"has no {method}; {remedy}")
+            raise InputError(key, path, f"has no {method}. {remedy}")
     return found
 
 

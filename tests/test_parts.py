@@ -7,10 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY, TINY, equal, load
 from pytorch_lightning import seed_everything
 from test_module import SMALL, fit
 from torch import nn
+from torch.optim import AdamW
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -81,6 +83,21 @@ def test_what_a_checkpoint_cannot_hold_is_refused_in_one_line_that_says_why(part
     with pytest.raises(InputError, match=f"^loss .*{said}") as error:
         GLO(24, **SMALL, loss=part)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("os.mkdir", "is no class. Give other arguments, or another class"),
+        ("torch.optim.SGD", "is no Module. Give other"),
+        ("torch.nn.Conv4d", "there is no such class (module 'torch.nn' has no attribute 'Conv4d'). Give other"),
+        ("no.Such", "there is no such class (No module named 'no'). Give other"),
+    ],
+)
+def test_a_refusal_says_why(path, said):
+    with pytest.raises(InputError) as error:
+        GLO(24, **SMALL | {"generator": {"class_path": path, "init_args": {}}})
+    assert str(error.value).startswith(f"generator {path}: {said}")
 
 
 OTHERS = ["os.abort", "test_parts.called", "test_parts.NoPart", "test_parts", "no.Such", "x", ""]
@@ -220,29 +237,49 @@ WRONG = [
     # an argument that is missing
     ("--model.optimizer AdamW", "--model.optimizer AdamW: needs its learning rate. Add --model.optimizer.lr"),
     ("--model.loss torch.nn.Linear", "--model.loss torch.nn.Linear: needs the arguments in_features, out_features. G"),
+    ("--model.optimizer {class_path:\tAdamW}", "--model.optimizer AdamW: needs its learning rate. Add --model.optim"),
+    ("--config adamw.yaml", "--model.optimizer AdamW: needs its learning rate. Add --model.optimizer.lr"),
     # what the parser takes, and GLO does not
+    ("--model.optimizer SparseAdam --model.optimizer.lr 1",
+     "--model.optimizer torch.optim.SparseAdam: makes no step of dense gradients (RuntimeError at "),
+    ("--model.optimizer LBFGS --model.optimizer.lr 1",
+     "--model.optimizer torch.optim.LBFGS: makes no step of dense gradients (TypeError at "),
     ("--model.generator torch.nn.Identity", "--model.generator torch.nn.Identity: makes (2, 6) from two codes. Give"),
     ("--model.loss torch.nn.ReLU", "--model.loss torch.nn.ReLU: does not compare images of shape (2, 3, 32, 32) (Type"),
     # flags of version 0.3
     ("--model.width 4", "--model.width: there is no such argument; did you mean --model.generator.width?"),
     ("--model.l2_weight 1", "--model.l2_weight: there is no such argument; did you mean --model.loss.l2_weight?"),
+    ("--model.generator_lr 1", "--model.generator_lr: there is no such argument; did you mean --model.optimizer.lr?"),
+    # LightningCLI's, which would replace GLO's own
+    ("--optimizer Adam", "optimizer: there is no such argument; did you mean --model.optimizer?"),
+    ("--optimizer.lr 1", "optimizer: there is no such argument; did you mean --model.optimizer?"),
+    ("--lr_scheduler StepLR", "lr_scheduler: there is no such argument;"),
+    ("--config adam.yaml", "optimizer: there is no such argument; did you mean --model.optimizer?"),
     ("--model.weight_decay 1", "--model.weight_decay: there is no such argument; did you mean --model.optimizer.weigh"),
 ]  # fmt: skip
 
 
+WRONG_FILES = {
+    "typo.yaml": "model: {generator: {class_path: Generator, init_args: {widht: 3}}}",
+    "adamw.yaml": "model: {optimizer: {class_path: AdamW}}",
+    "adam.yaml": "optimizer: {class_path: Adam}",
+}
+
+
 @pytest.mark.parametrize(("flags", "first"), WRONG, ids=[flags for flags, _ in WRONG])
 def test_a_wrong_part_ends_in_one_line_that_names_the_flag_and_the_nearest_name(run, tmp_path, flags, first):
-    (tmp_path / "typo.yaml").write_text("model: {generator: {class_path: Generator, init_args: {widht: 3}}}")
-    status, line = run(*ONE, *flags.split())
+    for name, text in WRONG_FILES.items():
+        (tmp_path / name).write_text(text)
+    status, line = run(*ONE, *(flag.replace("\t", " ") for flag in flags.split(" ")))
     assert (status, line[: len(first)]) == (2, first)
-    assert [path.name for path in tmp_path.iterdir()] == ["typo.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == WRONG_FILES.keys()
 
 
 @pytest.mark.parametrize(
     ("flags", "first"),
     [
         ("--model.latent_dim 1000000", "--model.latent_dim 1000000: "),
-        ("--data.image_size 64 --model.generator.width 1000", ""),
+        ("--data.image_size 64 --model.generator.width 1000", "--model.generator.width 1000: "),
     ],
 )
 def test_more_than_memory_holds_is_one_line(run, tmp_path, monkeypatch, flags, first):
@@ -251,6 +288,28 @@ def test_more_than_memory_holds_is_one_line(run, tmp_path, monkeypatch, flags, f
     assert (status, line.startswith(first)) == (2, True)
     assert "GB of memory, and 1.0 GB are free" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("named", ["AdamW", "{class_path: AdamW}", "adamw.yaml"])
+def test_another_optimizer_starts_from_its_own_defaults(run, tmp_path, named):
+    """The quickstart's SGD has a weight decay of 0.001, and SGD's own is 0."""
+    (tmp_path / "adamw.yaml").write_text(WRONG_FILES["adamw.yaml"])
+    flags = ["--config", named] if "yaml" in named else [f"--model.optimizer={named}"]
+    assert run(*flags, "--model.optimizer.lr=0.01", "--print_config") == (0, "")
+    arguments = yaml.safe_load(run.output)["model"]["optimizer"]["init_args"]
+    assert (arguments["lr"], arguments["weight_decay"]) == (0.01, AdamW([torch.zeros(1)]).defaults["weight_decay"])
+
+
+def test_the_same_optimizer_keeps_its_arguments(run):
+    assert run("--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5", "--print_config") == (0, "")
+    arguments = yaml.safe_load(run.output)["model"]["optimizer"]["init_args"]
+    assert (arguments["lr"], arguments["weight_decay"], arguments["momentum"]) == (1.0, 0.001, 0.5)
+
+
+def test_a_configuration_may_hold_the_flags_that_lightning_adds_as_null(run, tmp_path):
+    (tmp_path / "old.yaml").write_text("{optimizer: null, lr_scheduler: null}")
+    assert run("--config", tmp_path / "old.yaml", "--print_config") == (0, "")
+    assert not {"optimizer", "lr_scheduler"} & yaml.safe_load(run.output).keys()
 
 
 def test_another_class_keeps_no_arguments_of_the_one_before(run, tmp_path):

@@ -1,8 +1,7 @@
-"""The arguments of scripts/train.py: short forms, names of flags, errors in one line, and untrusted classes."""
+"""The arguments of scripts/train.py: short forms, and classes that a configuration may name."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
 from pytorch_lightning import Callback, Trainer
@@ -20,15 +20,11 @@ from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
-from glo_lightning.data import LSUNDataModule
-from glo_lightning.errors import InputError, did_you_mean
-from glo_lightning.generator import Generator, SkipGenerator
-from glo_lightning.losses import LaplacianLoss
-from glo_lightning.module import GLO
-from glo_lightning.optimizers import RowSGD, WhitenedRows
+from glo_lightning.errors import InputError
 from glo_lightning.parts import find_class
-from glo_lightning.runs.checkpoints import Checkpoints, check_last_format
+from glo_lightning.runs.checkpoints import check_last_format
 from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.flags import CHOICES
 
 # The kinds of classes that a configuration may name.
 PARTS: tuple[type, ...] = (
@@ -42,20 +38,7 @@ PARTS: tuple[type, ...] = (
 PARTS += (Strategy, Accelerator, Precision, CheckpointIO, ClusterEnvironment, LayerSync)
 PARTS_NAMED = "a module, an optimizer, or a callback, logger, profiler, strategy or plugin of Lightning's"
 
-# Whose arguments are flags, and under which name.
-OWNERS: list[tuple[str, type]] = [("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints)]
-OWNERS += [("model.generator", SkipGenerator), ("model.loss", LaplacianLoss), ("model.latent_optimizer", WhitenedRows)]
-# The classes that a part may be by their short names; any other by its path.
-LOSSES = [LaplacianLoss, torch.nn.MSELoss, torch.nn.L1Loss, torch.nn.SmoothL1Loss, torch.nn.HuberLoss]
-OPTIMIZERS = [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop]
-CHOICES: dict[str, list[type]] = {
-    "generator": [Generator, SkipGenerator],
-    "loss": LOSSES,
-    "optimizer": OPTIMIZERS,
-    "latent_optimizer": [RowSGD, WhitenedRows],
-}
-
-
+PATHS = ("--config", "--resume", "--ckpt_path", "--output", "--data.root")  # flags that name files and folders
 _PART_FLAGS = [f"--model.{part}" for part in CHOICES]
 
 
@@ -82,7 +65,6 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
         else:
             expanded.append("--config" + argument[2:] if name == "-c" else argument)
     expanded = [_describe_source(argument) for argument in _name_part(expanded)]
-    _check_optimizer(expanded)
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
         folder = RunFolder(resumed[-1])
@@ -92,7 +74,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
     else:
         first = [] if configs else [str(default_config)]
     recipe = Path(["run", *first, *configs][-1]).stem
-    return [f"--config={file}" for file in first] + expanded, recipe
+    return _separate_optimizers([f"--config={file}" for file in first] + expanded), recipe
 
 
 def _values(arguments: list[str], flag: str) -> list[str]:
@@ -118,115 +100,40 @@ def _name_part(arguments: list[str]) -> list[str]:
     return named
 
 
-def _check_optimizer(arguments: list[str]) -> None:
-    """Raises InputError for an optimizer without its learning rate: the parser would keep that of the one before."""
+def _separate_optimizers(arguments: list[str]) -> list[str]:
+    """Has another class of optimizer begin with its own defaults: the parser would keep those of the one before.
+
+    It drops what a class does not have, so torch's base class, which has no such arguments, is named in between.
+
+    Raises:
+        InputError: for an optimizer without its learning rate.
+    """
+    separated, before = [], "SGD"
     for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        rates = [other for other in arguments[position:] if other.startswith("--model.optimizer.lr")]
-        if name == "--model.optimizer" and "{" not in value and not rates:
-            remedy = "needs its learning rate. Add --model.optimizer.lr, 0.003 for AdamW, say"
-            raise InputError("--model.optimizer", value, remedy)
+        name, given = _optimizer_of(argument)
+        if name is not None and before != (before := name.rpartition(".")[2]):
+            rates = [other for other in arguments[position:] if other.startswith("--model.optimizer.lr")]
+            if "lr" not in given and not rates:
+                remedy = "needs its learning rate. Add --model.optimizer.lr, 0.003 for AdamW, say"
+                raise InputError("--model.optimizer", name, remedy)
+            separated.append("--model.optimizer=torch.optim.Optimizer")
+        separated.append(argument)
+    return separated
 
 
-def shorten_help(parser: Any) -> None:
-    """Has ``--help`` name the classes that a part usually is: the parser would list every module of torch."""
-    for action in parser._actions:
-        part = action.dest.removeprefix("model.")
-        if part in CHOICES and hasattr(action, "extra_help"):
-            names = ", ".join(choice.__name__ for choice in CHOICES[part])
-            action.extra_help = lambda names=names: f", {names} or the path of a class"
-
-
-def flag_of(key: str) -> str:
-    """The flag of an argument in an error: ``batch_size`` is ``--data.batch_size`` on the command line."""
-    linked = {"seed": "--seed_everything", "num_images": "--data.num_samples"}
-    if key in linked:
-        return linked[key]
-    if key.partition(".")[0] in CHOICES:
-        return f"--model.{key}"
-    for group, owner in OWNERS:
-        if key.partition(".")[0] in inspect.signature(owner).parameters:
-            return f"--{group}.{key}"
-    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_nonfinite_loss", "prior"]
-    own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
-    return f"--{key}" if key in own else key
-
-
-def _arguments(owner: Any) -> list[str]:
-    """The arguments of a class, without those that GLO passes to its parts, such as ``latent_dim``."""
-    names, is_part = list(inspect.signature(owner).parameters), owner not in (LSUNDataModule, GLO, Checkpoints, Trainer)
-    return [name for name in names if not (is_part and name in inspect.signature(GLO).parameters)]
-
-
-def _all_flags() -> list[str]:
-    owners = (*OWNERS, ("trainer", Trainer))
-    flags = [f"{group}.{name}" for group, owner in owners for name in _arguments(owner)]
-    flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
-    own = ["output", "resume", "ckpt_path", "on_nonfinite_loss", "prior"]
-    return [*flags, *own, "config", "seed_everything", "help", "print_config"]
-
-
-def one_line(message: str) -> str:
-    """Turns jsonargparse's message of several lines into one: flag, value, remedy."""
-    # the wordings of jsonargparse 4.39 to 4.53
-    part = re.match(r'\s*Parser key "model\.(\w+)":(.*)', message, re.DOTALL)
-    if part and part[1] in CHOICES:
-        return _part_line(part[1], part[2])
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
-    if unknown:
-        given = next(filter(None, unknown.groups()))
-        name = given.lstrip("-").partition("=")[0]
-        flags = {flag: f"--{flag}" for flag in _all_flags()}
-        by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in reversed(flags.items())}
-        last = name.rpartition(".")[2]
-        if last in by_last_part:
-            return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
-        meant = did_you_mean(last, by_last_part, otherwise="see --help", cutoff=0.5)
-        return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
-    if re.search("Problems parsing config|File does not exist", message):
-        return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
-    wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
-    if not wrong:
-        return " ".join(message.split())
-    key, details = wrong.groups()
-    value = re.search(r"(?:Got value|Given value): (.*)", details)
-    expected = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\])", details)
-    if not value or not expected:
-        return f"--{key}: {' '.join(details.split())}"
-    kinds = " or ".join((kind or choices).replace("NoneType", "null") for kind, choices in expected)
-    return f"--{key} {value[1]}: give {kinds}"
-
-
-def _part_line(part: str, details: str) -> str:
-    """The same for a class that is injected, and for its arguments."""
-    flag, names = f"--model.{part}", [choice.__name__ for choice in CHOICES[part]]
-    path = re.search(r"class_path='([^']+)'", details)
-    if unknown := re.search(r"Option '(\w+)' is not accepted", details):
-        own = _arguments(_class_at(path[1])) if path else []
-        meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path[1] if path else ''}"))
-        return f"{flag}.{unknown[1]}: {path[1].rpartition('.')[2] if path else part} has no such argument. {meant}"
-    if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
-        value = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
-        named = re.findall(r"Expected an? (?!path|dot)(?:<class ')?([\w.]+)", wrong[2])
-        kinds = " or ".join(named).replace("NoneType", "null")
-        return f"{flag}.{wrong[1]} {value[1] if value else ''}: is of another type. Give {kinds}"
-    if missing := re.search(r"arguments are required: ([\w, ]+)", details):
-        return f"{flag} {path[1] if path else ''}: needs the arguments {missing[1]}. Give them, or another class"
-    if other := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", details):
-        return f"{flag} {other[1]}: is no {other[2]}. Give {', '.join(names)} or the path of another class"
-    given = re.search(r"Expected a path but (\S+) either|Got value: (\S+)$", details)
-    name = next(filter(None, given.groups())) if given else " ".join(details.split())
-    meant = _sentence(did_you_mean(name, names, otherwise=f"give {', '.join(names)} or the path of a class"))
-    return f"{flag} {name}: there is no such class. {meant}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _class_at(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def _optimizer_of(argument: str) -> tuple[str | None, dict[str, Any]]:
+    """The class and the arguments of the optimizer that an argument or its file names; None and nothing without one."""
+    flag, _, text = argument.partition("=")
+    if flag not in ("--model.optimizer", "--config"):
+        return None, {}
+    if flag == "--model.optimizer" and "{" not in text:
+        return text, {}
+    try:
+        value = yaml.safe_load(Path(text).read_text() if flag == "--config" else text)
+        value = value["model"]["optimizer"] if flag == "--config" else value
+        return value["class_path"], value.get("init_args") or {}
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):  # none, or the parser says what is wrong
+        return None, {}
 
 
 def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
@@ -243,20 +150,29 @@ def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
     Raises:
         InputError: for a class of an unexpected kind, and for a function.
     """
-    typed = " ".join(argument for argument in arguments if not argument.startswith("--config="))
     config = config.clone()
     config.data.source = (config.data.source or {}).get("init_args")
+    typed = [
+        argument.partition("=")[2] if argument.startswith("--") else argument
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+        if before not in PATHS and argument.partition("=")[0] not in PATHS  # a stranger names folders too
+    ]
+    words = {_package_and_name(word) for text in typed for word in re.findall(r"[\w.]+", text)}
     for key, code in _named_code(config, ""):
         path = code if isinstance(code, str) else f"{code.__module__}.{code.__name__}"
-        name = path.rpartition(".")[2]
-        if name in typed:
+        if _package_and_name(path) in words:
             continue
         if isinstance(code, str):
-            remedy = f"is named by a configuration, but is not {PARTS_NAMED}"
-            find_class(code, PARTS, f"--{key}", f"{remedy}. To use it anyway, name it on the command line.")
+            remedy = f"A configuration may name {PARTS_NAMED}. To use another class, name it on the command line."
+            find_class(code, PARTS, f"--{key}", remedy)
         else:
             remedy = "is a function that a configuration names. To use it anyway, name it on the command line."
             raise InputError(f"--{key}", path, remedy)
+
+
+def _package_and_name(path: str) -> tuple[str, str]:
+    """What stays the same of a class path where a package imports its own class from one of its modules."""
+    return path.partition(".")[0], path.rpartition(".")[2]
 
 
 def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:

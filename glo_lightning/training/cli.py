@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import SUPPRESS, ArgumentError, Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -25,7 +25,7 @@ from glo_lightning.priors.prior import make_prior
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger, WriteConfig
 from glo_lightning.streams import streams_may_close
-from glo_lightning.training.arguments import expand_arguments, refuse_untrusted, shorten_help
+from glo_lightning.training.arguments import expand_arguments, refuse_untrusted
 from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.training.exits import (
     NOTHING_WRITTEN,
@@ -39,6 +39,7 @@ from glo_lightning.training.exits import (
 )
 from glo_lightning.training.finite_loss import FiniteLoss
 from glo_lightning.training.fit import Start, create_folder, fit, show_samples
+from glo_lightning.training.flags import UNUSED, shorten_help
 from glo_lightning.training.launch import Launch, check_strategy, check_trainer, is_child
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class TrainCLI(LightningCLI):
                 run=False,
                 seed_everything_default=0,
                 save_config_callback=None,
+                auto_configure_optimizers=False,
                 # minimal_glo trains 25 epochs; validation needs no sanity check
                 trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
@@ -80,6 +82,8 @@ class TrainCLI(LightningCLI):
         )
         help_ = "prior to fit to the codes of the finished run, for a picture of samples; see scripts/sample.py"
         parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
+        for name in UNUSED:
+            parser.add_argument(f"--{name}", type=type(None), default=SUPPRESS, help=SUPPRESS)
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}})
         shorten_help(parser)
         parser.link_arguments("seed_everything", "data.seed")
@@ -151,7 +155,7 @@ class TrainCLI(LightningCLI):
     def _resolved(self) -> str:
         """The configuration as YAML, without the flags that belong to this folder only."""
         config = Namespace(self.config.clone())
-        for key in ("config", "output", "resume", "ckpt_path"):
+        for key in ("config", "output", "resume", "ckpt_path", *UNUSED):
             config.pop(key, None)
         return self.parser.dump(config, skip_none=False)
 

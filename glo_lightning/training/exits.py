@@ -21,7 +21,7 @@ from glo_lightning.files import disk_remedy
 from glo_lightning.lightning_internals import child_processes
 from glo_lightning.runs.checkpoints import SIGNALS, is_nohup
 from glo_lightning.runs.folder import RunFolder
-from glo_lightning.training.arguments import flag_of, one_line
+from glo_lightning.training.flags import flag_of, one_line
 from glo_lightning.training.launch import Launch, is_child
 
 SIGNALS_BUT_INTERRUPT = tuple(number for number in SIGNALS if number != signal.SIGINT)

@@ -88,6 +88,15 @@ def test_what_a_configuration_names_is_not_run(run, stranger, tmp_path, key, val
     assert (stranger / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+def test_a_word_of_another_flag_names_nothing(run, stranger, tmp_path):
+    changed(stranger, "trainer.callbacks", [touch(tmp_path / "ran")])
+    (stranger / "run").rename(stranger / "subprocess.Popen")
+    flags = (["--resume=subprocess.Popen"], ["--resume", stranger / "subprocess.Popen", "--prior=Popen"])
+    for arguments in flags:
+        assert run(*arguments, "--max_epochs=2")[0] == 2
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("root", ["a file", "x; touch ran"])
 @pytest.mark.parametrize("command", ["sample", "evaluate", "encode", "export"])
 def test_a_source_that_is_none_is_not_made(stranger, tmp_path, monkeypatch, capsys, root, command):
