@@ -151,14 +151,14 @@ class Collectives(Callback):
             Path(trainer.default_root_dir).with_suffix(".json").write_text(json.dumps(self.count))
 
 
-class NaNInOne(torch.nn.L1Loss):
-    """A loss that is not a number in the process WHO, in the fifth step."""
+class NaNInSecond(torch.nn.L1Loss):
+    """A loss that is not a number in the second process, in the fifth step."""
 
     calls = 0
 
     def forward(self, fakes, images):
         type(self).calls += torch.is_grad_enabled()  # GLO tries it once, without gradients
-        bad = self.calls == 5 and distributed.get_rank() == int(os.environ["WHO"])
+        bad = self.calls == 5 and distributed.get_rank() == 1
         return super().forward(fakes, images) * (float("nan") if bad else 1)
 
 
@@ -219,8 +219,8 @@ def test_one_step_equals_that_of_the_parts_computed_by_hand(start, tmp_path, siz
     parts = [part.tolist() for part in np.array_split(batch, size)]
     weights, rows = gradients_by_hand(before, data, initial, parts)
     for (name, weight), gradient in zip(before.generator.named_parameters(), weights, strict=True):
-        expected = weight.detach() - 0.5 * gradient
-        torch.testing.assert_close(trained["state_dict"][f"generator.{name}"], expected, atol=1e-6, rtol=1e-5)
+        expected = weight - 0.5 * gradient
+        torch.testing.assert_close(trained["state_dict"][f"generator.{name}"], expected.detach(), atol=1e-6, rtol=1e-5)
     gradient = torch.stack([rows[row] for row in range(25)]).double().numpy()
     if rule == "WhitenedRows":
         variances, axes = np.linalg.eigh(gradient.T @ gradient / 25)
@@ -244,23 +244,20 @@ class WithoutBatchNorm(Generator):
                 self.layers[number] = torch.nn.GroupNorm(1, layer.num_features)
 
 
-def test_without_batchnorm_one_two_and_three_processes_make_the_same_run(start, tmp_path):
-    flags = ("--data.num_samples=53", "--max_epochs=3", "--model.generator=test_processes.WithoutBatchNorm")
-    flags += ("--accumulate_grad_batches=2", "--model.latent_lr=0.3", "--precision=64-true")
-    for size in (1, 2, 3):
+def test_without_batchnorm_one_and_three_processes_make_the_same_run(start, tmp_path):
+    flags = ("--data.num_samples=53", "--model.generator=test_processes.WithoutBatchNorm")
+    flags += ("--accumulate_grad_batches=2", "--model.latent_lr=0.6", "--precision=64-true")
+    for size in (1, 3):
         assert start(size, *RUN, *flags, f"--output=by_{size}").statuses() == [0] * size
-    alone = load(tmp_path / "by_1")
+    alone, shared = load(tmp_path / "by_1"), load(tmp_path / "by_3")
     assert (alone["state_dict"]["latents.weight"] - alone["initial_codes"]).norm(dim=1).min() > 0.01
-    for size in (2, 3):
-        shared = load(tmp_path / f"by_{size}")
-        assert shared["epoch_loss"] == pytest.approx(alone["epoch_loss"], rel=1e-5)
-        for name, tensor in alone["state_dict"].items():
-            torch.testing.assert_close(shared["state_dict"][name], tensor, atol=1e-8, rtol=1e-8)
+    assert shared["epoch_loss"] == pytest.approx(alone["epoch_loss"], rel=1e-5)
+    torch.testing.assert_close(shared["state_dict"], alone["state_dict"], atol=1e-8, rtol=1e-8)
 
 
 def test_a_run_continues_with_one_process_and_then_with_two_each_image_once(start, tmp_path):
     flags = ("--data.num_samples=83", "--checkpoint.every_n_steps=1", callback("Rows"), callback("Fault"))
-    for size, at, arguments in ((4, 3, (*RUN, *flags, "--output")), (1, 6, ("--resume",)), (2, 99, ("--resume",))):
+    for size, at, arguments in ((3, 3, (*RUN, *flags, "--output")), (1, 6, ("--resume",)), (2, 99, ("--resume",))):
         each = {rank: {"HOW": "SIGKILL", "WHO": str(size // 2), "AT": str(at)} for rank in range(size)}
         statuses = start(size, *arguments, "run", each=each).statuses()
         assert all(statuses) if at < 99 else not any(statuses), statuses
@@ -278,11 +275,11 @@ def test_a_run_continues_with_one_process_and_then_with_two_each_image_once(star
 
 def test_whoever_starts_two_processes_they_make_the_same_run_in_one_folder(start, tmp_path):
     for by, flags in ((by_torchrun, ()), (by_srun, ()), (by_hand_on_two_nodes, ("--num_nodes=2",))):
-        assert start(2, *RUN, *flags, by=by).statuses() == [0, 0], by
+        assert start(2, *RUN, "--max_epochs=1", *flags, by=by).statuses() == [0, 0], by
     runs = tmp_path / "runs" / "quickstart"
-    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1", "version_2"]
-    assert same_state(runs / "version_0", runs / "version_1")
-    assert same_state(runs / "version_0", runs / "version_2")
+    first, *others = sorted(runs.iterdir())
+    assert [path.name for path in (first, *others)] == ["version_0", "version_1", "version_2"]
+    assert all(same_state(first, other) for other in others)
 
 
 def test_two_messages_a_step_besides_ddps_own(start, tmp_path):
@@ -333,12 +330,11 @@ def test_a_plain_trainer_trains_each_image_once_from_the_same_codes(start, tmp_p
 # -------------------------------------------------------------------------------------------------------------- the end
 
 
-@pytest.mark.parametrize("who", [0, 1])
-def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path, who):
-    flags = ("--model.loss=test_processes.NaNInOne", "--log_every_n_steps=6")
-    line = start(2, *RUN, *flags, "--output", "run", each={rank: {"WHO": str(who)} for rank in range(2)}).line(1)
-    assert line.startswith("loss nan in step 4 (")  # which is bad in the other only a step later
-    rows = list(RowBatchSampler(50, 8, seed=0, rank=who, world_size=2))[4]
+def test_a_bad_loss_in_one_process_ends_all_with_one_line(start, tmp_path):
+    flags = ("--model.loss=test_processes.NaNInSecond", "--log_every_n_steps=6")
+    line = start(2, *RUN, *flags, "--output", "run").line(1)
+    assert line.startswith("loss nan in step 4 (")  # which is bad in the first only a step later
+    rows = list(RowBatchSampler(50, 8, seed=0, rank=1, world_size=2))[4]
     keys = [LSUNDataModule(num_samples=50).source.key(row).decode() for row in rows]
     assert line.split(" keys ")[1].split(")")[0].split() == keys
 
@@ -350,18 +346,18 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_with_one_line(start, tmp_p
     assert load(tmp_path / "run")["global_step"] == 4
 
 
+RECORDS = {b"%04x" % row: encode(flat_image(row)) for row in range(50)}
+
+
 @pytest.mark.parametrize("who", [0, 1])
 def test_images_that_cannot_be_read_end_all_with_one_line_and_no_folder(start, tmp_path, who):
-    good, bad = ({b"%04x" % row: encode(flat_image(row)) for row in range(50)} for _ in range(2))
-    bad[b"%04x" % 30] = b"hello"
-    roots = [write_lmdb(tmp_path / name, records) for name, records in (("good", good), ("bad", bad))]
+    roots = [write_lmdb(tmp_path / "good", RECORDS), write_lmdb(tmp_path / "bad", RECORDS | {b"%04x" % 30: b"hello"})]
     line = start(2, *RUN, "--data.root", lambda rank: roots[rank == who], "--output", f"run_{who}").line(2)
     assert line.startswith("key 001e ")
     assert not (tmp_path / f"run_{who}").exists()
 
 
 FAULTS = [("bug", 0, "ZeroDivisionError: a bug"), ("disk", 1, "a_picture.png: No space"), ("SIGKILL", 0, "")]
-FAULTS += [("SIGKILL", 1, "")]
 
 
 @pytest.mark.parametrize(("how", "who", "line"), FAULTS)
@@ -376,7 +372,7 @@ def test_any_other_fault_of_one_process_ends_all(start, tmp_path, how, who, line
     assert started[1 - who].errors() == [f"process {1 - who}: {lost}"]
 
 
-@pytest.mark.parametrize(("number", "status", "who"), [("SIGTERM", 143, 0), ("SIGUSR1", 138, 1), ("SIGINT", 130, 1)])
+@pytest.mark.parametrize(("number", "status", "who"), [("SIGTERM", 143, 0), ("SIGINT", 130, 1)])
 def test_a_signal_to_one_process_ends_all_with_its_status_and_a_checkpoint(start, tmp_path, number, status, who):
     each = {rank: {"HOW": number, "WHO": str(who), "AT": "9"} for rank in range(2)}
     line = start(2, *LONG, callback("Fault"), "--output", "run", each=each).line(status)
@@ -453,8 +449,7 @@ def test_lightnings_launcher_exits_with_the_signals_status_and_makes_the_same_ru
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("time_", range(3))
-def test_lightnings_launcher_always_exits_with_the_signals_status(launch, tmp_path, number, status, to_all, time_):
+def test_lightnings_launcher_always_exits_with_the_signals_status(launch, tmp_path, number, status, to_all):
     process = launch(f"exec {LAUNCHER}")
     wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
     (os.killpg if to_all else os.kill)(process.pid, number)
@@ -572,10 +567,8 @@ def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flag
 
 
 def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
-    roots = [
-        write_lmdb(tmp_path / name, {b"%s%04x" % (name.encode(), row): encode(flat_image(row)) for row in range(50)})
-        for name in ("one", "two")
-    ]
+    others = {b"other" + key: record for key, record in RECORDS.items()}
+    roots = [write_lmdb(tmp_path / "one", RECORDS), write_lmdb(tmp_path / "two", others)]
     line = start(2, *RUN, "--data.root", lambda rank: roots[rank], "--output", "run").line(2)
     assert line.startswith(f"--data.root {roots[1]}: process 1 has other images")
     assert not (tmp_path / "run").exists()
