@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -71,11 +72,9 @@ def main() -> None:
         sys.exit(f"{arguments.output}: exists already; give another output, or remove it")
     if arguments.size < 1 or not 1 <= arguments.quality <= 100:
         sys.exit(f"--size {arguments.size} --quality {arguments.quality}: give a size from 1, a quality from 1 to 100")
-    missing = [path for path in arguments.images if not path.exists()]
-    if missing:
-        sys.exit(f"{missing[0]}: does not exist; give image files or folders of them")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # says what is passed over
     try:
-        files = list(find_images(arguments.images))
+        files = find_images(arguments.images)
     except InputError as error:
         sys.exit(str(error))
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from glo_lightning.data.sources.folder import list_images
-from glo_lightning.data.sources.lmdb import LMDBSource
+from glo_lightning.data.sources.lmdb import LMDBSource, is_lmdb
 from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
@@ -18,20 +18,21 @@ from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
 log = logging.getLogger(__name__)
 
 
-def find_images(paths: Sequence[Path]) -> Iterator[Path]:
+def find_images(paths: Sequence[Path]) -> list[Path]:
     """Lists the files among ``paths``, and the sorted image files in its folders; see ``list_images``.
 
     Raises:
-        InputError: for a folder that may not be read.
+        InputError: for a folder that has no images or may not be read, and a path that is neither file nor folder.
     """
+    files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        try:
-            yield from sorted(Path(entry) for entry in list_images(path))
-        except OSError as error:
-            raise InputError("images", error.filename or path, f"cannot be read ({error.strerror}).") from error
+        if path.is_dir():
+            files += sorted(map(Path, list_images(path, "images")))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError("images", path, "there is no such file or folder. Give image files or folders of them.")
+    return files
 
 
 def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
@@ -53,9 +54,7 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
     names: list[str] = []
     num_invalid = 0
     for path in paths:
-        if not path.exists():
-            raise InputError("images", path, "there is no such file or folder")
-        if (path / "data.mdb").is_file():
+        if is_lmdb(path):
             source = LMDBSource(path)
             read, rows = StreamingDataset(source, image_format, "skip")[range(len(source))]
             images += read

@@ -37,7 +37,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(images, tmp_path):
     for arguments, word in (
         ((tmp_path / "lmdb", images), "exists already"),
         ((tmp_path / "b", images / "broken.jpg"), "no readable image"),
-        ((tmp_path / "b", tmp_path / "nowhere"), "does not exist"),
+        ((tmp_path / "b", tmp_path / "nowhere"), "no such file or folder"),
         ((tmp_path / "b", images, "--quality", 0), "--quality 0"),
         (("/proc/nobody/writes", images), "cannot be written"),
     ):

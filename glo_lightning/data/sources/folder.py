@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import logging
@@ -11,56 +12,104 @@ from pathlib import Path
 from typing import Any
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.source import digest_order, file_stamp
+from glo_lightning.data.source import digest_order
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import holds_run
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+# Of the formats that Pillow decodes, without floating-point ones. The list must not depend on the Pillow that is
+# installed: the rows of a folder do.
+SUFFIXES = {".apng", ".avif", ".avifs", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fli", ".flc", ".gif", ".icns"}
+SUFFIXES |= {".ico", ".icb", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
+SUFFIXES |= {".msp", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi"}
+SUFFIXES |= {".tga", ".tif", ".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm"}
+MAX_SUFFIXES_NAMED = 20
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Lists the image files in a folder and below, see ``image_paths``, and logs the run folders that are skipped.
+def image_paths(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+    """Yields the regular files in a folder and below that have the suffix of an image; see ``_walk``."""
+    return (entry for kind, entry in _walk(folder) if kind == "image")
+
+
+def _walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yields what is in a folder and below, with its kind.
+
+    The kinds are ``image`` and ``other`` for files, by their suffix; ``run`` for a run folder, whose pictures are made
+    by training; ``broken`` for a link to nothing or to itself, and for what is no file, such as a pipe. Hidden files
+    and links to a parent folder are left out.
 
     Raises:
         OSError: for a folder that may not be read.
     """
-    runs: list[str] = []
-    files = list(image_paths(folder, runs))
-    for run in sorted(runs):
-        log.info("skipped %s: it is a run folder, whose pictures are not training images", run)
-    return files
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [(os.fspath(folder), frozenset())]
+    while folders:
+        path, parents = folders.pop()
+        stat = os.stat(path)
+        if (stat.st_dev, stat.st_ino) in parents:
+            continue
+        parents |= {(stat.st_dev, stat.st_ino)}
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError:  # a circle of links
+                    is_folder = is_file = False
+                if is_folder and not holds_run(entry.path):
+                    folders.append((entry.path, parents))
+                elif is_folder:
+                    yield "run", entry
+                elif is_file:
+                    yield "image" if _suffix(entry) in SUFFIXES else "other", entry
+                else:
+                    yield "broken", entry
 
 
-def image_paths(
-    folder: str | os.PathLike[str], runs: list[str] | None = None, parents: tuple[str, ...] = ()
-) -> Iterator[os.DirEntry[str]]:
-    """Yields the files in a folder and below that have the suffix of an image.
+def _suffix(entry: os.DirEntry[str]) -> str:
+    return os.path.splitext(entry.name)[1].lower()
 
-    Hidden files, links to a parent folder and run folders are skipped: a run's pictures are made by training.
+
+def list_images(folder: str | os.PathLike[str], key: str = "root") -> list[os.DirEntry[str]]:
+    """Lists the image files in a folder and below, and logs what is passed over; see ``_walk``.
 
     Args:
         folder: the folder to search.
-        runs: a list that the paths of skipped run folders are added to.
-        parents: the folders around this one.
+        key: name of the argument that gave the folder, for the error.
 
     Raises:
-        OSError: for a folder that may not be read.
+        InputError: for a folder that has no images or may not be read.
     """
-    parents = (*parents, os.path.realpath(folder))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if holds_run(entry.path):
-                    if runs is not None:
-                        runs.append(entry.path)
-                elif os.path.realpath(entry.path) not in parents:
-                    yield from image_paths(entry.path, runs, parents)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                yield entry
+    entries: dict[str, list[os.DirEntry[str]]] = {kind: [] for kind in ("image", "other", "run", "broken")}
+    try:
+        for kind, entry in _walk(folder):
+            entries[kind].append(entry)
+    except OSError as error:
+        raise InputError(key, error.filename or folder, f"cannot be read ({error.strerror}).") from error
+    for entry in sorted(entries["run"], key=lambda entry: entry.path):
+        log.info("passed over %s: it is a run folder, whose pictures are not training images", entry.path)
+    for entry in sorted(entries["broken"], key=lambda entry: entry.path):
+        log.warning("passed over %s: it is a link to nothing, or no regular file", entry.path)
+    passed_over = _count(entries)
+    if passed_over:
+        log.info("passed over: %s", passed_over)
+    if not entries["image"]:
+        problem = f"holds no images{passed_over and f'; passed over: {passed_over}'}"
+        raise InputError(key, folder, f"{problem}. Give a folder of files such as .jpg, .png, .webp, .tif or .avif.")
+    return entries["image"]
+
+
+def _count(entries: dict[str, list[os.DirEntry[str]]]) -> str:
+    """Counts the files that are passed over by suffix, the most frequent first; empty if there are none."""
+    suffixes = collections.Counter(_suffix(entry) for entry in entries["other"] if entry.name != "attributes.csv")
+    named = sorted(suffixes.items(), key=lambda item: (-item[1], item[0] or "z"))[:MAX_SUFFIXES_NAMED]
+    parts = [f"{number} {suffix or 'without suffix'}" for suffix, number in named]
+    if rest := suffixes.total() - sum(number for _, number in named):
+        parts.append(f"{rest} others")
+    if entries["broken"]:
+        parts.append(f"{len(entries['broken'])} that are no files")
+    return ", ".join(parts)
 
 
 class FolderSource:
@@ -80,13 +129,14 @@ class FolderSource:
         self.folder = Path(root).expanduser().absolute()
         if not self.folder.is_dir():
             raise InputError("root", self.folder, "is not a folder. Give a folder of images.")
+        first = len(os.path.join(self.folder, ""))
         try:
-            stamps = {_key(entry.path, self.folder): file_stamp(Path(entry)) for entry in list_images(self.folder)}
+            stamps = {}
+            for entry in list_images(self.folder):
+                stat = entry.stat()
+                stamps[os.fsencode(entry.path[first:])] = (stat.st_size, stat.st_mtime_ns)
         except OSError as error:
             raise InputError("root", error.filename or self.folder, f"cannot be read ({error.strerror}).") from error
-        if not stamps:
-            endings = ", ".join(sorted(SUFFIXES))
-            raise InputError("root", self.folder, f"holds no images. Give a folder of files that end in {endings}.")
         keys = list(stamps)
         self.names = [keys[position] for position in digest_order(keys)]
         content = hashlib.sha256(repr([(key, stamps[key]) for key in self.names]).encode()).hexdigest()
@@ -127,7 +177,3 @@ class FolderSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_table"}
-
-
-def _key(path: str, folder: Path) -> bytes:
-    return os.fsencode(Path(path).relative_to(folder).as_posix())

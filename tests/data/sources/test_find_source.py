@@ -140,7 +140,7 @@ def test_a_folder_that_changed_since_the_checkpoint_is_refused(run, tmp_path):
 
 
 BAD = [
-    ("--data.root empty", "--data.root", "holds no images. Give a folder of files that end in .bmp"),
+    ("--data.root empty", "--data.root", "holds no images. Give a folder of files such as .jpg"),
     ("--data.root photos --data.categories bedroom", "--data.root", "is no LSUN folder"),
     ("--data.root lsun --data.categories church_outdor", "--data.categories church_outdor", "mean church_outdoor?"),
     ("--data.root lsun --data.categories bedroom bedroom", "--data.categories bedroom", "twice"),
