@@ -71,6 +71,12 @@ def check_at_least(key: str, value: float, least: float) -> None:
         raise InputError(key, value, f"must be {least} or more")
 
 
+def check_range(key: str, value: float, least: float, most: float) -> None:
+    """Raises InputError unless ``least <= value <= most``; NaN raises, too."""
+    if not least <= value <= most:
+        raise InputError(key, value, f"must be from {least} to {most}")
+
+
 def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
     """Returns the advice for an unknown word: ``did you mean x?``, of the most similar word.
 

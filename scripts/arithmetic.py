@@ -13,10 +13,12 @@ import argparse
 import torch
 from torch import Tensor
 
+from glo_lightning.errors import check_range
 from glo_lightning.explore.codes import codes_and_images, generate, is_label
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.flows import edit_space
 from glo_lightning.explore.neighbours import nearest
+from glo_lightning.explore.paths import MAX_AMOUNT
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import load_run
 
@@ -33,6 +35,7 @@ def main() -> None:
 
 
 def add(options: argparse.Namespace) -> None:
+    check_range("strength", options.strength, -MAX_AMOUNT, MAX_AMOUNT)
     run = load_run(options.run, options.accelerator, options.root)
     names = [options.a, options.b, options.c]
     sizes = [len(term) for term in names]

@@ -25,7 +25,7 @@ from glo_lightning.browser.address import address_of, is_loopback, listen  # noq
 from glo_lightning.browser.offline import export_page, require_offline  # noqa: E402
 from glo_lightning.browser.server import require_server, serve  # noqa: E402
 from glo_lightning.browser.session import Session  # noqa: E402
-from glo_lightning.explore.commands import CommandParser  # noqa: E402
+from glo_lightning.explore.commands import CommandParser, refuse_unused  # noqa: E402
 from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
 from glo_lightning.explore.trained_run import load_run  # noqa: E402
 
@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--no_open", action="store_true", help="do not open the browser")
     parser.add_argument("--export", type=Path, metavar="FILE.html", help="write the page instead of serving it")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.call(lambda options: (export if options.export else browse)(options))
+    parser.call(lambda options: (export if options.export is not None else browse)(options))
 
 
 def export(options: argparse.Namespace) -> None:
+    refuse_unused(options, "with --export, which serves no page", "host", "port", "no_open")
     require_offline()
     check_outputs({"export": options.export}, options.overwrite, inputs_of(options, ["export"]))
     export_page(make_session(options), options.export)
@@ -54,6 +55,7 @@ def make_session(options: argparse.Namespace) -> Session:
 
 
 def browse(options: argparse.Namespace) -> None:
+    refuse_unused(options, "without --export", "overwrite")
     require_server()
     with listen(options.host, options.port) as listening:
         session = make_session(options)

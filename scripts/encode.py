@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from glo_lightning.data.image_files import read_images
-from glo_lightning.encoding import STARTS
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.encoding import STARTS, TRIAL_STEPS
+from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.explore.codes import encode_images, generate
-from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.commands import CommandParser, refuse_unused
 from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator
 from glo_lightning.explore.outputs import output_folder
@@ -41,6 +41,7 @@ from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
 
 MAX_COMPARED = 16  # images in the comparison
+OF_OPERATORS = ("prior_weight", "noise_sigma")  # flags that weigh what an operator leaves open
 
 
 def main() -> None:
@@ -56,8 +57,8 @@ def main() -> None:
     parser.add_argument("--operator_args", type=arguments, metavar="JSON", help="arguments of the operator")
     parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
     parser.add_argument("--prior_weight", type=float, default=0.0, help="weight of the flow's log-density of a code")
-    help_ = "of the noise in IMAGES, white being 1; with more of it the prior counts more (default: 0.05)"
-    parser.add_argument("--noise_sigma", type=float, help=help_)
+    help_ = "of the noise in IMAGES, white being 1; with more of it the prior counts more"
+    parser.add_argument("--noise_sigma", type=float, default=0.05, help=help_)
     parser.call(encode)
 
 
@@ -82,8 +83,10 @@ def encode(options: argparse.Namespace) -> None:
     if options.loss:
         descent["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
     encoder = load_encoder(run) if options.encoder == "auto" else None
+    if encoder is not None and options.steps <= TRIAL_STEPS:
+        refuse_unused(options, f"with an encoder and at most {TRIAL_STEPS} steps, which start from its code", "starts")
     if operator is not None:
-        restoration = Restoration(run, operator, encoder, options.prior_weight, options.noise_sigma or 0.05)
+        restoration = Restoration(run, operator, encoder, options.prior_weight, options.noise_sigma)
         restore(options, restoration, images, names, descent)
         return
     codes = encode_images(run.model, to_uint8(images), run.pca_images, encoder, **descent)
@@ -96,16 +99,19 @@ def check(options: argparse.Namespace) -> None:
     if not options.images and not options.fit_encoder:
         raise InputError("images", "", "there are none. Name files or folders, or give --fit_encoder.")
     check_at_least("steps", options.steps, 0)
-    check_at_least("prior_weight", options.prior_weight, 0)
-    if options.noise_sigma is not None and not 0 < options.noise_sigma < float("inf"):
-        raise InputError("noise_sigma", options.noise_sigma, "must be more than 0. Give 0.05 for a twentieth of white.")
+    check_range("prior_weight", options.prior_weight, 0, 1e6)
+    if not 0 < options.noise_sigma <= 10:
+        remedy = "must be more than 0, and at most 10. Give 0.05 for a twentieth of white."
+        raise InputError("noise_sigma", options.noise_sigma, remedy)
     if options.mask and (options.operator not in (None, "mask") or options.operator_args):
         raise InputError("mask", options.mask, "is an operator itself. Give one of the two.")
-    if options.operator_args and not options.operator:
-        raise InputError("operator_args", options.operator_args, "are of an operator. Give --operator.")
-    for key in ("prior_weight", "noise_sigma"):
-        if getattr(options, key) and not (options.operator or options.mask):
-            raise InputError(key, getattr(options, key), "weighs what an operator leaves open. Give --operator.")
+    if not options.images:
+        encoding = ("steps", "loss", "starts", "encoder", "operator", "operator_args", "mask", *OF_OPERATORS)
+        refuse_unused(options, "without IMAGES to encode", *encoding, "output", "overwrite")
+    if not (options.operator or options.mask):
+        refuse_unused(options, "without --operator", "operator_args", *OF_OPERATORS)
+    if options.steps == 0:
+        refuse_unused(options, "with --steps 0, which takes the encoder's codes", "loss", "starts")
     if options.loss:
         make_part(find_loss(options.loss), nn.Module, "loss")
 

@@ -16,15 +16,14 @@ import itertools
 import torch
 from torch import Tensor
 
-from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name, generate, load_codes
-from glo_lightning.explore.commands import CommandParser, write_picture
-from glo_lightning.explore.flows import parse_conditions
+from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
+from glo_lightning.explore.flows import check_flow, parse_conditions
 from glo_lightning.explore.neighbours import nearest_rows
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.priors.fitting import fit_prior
-from glo_lightning.priors.prior import PRIORS, check_conditions, default_prior, make_prior, sample_codes
+from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, default_prior, make_prior, sample_codes
 
 MAX_SHOWN = 64  # samples in the picture; --codes has all of them
 PER_ROW = 4
@@ -47,11 +46,12 @@ def main() -> None:
 
 
 def sample(options: argparse.Namespace) -> None:
-    conditions = " ".join(options.condition) or None
-    for key, value in {"prior": options.prior, "condition": conditions, "guidance": options.guidance}.items():
-        if options.decode and value is not None:
-            raise InputError(key, value, "draws codes, but --decode has them. Give one of the two.")
+    check_draw(options.num, options.seed, options.temperature, options.guidance)
+    if options.decode:
+        drawing = ("prior", "n_components", "num", "seed", "temperature", "condition", "guidance")
+        refuse_unused(options, "with --decode, which shows saved codes", *drawing)
     if options.prior is not None:
+        conditions = " ".join(options.condition) or None
         check_conditions(make_prior(options.prior, options.n_components), conditions, options.guidance)
     run = load_run(options.run, options.accelerator, options.root)
     codes, title = decoded(run, options.decode) if options.decode else drawn(run, options)
@@ -70,7 +70,11 @@ def sample(options: argparse.Namespace) -> None:
 def drawn(run: TrainedRun, options: argparse.Namespace) -> tuple[Tensor, str]:
     """Draw codes (num, D) from the prior; return them and a title."""
     conditions = parse_conditions(run, options.condition)
-    name = options.prior or ("flow" if options.condition else default_prior(*run.codes.shape))
+    conditional = {"condition": " ".join(options.condition) or None, "guidance": options.guidance}
+    needs_flow = [key for key, value in conditional.items() if value is not None and options.prior is None]
+    for key in needs_flow:
+        check_flow(run, key, conditional[key])
+    name = options.prior or ("flow" if needs_flow else default_prior(*run.codes.shape))
     prior = fit_prior(make_prior(name, options.n_components), run.codes, run.attributes, run.folder)
     settings = (options.seed, options.temperature, conditions, options.guidance)
     codes = sample_codes(prior, run.codes, options.num, run.model.project, *settings)

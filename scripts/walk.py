@@ -13,9 +13,9 @@ import argparse
 
 import torch
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.codes import codes_by_name, generate
-from glo_lightning.explore.commands import CommandParser, write_picture
+from glo_lightning.explore.commands import CommandParser, check_images_fit, refuse_unused, write_picture
 from glo_lightning.explore.editing import directions, move
 from glo_lightning.explore.flows import edit_space
 from glo_lightning.explore.paths import principal_axes, walk
@@ -48,9 +48,10 @@ def read_move(text: str) -> tuple[str, float]:
 
 def moved(options: argparse.Namespace) -> None:
     moves = [read_move(text) for text in options.move]
-    run = load_run(options.run, options.accelerator, options.root)
     if options.path == "flow":
         raise InputError("path", "flow", "moves are among the codes. Give --path line.")
+    refuse_unused(options, "with --move, which makes one image", "axes", "steps", "reach", "animation")
+    run = load_run(options.run, options.accelerator, options.root)
     origin = run.codes.mean(0) if options.image is None else codes_by_name(run, [options.image])[0]
     place = move(origin, directions(run, run.codes.shape[1]), moves)
     codes = torch.stack([origin, run.model.project(place)])
@@ -60,10 +61,12 @@ def moved(options: argparse.Namespace) -> None:
 
 
 def walked(options: argparse.Namespace) -> None:
+    check_at_least("steps", options.steps, 2)
     run = load_run(options.run, options.accelerator, options.root)
     enter, leave = edit_space(run, options.path)
     places = enter(run.codes)
     axes = principal_axes(places, options.axes)
+    check_images_fit(run, "steps", options.steps, 2 * options.steps * options.axes)
     origin = places.mean(0) if options.image is None else enter(codes_by_name(run, [options.image]))[0]
     walks = [walk(origin, axis, options.steps, options.reach, identity) for axis in axes]
     codes = torch.cat([run.model.project(leave(places)) for places in walks])

@@ -18,8 +18,10 @@ from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.codes import save_codes
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
+from glo_lightning.explore.pictures import SIZE
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
+from glo_lightning.memory import check_fits
 from glo_lightning.streams import streams_may_close
 
 log = logging.getLogger(__name__)
@@ -63,13 +65,18 @@ class CommandParser(OneLineParser):
         if moving:
             self.add_argument("--animation", type=Path, metavar="FILE.webp", help="also write an animated picture")
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse like argparse, and check the outputs.
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse like argparse, flags and other arguments in any order, and check the outputs.
+
+        ``given`` of the result has the names of the flags that the user gave.
 
         Raises:
             InputError: for an output that exists and may not be overwritten.
         """
-        options = super().parse_args(*args, **kwargs)
+        words = sys.argv[1:] if args is None else args
+        options = self.parse_intermixed_args(words, namespace)
+        flags = {word.partition("=")[0] for word in words}
+        options.given = frozenset(action.dest for action in self._actions if flags.intersection(action.option_strings))
         if self.default_output is None or getattr(options, "images", True) == []:  # then it writes no output
             return options
         if options.output is None:
@@ -100,6 +107,21 @@ class CommandParser(OneLineParser):
         except KeyboardInterrupt as stop:
             sys.stderr.write("\nstopped; nothing was written\n")
             raise SystemExit(130) from stop
+
+
+def refuse_unused(options: argparse.Namespace, reason: str, *keys: str) -> None:
+    """Raise InputError for a flag that the user gave and that has no effect; ``reason`` says why."""
+    for key in keys:
+        if key in options.given:
+            value = getattr(options, key)
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise InputError(key, text, f"has no effect {reason}. Leave it out.")
+
+
+def check_images_fit(run: TrainedRun, key: str, value: object, num: int) -> None:
+    """Raise InputError where ``num`` images of a run, and a picture of them, do not fit into memory."""
+    side = max(run.model.hparams["image_size"], SIZE)
+    check_fits(key, value, f"{num} images", 48 * num * side**2)
 
 
 def write_picture(

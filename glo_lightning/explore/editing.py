@@ -11,7 +11,7 @@ from torch import Tensor
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.flows import EVENNESS, edit_space, fitted_flow, interpolation, path_places
-from glo_lightning.explore.paths import check_weights, mix, principal_axes, resample_path
+from glo_lightning.explore.paths import MAX_AMOUNT, check_weights, mix, principal_axes, resample_path
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 
@@ -114,14 +114,15 @@ def move(origin: Tensor, directions: Mapping[str, Tensor], moves: Sequence[tuple
     """Move a code (D,) along directions, each by a multiple of its length; the result is not projected.
 
     Raises:
-        InputError: for a direction that does not exist, or an amount that is not finite.
+        InputError: for a direction that does not exist, or an amount out of range.
     """
     for name, amount in moves:
         if name not in directions:
             axes = sum(direction.isdigit() for direction in directions)
             labels = ", or name=value of a label" if len(directions) > axes else ""
             raise InputError("move", name, f"there is no such direction. Give an axis from 1 to {axes}{labels}.")
-        if not abs(amount) < float("inf"):
-            raise InputError("move", f"{name}:{amount}", "is not a finite amount. Give a few standard deviations.")
+        if not abs(amount) <= MAX_AMOUNT:
+            remedy = f"must move by at most {MAX_AMOUNT} standard deviations. Give a few."
+            raise InputError("move", f"{name}:{amount}", remedy)
         origin = origin + amount * directions[name]
     return origin

@@ -35,10 +35,15 @@ def fitted_flow(run: TrainedRun, key: str = "path", value: object = "flow") -> F
     Raises:
         InputError: for too few codes.
     """
+    check_flow(run, key, value)
+    return fit_prior(make_prior("flow"), run.codes, run.attributes, run.folder)  # type: ignore[return-value]
+
+
+def check_flow(run: TrainedRun, key: str, value: object) -> None:
+    """Raise InputError for a run of too few codes for a flow; ``key`` is the flag that needs one."""
     if not enough_codes(len(run.codes)):
         why = f"{len(run.codes)} codes are too few for a flow, which needs {MIN_CODES}"
         raise InputError(key, value, f"{why}. Do without, or train on more images.")
-    return fit_prior(make_prior("flow"), run.codes, run.attributes, run.folder)  # type: ignore[return-value]
 
 
 def parse_conditions(run: TrainedRun, labels: Sequence[str]) -> Tensor | None:

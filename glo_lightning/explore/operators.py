@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,11 @@ class Blur(nn.Module):
 
     def __init__(self, sigma: float = 2.0, size: int | None = None):
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise InputError("sigma", sigma, "must be more than 0. Give it in pixels.")
+        if not 0 < sigma <= 1000:
+            raise InputError("sigma", sigma, "must be more than 0, and at most 1000. Give it in pixels.")
         size = 2 * round(3 * sigma) + 1 if size is None else size
-        if size < 1 or size % 2 != 1:
-            raise InputError("size", size, "of a blur's kernel must be odd. Give it in pixels.")
+        if not 1 <= size <= 6001 or size % 2 != 1:
+            raise InputError("size", size, "of a blur's kernel must be odd, and at most 6001. Give it in pixels.")
         self.kernel = gaussian_kernel(size, sigma)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glo_lightning.encoding import Generate
+from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.metrics import extract, frechet
 from glo_lightning.explore.paths import Interpolation
@@ -21,7 +22,13 @@ FRACTIONS = {"frechet_25": 0.25, "frechet_50": 0.5, "frechet_75": 0.75}
 
 
 def random_pairs(num_codes: int, num: int) -> tuple[Tensor, Tensor]:
-    """Draw ``num`` pairs of different rows, (num,) and (num,); the same ones in each call."""
+    """Draw ``num`` pairs of different rows, (num,) and (num,); the same ones in each call.
+
+    Raises:
+        InputError: for fewer than two rows.
+    """
+    if num_codes < 2:
+        raise InputError("run", f"{num_codes} images", "has no pairs of images. Give a run of two or more.")
     random = torch.Generator().manual_seed(0)
     first = torch.randint(num_codes, (num,), generator=random)
     return first, (first + torch.randint(1, num_codes, (num,), generator=random)) % num_codes

@@ -10,6 +10,7 @@ from torch import Tensor
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.latents import Projection, identity
 
+MAX_AMOUNT = 1000  # of a reach, a move or a strength: larger numbers overflow
 # (start, end, steps or fractions, project) -> the codes from start to end, both included
 Interpolation = Callable[[Tensor, Tensor, int | Tensor, Projection], Tensor]
 
@@ -97,8 +98,8 @@ def check_weights(weights: Sequence[float], num: int) -> None:
     text = " ".join(map(str, weights))
     if len(weights) != num:
         raise InputError("weights", text, f"are {len(weights)} for {num} images. Give one for each.")
-    if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
-        raise InputError("weights", text, "must be 0 or more. Give at least one above 0.")
+    if not (min(weights) >= 0 and 0 < sum(weights) <= 1e6):
+        raise InputError("weights", text, "must be from 0 to 1e6. Give at least one above 0.")
 
 
 def principal_axes(codes: Tensor, num: int) -> Tensor:
@@ -121,11 +122,12 @@ def walk(origin: Tensor, axis: Tensor, steps: int, reach: float, project: Projec
     """Walk from ``origin - reach * axis`` to ``origin + reach * axis``: projected codes (steps, D).
 
     Raises:
-        InputError: for fewer than two steps, or a reach that is not positive.
+        InputError: for fewer than two steps, or a reach out of range.
     """
     check_at_least("steps", steps, 2)
-    if not 0 < reach < float("inf"):
-        raise InputError("reach", reach, "must be more than 0 standard deviations. Give 3 to reach nearly all codes.")
+    if not 0 < reach <= MAX_AMOUNT:
+        remedy = f"must be more than 0 standard deviations, and at most {MAX_AMOUNT}. Give 3 to reach nearly all codes."
+        raise InputError("reach", reach, remedy)
     return project(origin + torch.linspace(-reach, reach, steps).to(origin)[:, None] * axis)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import torch
@@ -91,8 +92,9 @@ class Mixture:
         return self
 
     def sample(self, num: int, seed: int = 0) -> Tensor:
-        self.mixture.random_state = seed
-        samples, _ = self.mixture.sample(num)
+        mixture = copy.copy(self.mixture)  # several threads may draw from it, each with its seed
+        mixture.random_state = seed
+        samples, _ = mixture.sample(num)
         order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
         return self.mean + self.std * torch.from_numpy(samples).float()[order]
 

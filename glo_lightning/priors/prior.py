@@ -7,11 +7,14 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from torch import Tensor
 
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.latents import Projection
+from glo_lightning.memory import check_fits
 from glo_lightning.parts import make_instance
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
+
+MAX_STRENGTH = 100  # of temperature and guidance: more of them overflows
 
 
 @runtime_checkable
@@ -37,6 +40,17 @@ def check_conditions(prior: Prior, conditions: object, guidance: float | None) -
     for key, value in (("condition", conditions), ("guidance", guidance)):
         if value is not None and not takes_conditions(prior):
             raise InputError(key, value, f"the prior {type(prior).__name__} takes no {key}. Give --prior flow.")
+
+
+def check_draw(num: int, seed: int, temperature: float, guidance: float | None) -> None:
+    """Raise InputError for values out of range; see ``sample_codes``."""
+    check_at_least("num", num, 1)
+    check_range("seed", seed, 0, 2**32 - 1)
+    if not 0 < temperature <= MAX_STRENGTH:
+        remedy = f"must be more than 0, and at most {MAX_STRENGTH}. Give 1 to sample the prior as it is."
+        raise InputError("temperature", temperature, remedy)
+    if guidance is not None:
+        check_range("guidance", guidance, 0, MAX_STRENGTH)
 
 
 PRIORS: dict[str, Callable[[], Prior]] = {
@@ -90,18 +104,17 @@ def sample_codes(
         codes: (N, D); ``model.latents.weight``.
         num: number of codes to draw.
         project: the projection of the training, ``model.project``.
-        seed: the same seed draws the same codes.
-        temperature: scales a flow's noise, or the distance of other samples from the mean code. Below 1, samples are
-            more typical and vary less.
+        seed: from 0 to 2**32 - 1; the same seed draws the same codes.
+        temperature: scales a flow's noise, or the distance of other samples from the mean code; at most 100. Below 1,
+            samples are more typical and vary less.
         conditions: attributes that the samples are to have; see ``Flow.sample``.
-        guidance: strength of the guidance; see ``Flow.sample``.
+        guidance: strength of the guidance, from 0 to 100; see ``Flow.sample``.
 
     Raises:
         InputError: for a value out of range, and for conditions or guidance of a prior that takes none.
     """
-    check_at_least("num", num, 1)
-    if not 0 < temperature < float("inf"):
-        raise InputError("temperature", temperature, "must be more than 0. Give 1 to sample the prior as it is.")
+    check_draw(num, seed, temperature, guidance)
+    check_fits("num", num, "as many codes", 16 * num * codes.shape[1])
     mean, name = codes.detach().mean(0), type(prior).__name__
     if takes_conditions(prior):
         samples, temperature = prior.sample(num, seed, temperature, conditions, guidance).to(mean), 1.0

@@ -137,7 +137,8 @@ def encode_py(tmp_path):
     def encode_py(run, *arguments):
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        status, _, errors = call("encode", run, *arguments, "--output", output)
+        flags = () if arguments == ("--fit_encoder",) else ("--output", output)
+        status, _, errors = call("encode", run, *arguments, *flags)
         codes = torch.from_numpy(np.load(output / "codes.npy")) if output.exists() else None
         return codes, errors[-1] if status else ""
 
@@ -162,6 +163,14 @@ def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
     assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
     found = encode_images(loaded.model, pixels, loaded.pca_images, encoder, steps=TRIAL_STEPS)
     assert torch.equal(codes_by_name(loaded, [str(photo)]), found)
+
+
+def test_flags_that_an_encoder_leaves_without_effect_are_refused(run, encode_py, photo):
+    assert encode_py(run, "--fit_encoder", "--steps", 3)[1].startswith("--steps 3: has no effect without IMAGES")
+    assert encode_py(run, "--fit_encoder") == (None, "")
+    starts = encode_py(run, photo, "--steps", TRIAL_STEPS, "--starts", "mean")[1]
+    assert starts.startswith("--starts mean: has no effect with an encoder and at most 30 steps")
+    assert encode_py(run, photo, "--steps", TRIAL_STEPS + 1, "--starts", "mean")[1] == ""
 
 
 def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(photo):

@@ -214,14 +214,20 @@ def test_a_picture_of_another_size_is_named(encode_py, photo):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--prior_weight", 1], "--prior_weight 1.0: weighs"),
+        (["--prior_weight", 1], "--prior_weight 1.0: has no effect without --operator. Leave it out."),
+        (["--operator", "blur", "--prior_weight", "inf"], "--prior_weight inf: must be from 0 to 1000000.0"),
+        (["--operator", "blur", "--noise_sigma", "1e30"], "--noise_sigma 1e+30: must be more than 0, and at most 10"),
+        (["--operator", "blur", "--operator_args", '{"sigma": 1e12}'], "sigma 1000000000000.0: must be more than 0"),
+        (["--steps", 0, "--loss", "l2"], "--loss l2: has no effect with --steps 0, which takes the encoder's codes"),
+        (["--steps", 0, "--starts", "mean"], "--starts mean: has no effect with --steps 0"),
+        (["--operator_args", "{}"], "--operator_args {}: has no effect without --operator"),
         (["--operator", "blur", "--noise_sigma", 0], "--noise_sigma 0.0: must be more"),
         (["--operator", "blur", "--mask", "m.png"], "--mask m.png: is an operator itself"),
         (["--operator_args", "{}", "--operator", "none.Such"], "--operator none.Such: give mask"),
         (["--operator_args", "sigma"], "argument --operator_args: invalid"),
         (["--operator", "blur", "--prior_weight", 1], "--prior_weight 1.0: 16 codes are too few for a flow"),
         (["--operator", "blur", "--prior_weight", 1, "--steps", 0], "--steps 0: needs an encoder"),
-        (["--noise_sigma", 0.1], "--noise_sigma 0.1: weighs what an operator leaves open"),
+        (["--noise_sigma", 0.1], "--noise_sigma 0.1: has no effect without --operator"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(encode_py, photo, arguments, told):

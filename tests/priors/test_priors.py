@@ -85,6 +85,19 @@ def test_temperature_scales_the_deviation_from_the_mean():
     torch.testing.assert_close(cold - codes.mean(0), 0.25 * (plain - codes.mean(0)))
 
 
+def test_a_mixture_that_is_drawn_from_twice_at_once_keeps_both_seeds(two_clusters, monkeypatch):
+    mixture, draw = Mixture(2).fit(two_clusters), GaussianMixture.sample
+    expected = mixture.sample(5, seed=0)
+
+    def interrupted(self, num):
+        monkeypatch.setattr(GaussianMixture, "sample", draw)
+        mixture.sample(5, seed=1)  # as another thread may do
+        return draw(self, num)
+
+    monkeypatch.setattr(GaussianMixture, "sample", interrupted)
+    assert torch.equal(mixture.sample(5, seed=0), expected)
+
+
 class Zeros:
     """A prior of a user's own."""
 
@@ -100,6 +113,11 @@ class Crooked(Zeros):
         return torch.zeros(self.dimensions, num)
 
 
+NAN = float("nan")
+WRONG_DRAWS = [("num", 0), ("num", 10**15), ("seed", -1), ("seed", 2**32), ("guidance", 2.0), ("guidance", NAN)]
+WRONG_DRAWS += [("temperature", value) for value in (0, -1, NAN, float("inf"), 1e30)]
+
+
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
@@ -111,17 +129,18 @@ class Crooked(Zeros):
         ("n_components", lambda: make_prior("gaussian", n_components=3)),
         ("n_components", lambda: Mixture(10).fit(correlated(9))),
         ("n_components", lambda: Mixture(0).fit(correlated(9))),
-        ("num", lambda: sample_codes(_fitted(Zeros()), correlated(9), 0, to_ball)),
-        ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=0)),
-        ("temperature", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, temperature=float("nan"))),
-        ("guidance", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, guidance=2.0)),
-        ("condition", lambda: sample_codes(_fitted(Zeros()), correlated(9), 1, to_ball, conditions=torch.tensor([1]))),
+        *((key, lambda key=key, value=value: _draw(**{key: value})) for key, value in WRONG_DRAWS),
+        ("condition", lambda: _draw(conditions=torch.tensor([1]))),
     ],
 )
 def test_wrong_arguments_are_named(key, wrong):
     with pytest.raises(InputError) as error:
         wrong()
     assert error.value.key == key
+
+
+def _draw(num=1, **options):
+    return sample_codes(_fitted(Zeros()), correlated(9), num, to_ball, **options)
 
 
 def _fitted(prior):

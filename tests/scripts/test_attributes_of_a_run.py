@@ -126,8 +126,11 @@ def test_labels_go_with_the_run(trained, tmp_path):
         ("sample --condition parity=ood", "--condition parity=ood: parity has no value 'ood'; did you mean odd?"),
         ("sample --condition rare=yes", "--condition rare=yes: only 3 training images have it, 20 are needed. Give"),
         ("sample --prior gaussian --condition size=big", "--condition size=big: the prior Gaussian takes no condition"),
-        ("sample --prior mixture --guidance 2", "--guidance 2.0: the prior Mixture takes no guidance. Give"),
-        ("sample --decode 1 --guidance 2", "--guidance 2.0: draws codes, but --decode has them"),
+        (
+            "sample --prior mixture --guidance 2",
+            "--guidance 2.0: the prior Mixture takes no guidance. Give --prior flow.",
+        ),
+        ("sample --decode 1 --guidance 2", "--guidance 2.0: has no effect with --decode"),
         ("arithmetic --a parity=odd --b rare= --c hat=top", "condition hat=top: there is no attribute hat"),
     ],
 )

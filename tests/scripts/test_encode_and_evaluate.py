@@ -47,6 +47,13 @@ def test_encode_writes_codes_that_give_the_reconstructions(tiny_run, pictures, t
             assert grid.size == (3 * 34 + 2, 36)
 
 
+def test_images_may_stand_after_the_flags(tiny_run, pictures, tmp_path):
+    flags = ("--accelerator", "cpu", "--steps", 1, "--starts", "mean", "--output", tmp_path / "out", "--overwrite")
+    assert call("encode", tiny_run, *flags, pictures)[0] == 0
+    assert call("encode", *flags[:-3], tiny_run, pictures)[0] == 2  # --starts takes what follows it
+    assert call("encode", tiny_run, pictures, *flags)[0] == 0
+
+
 def test_encode_takes_an_lmdb_and_a_mask(tiny_run, tmp_path):
     records = write_lmdb(tmp_path / "lmdb", {b"%d" % n: encode(flat_image(20000 * n, 40)) for n in range(2)})
     mask = np.full((32, 32), 255, np.uint8)

@@ -156,6 +156,12 @@ def test_codes_that_are_not_of_this_run_are_named(name, line, tiny, tmp_path):
     assert not (tmp_path / "made.png").exists()
 
 
+def test_a_path_that_is_named_twice_has_one_row(tiny):
+    paths = (("line",), ("line", "line"))
+    once, twice = (codes_of("interpolate", tiny, 3, 9, "--steps=3", "--path", *path) for path in paths)
+    assert np.array_equal(once, twice)
+
+
 def test_seed_prior_and_temperature_tell_the_samples(tiny):
     def codes(*arguments):
         return codes_of("sample", tiny, "--num=3", *arguments)
@@ -194,18 +200,53 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("interpolate 0 folder", "image folder: holds 2 images. Give a file with one."),
         ("arithmetic --a 0 --b 1 --c 99", "image 99: the run has 24 images. Give an index from 0 to 23, or a file."),
         ("walk --axes 7", "--axes 7: codes have 6 dimensions. Give 1 to 6."),
-        ("walk --reach 0", "--reach 0.0: must be more than 0 standard deviations. Give 3 to reach nearly all codes."),
+        (
+            "walk --reach 0",
+            "--reach 0.0: must be more than 0 standard deviations, and at most 1000. Give 3 to reach nearly all codes.",
+        ),
         ("walk --move 7:1", "--move 7: there is no such direction. Give an axis from 1 to 6."),
         ("walk --move 0:1", "--move 0: there is no such direction. Give an axis from 1 to 6."),
         ("walk --move 1", "--move 1: is not DIRECTION:AMOUNT"),
-        ("walk --move 1:inf", "--move 1:inf: is not a finite amount"),
+        ("walk --move 1:inf", "--move 1:inf: must move by at most 1000 standard deviations. Give a few."),
+        ("walk --move 1:nan", "--move 1:nan: must move by at most 1000"),
+        ("walk --move 1:1e30", "--move 1:1e+30: must move by at most 1000"),
+        ("walk --move 1:1 --steps 3", "--steps 3: has no effect with --move, which makes one image. Leave it out."),
+        ("walk --move 1:1 --axes 6", "--axes 6: has no effect with --move"),
+        ("walk --reach=nan --move 1:1", "--reach nan: has no effect with --move"),
+        ("walk --move 1:1 --animation a.webp", "--animation a.webp: has no effect with --move"),
+        ("walk --reach nan", "--reach nan: must be more than 0 standard deviations, and at most 1000. Give 3"),
+        ("walk --reach 1e30", "--reach 1e+30: must be more than 0"),
+        ("walk --steps 1", "--steps 1: must be 2 or more"),
+        ("walk --steps 1000000000", "--steps 1000000000: 12000000000 images would take"),
+        ("arithmetic --a 0 --b 1 --c 2 --strength nan", "--strength nan: must be from -1000 to 1000"),
+        ("arithmetic --a 0 --b 1 --c 2 --strength 1e30", "--strength 1e+30: must be from -1000 to 1000"),
+        ("interpolate 0 1 --sharpness 1000000000", "--sharpness 1000000000: 3000000000 images would take"),
+        ("interpolate 0 1 --weights nan 1", "--weights nan 1.0: must be from 0 to 1e6"),
+        ("interpolate 0 1 --weights 1 1e30", "--weights 1.0 1e+30: must be from 0 to 1e6"),
+        ("interpolate 0 1 --weights 1 1 --steps 9", "--steps 9: has no effect with --weights, which makes one image"),
+        ("interpolate 0 1 --weights 1 1 --animation a.webp", "--animation a.webp: has no effect with --weights"),
         ("walk --move 1:1 --path flow", "--path flow: moves are among the codes. Give --path line."),
         ("interpolate 0 1 --weights 1", "--weights 1.0: are 1 for 2 images. Give one for each."),
-        ("interpolate 0 1 --weights 0 0", "--weights 0.0 0.0: must be 0 or more. Give at least one above 0."),
-        ("interpolate 0 1 --weights 2 -1", "--weights 2.0 -1.0: must be 0 or more. Give at least one above 0."),
-        ("sample --decode a.npy --prior mixture", "--prior mixture: draws codes, but --decode has them"),
-        ("sample --temperature 0", "--temperature 0.0: must be more than 0. Give 1 to sample the prior as it is."),
-        ("sample --temperature -1", "--temperature -1.0: must be more than 0. Give 1 to sample the prior as it is."),
+        ("interpolate 0 1 --weights 0 0", "--weights 0.0 0.0: must be from 0 to 1e6. Give at least one above 0."),
+        ("interpolate 0 1 --weights 2 -1", "--weights 2.0 -1.0: must be from 0 to 1e6. Give at least one above 0."),
+        ("sample --decode a.npy --prior mixture", "--prior mixture: has no effect with --decode, which shows saved"),
+        ("sample --decode a.npy --n_components 3", "--n_components 3: has no effect with --decode"),
+        ("sample --decode a.npy --num 24", "--num 24: has no effect with --decode"),
+        ("sample --decode a.npy --seed=0", "--seed 0: has no effect with --decode"),
+        ("sample --decode a.npy --temperature 1", "--temperature 1.0: has no effect with --decode"),
+        ("sample --decode a.npy --condition a=1 b=2", "--condition a=1 b=2: has no effect with --decode"),
+        ("sample --decode a.npy --guidance 2", "--guidance 2.0: has no effect with --decode"),
+        ("sample --temperature 0", "--temperature 0.0: must be more than 0, and at most 100. Give 1 to sample the"),
+        ("sample --temperature nan", "--temperature nan: must be more than 0, and at most 100"),
+        ("sample --temperature 1e30", "--temperature 1e+30: must be more than 0, and at most 100"),
+        ("sample --seed -1", "--seed -1: must be from 0 to 4294967295"),
+        ("sample --seed 4294967296 --prior diagonal", "--seed 4294967296: must be from 0 to 4294967295"),
+        ("sample --guidance -5", "--guidance -5.0: must be from 0 to 100"),
+        ("sample --guidance inf", "--guidance inf: must be from 0 to 100"),
+        ("sample --guidance nan --prior gaussian", "--guidance nan: must be from 0 to 100"),
+        ("sample --guidance 2 --prior gaussian", "--guidance 2.0: the prior Gaussian takes no guidance. Give --prior"),
+        ("sample --guidance 2", "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do without"),
+        ("sample --num 1000000000000", "--num 1000000000000: as many codes would take"),
         ("sample --num 0", "--num 0: must be 1 or more"),
         ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes to fit. Give fewer."),
         ("sample --prior floe", "--prior floe: give flow, gaussian, diagonal, mixture or the path of a class"),

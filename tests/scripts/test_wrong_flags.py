@@ -23,3 +23,18 @@ def test_a_mistyped_flag_ends_every_command_with_one_line_and_status_2(name, mon
     assert status == 2
     assert "no_such_flag" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--overwrite"], "--overwrite True: has no effect without --export. Leave it out."),
+        (["--export", "page.html", "--port=8000"], "--port 8000: has no effect with --export, which serves no page."),
+        (["--export", "page.html", "--host", "0.0.0.0"], "--host 0.0.0.0: has no effect with --export"),
+        (["--export", "page.html", "--no_open"], "--no_open True: has no effect with --export"),
+    ],
+)
+def test_a_flag_of_the_page_without_effect_is_refused(flags, line, tmp_path):
+    status, _, errors = call("browse", tmp_path / "no_run", *flags)
+    assert (status, len(errors)) == (2, 1)
+    assert errors[0].startswith(line)
