@@ -249,7 +249,7 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --num 1000000000000", "--num 1000000000000: as many codes would take"),
         ("sample --num 0", "--num 0: must be 1 or more"),
         ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes to fit. Give fewer."),
-        ("sample --prior floe", "--prior floe: there is no such class. Give flow, gaussian, diagonal, mixture or the path"),
+        ("sample --prior floe", "--prior floe: there is no such class. Give flow, gaussian, diagonal, mixture or the"),
         ("sample --prior flow", "--prior flow: 24 codes are too few for a flow, which needs 500. Give mixture"),
         ("interpolate 0 1 --path flow", "--path flow: 24 codes are too few for a flow, which needs 500. Do without"),
         ("sample --condition hat=top", "--condition hat=top: the run's images have no labels"),
