@@ -203,7 +203,7 @@ def measure_floor(options: argparse.Namespace, device: torch.device) -> dict[str
             elements += layer.out_features if isinstance(layer, FirstLayer) else layer.out_channels * pixels
     set_tf32(options.precision[0])
     dtype = torch.bfloat16 if is_low(options.precision[0]) else torch.float32
-    side = 8192 if device.type == "cuda" else 2048
+    side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     times = best_in_turn({"product": lambda: a @ b, "copy": lambda: b.copy_(a)}, device, 3, 3)
     rates = {"matrix_flops_per_second": 2 * side**3 / times["product"]}

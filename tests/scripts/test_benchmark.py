@@ -19,6 +19,7 @@ from benchmarking.plain_loops import CarefulLoop, MinimalLoop
 from benchmarking.training import Clock
 from benchmarking.waits import CountOnCUDA
 from conftest import REPOSITORY
+from programs import call
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -79,7 +80,20 @@ def test_synthetic_images_need_neither_lmdb_nor_jsonargparse_nor_a_git_checkout(
     assert result["environment"]["options"]["rows"] == 16
 
 
-def test_the_quickstart_is_timed_profiled_and_repeated_bit_for_bit(run):
+class CalledHere:
+    """In place of a process of scripts/train.py."""
+
+    def __init__(self, command, **_):
+        self.returncode, _, self.errors = call("train", *command[2:])
+
+    def communicate(self):
+        torch.use_deterministic_algorithms(False)
+        return "", "\n".join(self.errors)
+
+
+def test_the_quickstart_is_timed_profiled_and_repeated_bit_for_bit(run, monkeypatch):
+    processes = argparse.Namespace(Popen=CalledHere, DEVNULL=None, PIPE=None)
+    monkeypatch.setattr("benchmarking.quickstart.subprocess", processes)
     tiny = ("--data.num_samples=160", "--data.batch_size=8", "--data.image_size=32", "--model.generator.width=4")
     result, _ = run("--quickstart", "--epochs=2", *tiny, "--model.latent_dim=6")
     first, second = result["epochs"]

@@ -75,12 +75,8 @@ def classifier(data):
 
 @pytest.fixture(scope="module")
 def metrics(data, classifier):
-    return FaceMetrics(
-        GLO(80, latent_dim=4, generator=partial(Generator, width=2)).eval().requires_grad_(False),
-        data,
-        classifier,
-        num=30,
-    )
+    model = GLO(80, latent_dim=4, generator=partial(Generator, width=2)).eval().requires_grad_(False)
+    return FaceMetrics(model, data, classifier, num=30)
 
 
 @pytest.fixture
@@ -150,9 +146,8 @@ def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_fl
         "--classifier", tmp_path / "classifier.pt", "--json", tmp_path / "made.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "made.json").read_text())
-    assert set(found["priors"]) == {
-        "held-out faces", "unseen combinations", "reconstructions", "gaussian", "flow"
-    }  # fmt: skip
+    real = {"held-out faces", "unseen combinations", "reconstructions"}
+    assert set(found["priors"]) == {*real, "gaussian", "flow"}
     assert f"| gaussian | {found['priors']['gaussian']['frechet']:.3f} |" in said
     assert set(found["paths"]) == {"arc", "line", "flow", "fade", "nearest_code", "held-out faces"}
     for kind in ("edits", "edits, unseen combinations"):

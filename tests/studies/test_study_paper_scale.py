@@ -9,18 +9,8 @@ from run_study import run_study
 
 def test_a_run_is_described_by_its_curves_and_the_plain_loop_stands_beside_it(run, tmp_path, flat_lmdb):
     folder, results = tmp_path / "run", tmp_path / "results.json"
-    flags = ["--data.root", flat_lmdb, "--data.holdout", 20, "--data.image_size", 64, "--data.num_samples", 100]
-    flags += [
-        "--data.batch_size",
-        40,
-        "--model.generator.width",
-        2,
-        "--model.latent_dim",
-        4,
-        "--max_epochs",
-        2,
-        "--prior=null",
-    ]
+    flags = ("--data.holdout=20", "--data.num_samples=100", "--data.batch_size=40", "--model.generator.width=2")
+    flags += ("--model.latent_dim=4", "--max_epochs=2", "--prior=null", "--data.root", flat_lmdb)
     assert run(*flags, "--output", folder)[0] == 0
     arguments = (folder, "--plain", "--workers", "0", "--encoded", "8", "--json", results)
     table = run_study("paper_scale/paper_scale", *arguments)

@@ -1,11 +1,18 @@
 """scripts/studies/priors: the two priors that live there, and the comparison at its smallest."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import other_priors
 import pytest
 import torch
+from image_sets import write_mnist
+from programs import call
 from run_study import run_study
 from sklearn.neighbors import KernelDensity
+from test_priors import correlated, two_clusters  # noqa: F401
 
 from glo_lightning.errors import InputError
 from glo_lightning.latents import to_ball
@@ -17,21 +24,6 @@ from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
 class SmallIMLE(other_priors.IMLE):
     def __init__(self):
         super().__init__(width=8, rounds=2)
-
-
-def correlated(num: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(4, 4, generator=generator)
-    return 0.1 * torch.randn(num, 4, generator=generator) @ mixing + 0.2
-
-
-@pytest.fixture(scope="module")
-def two_clusters() -> torch.Tensor:
-    """200 codes in two far groups of 150 and 50."""
-    codes = 0.05 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    codes[:150, 0] += 0.5
-    codes[150:, 0] -= 0.5
-    return codes
 
 
 def test_a_kernel_densitys_samples_have_its_variance_and_its_bandwidth_is_the_likeliest():
@@ -49,7 +41,7 @@ def test_a_kernel_densitys_samples_have_its_variance_and_its_bandwidth_is_the_li
     assert likelihood(prior.bandwidth) > max(likelihood(prior.bandwidth / 2), likelihood(prior.bandwidth * 2))
 
 
-def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_clusters):
+def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_clusters):  # noqa: F811
     state = torch.get_rng_state()
     samples = other_priors.IMLE(noise_dim=4, width=64, rounds=100).fit(two_clusters).sample(2_000, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
@@ -62,7 +54,7 @@ def test_imle_reaches_every_code_and_leaves_the_gap_that_a_gaussian_fills(two_cl
 
 
 @pytest.mark.parametrize("path", ["other_priors.KernelDensity", f"{__name__}.SmallIMLE"])
-def test_a_prior_by_class_path_repeats_its_seed_and_stays_in_the_ball(path, two_clusters):
+def test_a_prior_by_class_path_repeats_its_seed_and_stays_in_the_ball(path, two_clusters):  # noqa: F811
     prior = make_prior(path)
     prior.fit(two_clusters)
     one, same, other = (sample_codes(prior, two_clusters, 20, to_ball, seed) for seed in (0, 0, 1))
@@ -79,13 +71,14 @@ def test_too_few_codes_for_cross_validation_are_named():
 
 def test_every_prior_is_compared_beside_two_floors(tmp_path, monkeypatch):
     """On 60 synthetic digits, with the little training that they allow."""
-    generator = np.random.default_rng(0)
-    for part in ("train", "t10k"):
-        labels = generator.integers(0, 10, 60).astype(np.uint8)
-        images = generator.integers(0, 200, (60, 28, 28)).astype(np.uint8)
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
+    write_mnist(tmp_path, num_train=60)
+    start = subprocess.run
+
+    def call_here(command, **options):
+        """Runs scripts/*.py in this process."""
+        return call(Path(command[1]).stem, *command[2:]) if command[0] == sys.executable else start(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", call_here)
     monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=10, width=8, blocks=1))
     monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
     small = ("--num_images=60", "--latent_dim=4", "--max_epochs=1", "--seeds=2", "--temperatures=1")

@@ -261,7 +261,7 @@ def main() -> None:
         print(markdown(name, rows, digits=3) + "\n", flush=True)
 
     show("priors", faces.priors(options.priors))
-    show("paths", faces.paths())
+    show("paths", faces.paths(min(4096, options.num)))
     if options.num_edited:
         for name, images in {"edits": faces.real, "edits, unseen combinations": faces.unseen}.items():
             wanted = from_uint8(images[: options.num_edited].to(model.device))
