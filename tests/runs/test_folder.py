@@ -1,9 +1,11 @@
+import importlib.metadata
 import json
 import shutil
+import subprocess
 
 import pytest
 import yaml
-from conftest import TINY, encode, flat_image, load, same_state
+from conftest import REPOSITORY, TINY, encode, flat_image, load, same_state
 from forked import Program
 
 from glo_lightning.data.sources.folder import FolderSource
@@ -64,9 +66,8 @@ def is_whole(run, seed):
 
 
 def test_two_starts_at_once_are_two_runs(tmp_path):
-    programs = [
-        Program(tmp_path / f"said_{seed}", *TINY, "--max_epochs=1", f"--seed_everything={seed}") for seed in (1, 2)
-    ]
+    flags = (*TINY, "--max_epochs=1")
+    programs = [Program(tmp_path / f"said_{seed}", *flags, f"--seed_everything={seed}") for seed in (1, 2)]
     assert [program.status() for program in programs] == [0, 0]
     runs = sorted((tmp_path / "runs" / "quickstart").iterdir())
     assert [run.name for run in runs] == ["version_0", "version_1"]
@@ -130,3 +131,16 @@ def test_a_run_in_the_folder_of_its_own_images_goes_on(run, tmp_path, capsys):
     assert (folder / "images" / "targets.png").exists()
     assert run("--resume", folder, "--max_epochs=2") == (0, "")
     assert len(FolderSource(tmp_path)) == 24
+
+
+def test_environment_says_what_each_start_was_made_with(run, tmp_path):
+    run(*TINY, "--max_epochs=1", "--output", tmp_path / "run", "--seed_everything=3")
+    run("--resume", tmp_path / "run", "--max_epochs=2")
+    first, second = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert first["packages"]["torch"] == importlib.metadata.version("torch")
+    git = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    assert first["git"]["commit"] == subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    assert (first["seed"], first["data"]["num_images"]) == (3, 24)
+    assert first["data"] == second["data"]
+    assert "--seed_everything=3" in first["command"]
+    assert "--resume" in second["command"]
