@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, LearningRateFinder
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_same_model
@@ -30,6 +29,7 @@ from glo_lightning.latents import (
     random_codes,
 )
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
+from glo_lightning.loaders import sequential_batches
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
 from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer
@@ -237,28 +237,24 @@ class GLO(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Reconstructs images (B, C, H, W) in [-1, 1] from their codes."""
-        _, index = batch
-        return self(self.latents(index))
+        return self(self.latents(batch[1]))
 
-    def setup(self, stage: str) -> None:
-        """Refuses callbacks of Lightning's that would set the rates wrongly."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            name = type(callback).__name__
-            if isinstance(callback, LearningRateFinder):
-                remedy = "knows one learning rate, and GLO has two. Compare short runs of several instead"
-                raise InputError("callbacks", name, remedy)
-            if isinstance(callback, GradientAccumulationScheduler) and self.schedule == "cosine":
-                remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
-                raise InputError("callbacks", name, remedy)
+    def configure_callbacks(self) -> list[Callback]:
+        """The curves and pictures of any Trainer that has none.
+
+        Raises:
+            InputError: for a callback of Lightning's that would set the learning rates wrongly.
+        """
+        from glo_lightning.training.callbacks import missing_callbacks, refuse_callbacks
+
+        refuse_callbacks(self.trainer, self.schedule)
+        return missing_callbacks(self.trainer)
 
     def on_fit_start(self) -> None:
         """Initialises codes that are not yet, the same in all processes, and compiles the objective."""
         if self.init == "pca" and not self.initialised:
-            loader = getattr(getattr(self.trainer, "datamodule", None), "sequential_dataloader", None)
-            if loader is None:
-                remedy = "reads the images from an LSUNDataModule; fit with one, or give init random"
-                raise InputError("init", "pca", remedy)
-            init_from_pca(self.latents.weight.data, loader, self.project, self.n_pca, self.whiten)
+            images = sequential_batches(self.trainer)
+            init_from_pca(self.latents.weight.data, images, self.project, self.n_pca, self.whiten)
         broadcast_from_first(self.latents.weight.data)  # random ones too: each process may have had a seed of its own
         if self.hparams["compile"]:  # the function, not the modules: keys of checkpoints and pictures stay as they are
             # CUDA graphs; gradients that are added up over batches would lie in the graph's own memory

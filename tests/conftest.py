@@ -23,6 +23,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from glo_lightning.progress import set_progress
+
 REPOSITORY = Path(__file__).parents[1]
 
 Run = Callable[..., tuple[int, str]]
@@ -36,9 +38,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def silent_logger():
-    """The command line logs to the standard output of its test, which is closed after it."""
+    """The command line logs to the standard output of its test, which is closed after it, as its flags say."""
     yield
     logging.getLogger("glo_lightning").handlers = []
+    set_progress("auto")
 
 
 def encode(pixels: np.ndarray, file_format: str = "PNG", **options) -> bytes:

@@ -82,7 +82,7 @@ class TestTraining:
         assert torch.equal(model.latents.weight, codes)
 
     @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
-    def test_pca_start_without_a_datamodule_says_so(self, data, tmp_path):
+    def test_pca_start_from_a_loader_without_its_datamodule_says_so(self, data, tmp_path):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, **quiet)
         with pytest.raises(InputError, match="LSUNDataModule"):

@@ -12,7 +12,6 @@ import logging
 import mmap
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from glo_lightning.data.source import Source, key_text, read_image
 from glo_lightning.data.subprocesses import run_in_subprocesses
@@ -30,6 +28,7 @@ from glo_lightning.errors import InputError, OnError, ReadError
 from glo_lightning.files import cache_folder
 from glo_lightning.images import DECODING, ImageFormat
 from glo_lightning.locks import Lock
+from glo_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_im
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
-        with tqdm(total=len(todo), unit=" images", file=sys.stdout) as bar:
+        with Progress(total=len(todo), desc="decoding", unit=" images") as bar:
             first, size = 0, CHUNK
             while first < len(todo):
                 start, rows = time.monotonic(), todo[first : first + size]

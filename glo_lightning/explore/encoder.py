@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
-from tqdm import tqdm
 
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.explore.trained_run import TrainedRun, state_digest
@@ -26,6 +24,7 @@ from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import codes_digest, digest_of
 from glo_lightning.priors.gaussian import Diagonal
 from glo_lightning.priors.prior import sample_codes
+from glo_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS) ->
     rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:FIRST_PAIRS]
     sampled = sample_codes(Diagonal().fit(codes), codes, STEP_PAIRS // 8, model.project).split(BATCH // 8)
     total = len(rows) + len(rows[:STEP_PAIRS])
-    with tqdm(total=total, desc="fitting the encoder", unit=" images", file=sys.stdout) as bar:
+    with Progress(total=total, desc="fitting the encoder", unit=" images") as bar:
 
         def batches(rows: Tensor, share: float) -> Iterator[tuple[Tensor, Tensor]]:
             """Yield images and codes of rows, until that share of the time is over."""

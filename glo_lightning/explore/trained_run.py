@@ -93,6 +93,7 @@ class TrainedRun:
             InputError: without the run's folder, or when its images have changed.
         """
         arguments = self.config["data"]
+        assert self.folder is not None  # else the line before had raised
         arguments["root"] = self._root or arguments.get("root")
         with decoding("run", RunFolder(self.folder).config, "Its data section does not describe images. Restore it."):
             data = LSUNDataModule(**arguments)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from glo_lightning.errors import InputError
 from glo_lightning.priors.velocity import Velocity
+from glo_lightning.progress import Progress
 
 MIN_CODES = 500  # for a fit
 SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: a code comes back from noise to within 1e-3
@@ -96,7 +95,7 @@ class Flow:
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step / steps))
-        for step in tqdm(range(1, steps + 1), "fitting the flow", unit=" steps", file=sys.stdout):
+        for step in Progress(range(1, steps + 1), "fitting the flow", unit=" steps"):
             rows = torch.randint(num_held_out, num_codes, (BATCH,), generator=random, device=device)
             noise = torch.randn(BATCH, latent_dim, generator=random, device=device)
             times = (torch.rand(BATCH, generator=random, device=device) + strata) / BATCH

@@ -15,6 +15,7 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from glo_lightning.errors import DamagedError, InputError, OnError, decoding
 from glo_lightning.files import write_text
@@ -215,3 +216,23 @@ class RunLogger(TensorBoardLogger):
 
     def save(self) -> None:
         self.experiment.flush()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Fills TensorBoard's HPARAMS page; its metrics are those of the run's curves, so none is logged here."""
+        from torch.utils.tensorboard.summary import hparams
+
+        flat = _flatten(params)
+        for summary in hparams(flat, dict.fromkeys(("train/loss_epoch", "val/psnr"), 0.0)):
+            self.experiment.file_writer.add_summary(summary)
+
+
+def _flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by path: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -25,6 +25,7 @@ from glo_lightning.parts import find_class
 from glo_lightning.runs.checkpoints import check_last_format
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.flags import CHOICES
+from glo_lightning.training.loggers import needs_save_dir
 
 # The kinds of classes that a configuration may name.
 PARTS: tuple[type, ...] = (
@@ -64,7 +65,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
             expanded.append(f"--trainer.{name[2:]}{equals}{value}")
         else:
             expanded.append("--config" + argument[2:] if name == "-c" else argument)
-    expanded = [_describe_source(argument) for argument in _name_part(expanded)]
+    expanded = [_describe_source(argument) for argument in _name_part(_with_save_dir(expanded))]
     configs, resumed = (_values(expanded, flag) for flag in ("--config", "--resume"))
     if resumed:
         folder = RunFolder(resumed[-1])
@@ -75,6 +76,17 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
         first = [] if configs else [str(default_config)]
     recipe = Path(["run", *first, *configs][-1]).stem
     return _separate_optimizers([f"--config={file}" for file in first] + expanded), recipe
+
+
+def _with_save_dir(arguments: list[str]) -> list[str]:
+    """The arguments, with an empty ``save_dir`` for a logger that must have one; ``complete_loggers`` fills it in."""
+    completed = []
+    for place, argument in enumerate(arguments):
+        completed.append(argument)
+        flag, name = argument.split("=", 1) if "=" in argument else (arguments[place - 1], argument)
+        if flag in ("--trainer.logger", "--trainer.logger+") and needs_save_dir(name):
+            completed.append("--trainer.logger.save_dir=")
+    return completed
 
 
 def _values(arguments: list[str], flag: str) -> list[str]:

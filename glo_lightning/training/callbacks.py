@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor
 
+from glo_lightning.errors import InputError
 from glo_lightning.files import handle_write_errors, write_whole
 from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.loaders import BATCH, sequential_batches
 from glo_lightning.priors.gaussian import Gaussian
 from glo_lightning.priors.prior import sample_codes
 from glo_lightning.runs.checkpoints import write_policy
+from glo_lightning.training.loggers import SetUpLoggers, log_picture
+from glo_lightning.training.reports import is_logged
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
 
 INITIAL_ROWS = 16_384  # initial codes that are kept, also in checkpoints, to measure how far the codes have moved
+
+
+def default_callbacks(folder: Path | None = None) -> list[Callback]:
+    """The callbacks that log a run's curves, pictures and hyperparameters, in any Trainer.
+
+    Args:
+        folder: the run folder. Without it pictures lie beside the logger's files.
+    """
+    return [Curves(), Throughput(), SetUpLoggers(folder), ReconstructionGrid(folder=folder), SampleGrid(folder=folder)]
+
+
+def missing_callbacks(trainer: Trainer) -> list[Callback]:
+    """Those of the default callbacks whose kind a Trainer lacks; none for a ``barebones`` one."""
+    present = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    return [] if trainer.barebones else [callback for callback in default_callbacks() if type(callback) not in present]
+
+
+def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
+    """Raises InputError for callbacks of Lightning's that would set the learning rates wrongly."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        if isinstance(callback, LearningRateFinder):
+            remedy = "knows one learning rate, and GLO has two. Compare short runs of several instead"
+            raise InputError("callbacks", name, remedy)
+        if isinstance(callback, GradientAccumulationScheduler) and schedule == "cosine":
+            remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
+            raise InputError("callbacks", name, remedy)
 
 
 class Curves(Callback):
@@ -53,7 +84,7 @@ class Curves(Callback):
         part = torch.stack([loss.float() * images, loss.new_full((), images, dtype=torch.float)])
         part = torch.where(loss.isfinite(), part, torch.zeros_like(part))
         self.total = part if self.total is None else self.total.to(part.device) + part
-        if _is_logged(trainer):  # a call takes half a millisecond
+        if is_logged(trainer):  # a call takes half a millisecond
             pl_module.log("train/loss", loss, batch_size=images)
             optimizer = type(trainer.optimizers[0]).__name__
             for name, rate in pl_module.learning_rates().items():  # type: ignore[operator]
@@ -87,69 +118,91 @@ class ReconstructionGrid(Callback):
     """Shows the first images and, after each epoch, their reconstructions.
 
     Writes PNG files into the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and pictures
-    to TensorBoard (``targets``, ``reconstructions``). The generator is in eval mode.
+    to the loggers (``targets``, ``reconstructions``). The generator is in eval mode.
 
     Args:
         num_images: images in the grid, eight in a row.
+        folder: the run folder. Without it files lie beside the logger's; with neither there are none.
     """
 
-    def __init__(self, num_images: int = 64):
-        self.num_images = num_images
+    def __init__(self, num_images: int = 64, folder: Path | None = None):
+        self.num_images, self.folder = num_images, folder
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not (Path(trainer.default_root_dir) / "images" / "targets.png").exists():
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            images, _ = data.dataset[range(min(self.num_images, data.num_images))]
-            _show(trainer, "targets", to_unit(from_uint8(images)), "targets.png")
+    def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        folder = _picture_folder(trainer, self.folder)
+        if trainer.is_global_zero and not (folder is not None and (folder / "targets.png").exists()):
+            images = _first_images(trainer, min(self.num_images, pl_module.latents.num_embeddings))
+            if images is not None:
+                _show(trainer, folder, "targets", to_unit(from_uint8(images)))
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
-            _show_generated(trainer, pl_module, "reconstructions", pl_module.latents.weight[: self.num_images])
+            codes = pl_module.latents.weight[: self.num_images]
+            _show_generated(trainer, pl_module, self.folder, "reconstructions", codes)
 
 
 class SampleGrid(Callback):
     """Shows, after each epoch, samples of a Gaussian fitted to the first 16,384 codes.
 
-    Writes PNG files into the run folder (``images/samples_epoch_000.png``) and pictures to TensorBoard (``samples``).
+    Writes PNG files into the run folder (``images/samples_epoch_000.png``) and pictures to the loggers (``samples``).
     The noise is the same in every epoch. There is no picture if there are not more codes than dimensions, or if the
     codes are not finite.
 
     Args:
         num_images: images in the grid, eight in a row.
+        folder: the run folder. Without it files lie beside the logger's; with neither there are none.
     """
 
-    def __init__(self, num_images: int = 64):
-        self.num_images = num_images
+    def __init__(self, num_images: int = 64, folder: Path | None = None):
+        self.num_images, self.folder = num_images, folder
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         codes = pl_module.latents.weight[:16_384]
         if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
             sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
-            _show_generated(trainer, pl_module, "samples", sampled)
+            _show_generated(trainer, pl_module, self.folder, "samples", sampled)
 
 
-def _show_generated(trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> None:
+def _first_images(trainer: Trainer, number: int) -> Tensor | None:
+    """The first uint8 images (number, C, H, W) of the training set; None if it cannot be read in order."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "sequential_dataloader"):
+        return data.dataset[range(number)][0]
+    try:
+        batches = sequential_batches(trainer)()
+        return torch.cat([images for images, _ in itertools.islice(batches, -(-number // BATCH))])[:number]
+    except InputError:
+        return None
+
+
+def _picture_folder(trainer: Trainer, folder: Path | None) -> Path | None:
+    if folder is None and trainer.loggers and trainer.log_dir:
+        folder = Path(trainer.log_dir)
+    return None if folder is None else folder / "images"
+
+
+def _show_generated(trainer: Trainer, model: GLO, folder: Path | None, tag: str, codes: Tensor) -> None:
     model.eval()
     images = model(codes)
     model.train()
-    _show(trainer, tag, to_unit(images.cpu()), f"{tag}_epoch_{trainer.current_epoch:03d}.png")
+    name = f"{tag}_epoch_{trainer.current_epoch:03d}"
+    _show(trainer, _picture_folder(trainer, folder), tag, to_unit(images.cpu()), name)
 
 
-def _show(trainer: Trainer, tag: str, images: Tensor, name: str) -> None:
-    """Writes a grid of images (B, C, H, W) in [0, 1] to the run folder and to TensorBoard."""
+def _show(trainer: Trainer, folder: Path | None, tag: str, images: Tensor, name: str | None = None) -> None:
+    """Writes a grid of images (B, C, H, W) in [0, 1] to a folder and to the loggers."""
     from torchvision.utils import make_grid, save_image  # takes a second to import, which --help need not wait for
 
     grid = make_grid(images, nrow=8)
-    folder = Path(trainer.default_root_dir) / "images"
-    with handle_write_errors(f"The picture {name}", write_policy(trainer)):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, lambda file: save_image(grid, file, format="png"))
+    if folder is not None:
+        with handle_write_errors(f"The picture {name or tag}", write_policy(trainer)):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / f"{name or tag}.png", lambda file: save_image(grid, file, format="png"))
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # the step of the last batch, which Lightning uses at an epoch's end
-            logger.experiment.add_image(tag, grid, max(trainer.global_step - 1, 0))
+        # the step of the last batch, which Lightning uses at an epoch's end
+        log_picture(logger, tag, grid, max(trainer.global_step - 1, 0))
 
 
 class Throughput(Callback):
@@ -165,33 +218,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
         self.images += len(batch[1]) * trainer.world_size
-        if _is_logged(trainer):
+        if is_logged(trainer):
             now = time.monotonic()
             pl_module.log("train/images_per_second", self.images / (now - self.since))
             self.images, self.since = 0, now
-
-
-class Bar(TQDMProgressBar):
-    """Lightning's progress bar, with the last logged loss and speed.
-
-    Lightning reads the bar's values after every batch and waits for the GPU. This bar reads a value only when it is
-    also written to TensorBoard.
-    """
-
-    METRICS = ("train/loss", "train/images_per_second")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.latest: dict[str, float] = {}
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        if _is_logged(trainer):
-            logged = trainer.callback_metrics
-            self.latest |= {name: float(logged[name]) for name in self.METRICS if name in logged}
-        return {**super().get_metrics(trainer, pl_module), **self.latest}
-
-
-def _is_logged(trainer: Trainer) -> bool:
-    """Whether values that are logged in the last batch are written."""
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return trainer.is_last_batch or bool(every and trainer.global_step % every == 0)

@@ -22,11 +22,12 @@ from glo_lightning.data.sources.find import describe_source
 from glo_lightning.errors import InputError, OnError
 from glo_lightning.module import GLO
 from glo_lightning.priors.prior import make_prior
+from glo_lightning.progress import ProgressMode, progress_mode, set_progress
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger, WriteConfig
 from glo_lightning.streams import streams_may_close
 from glo_lightning.training.arguments import expand_arguments, refuse_untrusted
-from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.callbacks import default_callbacks
 from glo_lightning.training.exits import (
     NOTHING_WRITTEN,
     SIGNALS_BUT_INTERRUPT,
@@ -41,6 +42,8 @@ from glo_lightning.training.finite_loss import FiniteLoss
 from glo_lightning.training.fit import Start, create_folder, fit, show_samples
 from glo_lightning.training.flags import UNUSED, shorten_help
 from glo_lightning.training.launch import Launch, check_strategy, check_trainer, is_child
+from glo_lightning.training.loggers import complete_loggers, keep_csv_rows
+from glo_lightning.training.reports import Bar, Lines, WriteMetrics
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
         for name in UNUSED:
             parser.add_argument(f"--{name}", type=type(None), default=SUPPRESS, help=SUPPRESS)
+        help_ = "progress as a bar or as lines; auto is a bar in a terminal, else lines"
+        parser.add_argument("--progress", type=ProgressMode, default="auto", help=help_)
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}})
         shorten_help(parser)
         parser.link_arguments("seed_everything", "data.seed")
@@ -102,8 +107,11 @@ class TrainCLI(LightningCLI):
         refuse_untrusted(config, sys.argv[1:])
         if config.prior is not None:
             make_prior(config.prior)
+        set_progress("none" if config.trainer.enable_progress_bar is False else config.progress)
         self.start = create_folder(config, self.recipe)
         self.start.read(config)
+        self.resolved = self._resolved()
+        complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's.
@@ -127,6 +135,9 @@ class TrainCLI(LightningCLI):
                 first_step = self.start.global_step if self.config.resume is not None else None
                 on_write_error = self.config_init.checkpoint.on_write_error
                 kwargs["logger"] = RunLogger(self.start.folder.path, first_step, on_write_error)
+            else:
+                for logger in _as_list(flags.logger or None):
+                    keep_csv_rows(logger, self.start.global_step)
         if flags.accelerator == "auto" and torch.mps.is_available() and not torch.cuda.is_available():
             log.info("Training on the CPU: sparse gradients are untested on Apple's GPU. --accelerator mps uses it.")
             kwargs["accelerator"] = "cpu"
@@ -141,13 +152,14 @@ class TrainCLI(LightningCLI):
 
     def _callbacks(self, flags: Namespace) -> list[Callback]:
         """The callbacks of the command line, and ours."""
-        callbacks = [AbortOnError(self.start.folder), *_as_list(flags.callbacks), Curves(), Throughput()]
+        curves, throughput, *pictures = default_callbacks(self.start.folder.path)
+        callbacks = [AbortOnError(self.start.folder), *_as_list(flags.callbacks), curves, throughput]
         callbacks.append(FiniteLoss(self.config.on_nonfinite_loss))
         # before the pictures: a folder with pictures must have a config.yaml
-        callbacks.append(WriteConfig(self._resolved(), self.config.seed_everything))
-        callbacks += [ReconstructionGrid(), SampleGrid()]
-        if flags.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(Bar())
+        callbacks.append(WriteConfig(self.resolved, self.config.seed_everything))
+        callbacks += [*pictures, WriteMetrics(self.start.folder.path)]
+        if progress_mode() != "none" and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(Bar() if progress_mode() == "bar" else Lines())
         if flags.enable_checkpointing is not False:
             callbacks.append(self.config_init.checkpoint)
         return callbacks
@@ -173,7 +185,7 @@ def main(default_config: Path) -> None:
                 log.info(cli.start.finished)
             else:
                 fit(cli.start, cli.trainer, cli.model, cli.datamodule)
-            show_samples(cli.start, cli.config, cli.config_init.checkpoint.signal)
+            show_samples(cli.start, cli.config, cli.trainer.loggers, cli.config_init.checkpoint.signal)
         except EarlySignal as end:
             exit_with(NOTHING_WRITTEN, int(end.code or 0))
         except (KeyboardInterrupt, ArgumentError, InputError, FloatingPointError, RuntimeError, OSError) as error:
@@ -199,6 +211,8 @@ def _set_up_logging() -> None:
     ours = logging.getLogger("glo_lightning")
     ours.setLevel(logging.INFO if Launch.detect().is_first else logging.WARNING)
     ours.handlers = [logging.StreamHandler(sys.stdout)]
+    # CSVLogger deletes the rows of a run that it continues; keep_csv_rows has read them.
+    warnings.filterwarnings("ignore", ".*Experiment logs directory.*")
     # The recipes decode in the training process on purpose, whatever the number of cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Curves sums what differs between ranks; the rest is equal on all.

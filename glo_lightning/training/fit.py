@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from glo_lightning.data import LSUNDataModule
@@ -211,12 +213,13 @@ def _checkpoint_bytes(model: GLO) -> int:
     return weights + table[:INITIAL_ROWS].nbytes + state
 
 
-def show_samples(start: Start, config: Namespace, stopped_by: int | None) -> None:
+def show_samples(start: Start, config: Namespace, loggers: Sequence[Logger], stopped_by: int | None) -> None:
     """Fits ``--prior`` to the codes of the finished run and draws samples, unless that is already done.
 
     Args:
         start: where the run started.
         config: the parsed command line.
+        loggers: show the picture.
         stopped_by: a signal that came during the last step.
     """
     folder = start.folder
@@ -227,7 +230,7 @@ def show_samples(start: Start, config: Namespace, stopped_by: int | None) -> Non
         try:
             if stopped_by is not None:
                 exit_on_signal(stopped_by, None)
-            add_samples(folder.path, config.prior, accelerator, anew=not start.finished)
+            add_samples(folder.path, config.prior, accelerator, loggers, replace=not start.finished)
         except SystemExit as end:
             line = f"Stopped while the prior was fitted. The run is finished; --resume {folder.path} fits the prior."
             exit_with(line, int(end.code or 0))

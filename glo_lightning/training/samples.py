@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pytorch_lightning.loggers import Logger
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.devices import Accelerator, find_device
@@ -17,30 +19,37 @@ from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import make_prior, sample_codes
 from glo_lightning.runs.checkpoints import read_newest
 from glo_lightning.runs.folder import RunFolder
+from glo_lightning.training.loggers import log_picture
 
 log = logging.getLogger(__name__)
 
 
-def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = True, num_images: int = 64) -> None:
+def add_samples(
+    run: Path,
+    prior: str,
+    accelerator: Accelerator,
+    loggers: Sequence[Logger] = (),
+    replace: bool = True,
+    num_images: int = 64,
+) -> None:
     """Fit a prior to the codes of a run's last checkpoint and draw samples: ``images/samples_<prior>.png``.
 
-    TensorBoard shows the picture as ``samples/<prior>``. If the prior cannot be fitted to these codes, a line in the
+    If the prior cannot be fitted to these codes, a line in the
     log says so.
 
     Args:
         run: the run folder.
         prior: see ``make_prior``.
         accelerator: where the images are generated.
-        anew: replace a picture that exists.
+        loggers: show the picture as ``samples/<prior>``.
+        replace: replace a picture that exists.
         num_images: in the picture, eight in a row.
     """
     from torchvision.utils import make_grid, save_image
 
-    from glo_lightning.runs.events import EventWriter
-
     name = prior.rpartition(".")[2]
     picture = run / "images" / f"samples_{name}.png"
-    if picture.exists() and not anew:
+    if picture.exists() and not replace:
         return
     file, checkpoint = read_newest(RunFolder(run), "run")
     labels = checkpoint.get("LSUNDataModule", {}).get("labels")
@@ -57,6 +66,7 @@ def add_samples(run: Path, prior: str, accelerator: Accelerator, anew: bool = Tr
         grid = make_grid(to_unit(model(codes).cpu()), nrow=8)
     picture.parent.mkdir(exist_ok=True)
     write_whole(picture, lambda file: save_image(grid, file, format="png"))
-    with EventWriter(run) as writer:
-        writer.add_image(f"samples/{name}", grid, max(checkpoint["global_step"] - 1, 0))
+    for logger in loggers:
+        log_picture(logger, f"samples/{name}", grid, max(checkpoint["global_step"] - 1, 0))
+        logger.finalize("success")  # as at the fit's end
     log.info("samples of the prior %s: %s", name, picture)

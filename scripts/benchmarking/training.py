@@ -23,8 +23,9 @@ from glo_lightning.generator import Generator
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger
-from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.callbacks import Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.training.finite_loss import FiniteLoss
+from glo_lightning.training.reports import Bar
 
 PRECISIONS = ("bf16-mixed", "tf32", "32-true")
 PLAIN = ("minimal", "careful")

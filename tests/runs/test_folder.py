@@ -19,7 +19,7 @@ def test_a_run_folder_contains_what_the_design_says(trained, trained_once):
     grids = [f"{tag}_epoch_{epoch:03d}" for tag in ("reconstructions", "samples") for epoch in range(2)]
     images = {f"images/{name}.png" for name in ("targets", *grids)}
     checkpoints = {f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best")}
-    assert files == {event_file, "config.yaml", "environment.json"} | images | checkpoints
+    assert files == {event_file, "config.yaml", "environment.json", "metrics.json"} | images | checkpoints
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert not {"output", "resume", "ckpt_path", "config"} & config.keys()
     assert str(trained_once) not in (trained / "config.yaml").read_text()

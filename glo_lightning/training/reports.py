@@ -1,0 +1,141 @@
+"""What a run says while it trains: a bar or lines, and the figures of its last epoch in metrics.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks.progress import ProgressBar
+
+from glo_lightning.errors import DamagedError, decoding
+from glo_lightning.files import write_text
+from glo_lightning.progress import SECONDS_BETWEEN_LINES
+
+if TYPE_CHECKING:
+    from glo_lightning.module import GLO
+
+log = logging.getLogger(__name__)
+
+EPOCH_METRICS = ("train/loss_epoch", "val/psnr", "train/images_per_second")
+
+
+def is_logged(trainer: Trainer) -> bool:
+    """Whether values that are logged in the last batch are written."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return trainer.is_last_batch or bool(every and trainer.global_step % every == 0)
+
+
+def logged_values(trainer: Trainer, names: tuple[str, ...]) -> dict[str, float]:
+    """Those of the named metrics that were logged, as floats."""
+    logged = trainer.callback_metrics
+    return {name: float(logged[name]) for name in names if name in logged}
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, with the last logged loss and speed.
+
+    Lightning reads the bar's values after every batch and waits for the GPU. This bar reads a value only when it is
+    also written to the loggers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latest: dict[str, float] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        if is_logged(trainer):
+            self.latest |= logged_values(trainer, ("train/loss", "train/images_per_second"))
+        return {**super().get_metrics(trainer, pl_module), **self.latest}
+
+
+class Lines(ProgressBar):
+    """Progress for output that is no terminal: one line an epoch, and one a minute within an epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = self.last_line = time.monotonic()
+        self.first_epoch = trainer.current_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            values = logged_values(trainer, ("train/loss", "train/images_per_second"))
+            self._line(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}", values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs = trainer.max_epochs
+        left = ""
+        if epochs is not None and epochs > trainer.current_epoch + 1:
+            done = trainer.current_epoch + 1 - self.first_epoch
+            seconds = (time.monotonic() - self.began) / done * (epochs - trainer.current_epoch - 1)
+            left = f"{duration(seconds)} left"
+        self._line(trainer, left, logged_values(trainer, EPOCH_METRICS))
+
+    def _line(self, trainer: Trainer, what: str, values: dict[str, float]) -> None:
+        self.last_line = time.monotonic()
+        epochs = trainer.max_epochs
+        of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
+        words = {"train/loss": "loss {:.4g}", "train/loss_epoch": "loss {:.4g}", "val/psnr": "val/psnr {:.2f} dB"}
+        words["train/images_per_second"] = "{:.0f} images/s"
+        parts = [words[name].format(value) for name, value in values.items()]
+        if trainer.is_global_zero:
+            log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, ", ".join([*parts, *([what] if what else [])]))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+class WriteMetrics(Callback):
+    """Writes ``metrics.json`` after each epoch: its figures and the best score so far, for programs and sweeps.
+
+    ``seconds`` counts training in all starts of the run, to the end of an epoch; ``peak_memory_bytes`` is that of this
+    process or, on a GPU, of its memory.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "metrics.json"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.monotonic()
+        if self.file.exists():
+            with contextlib.suppress(DamagedError), decoding("resume", self.file, "It is written again."):
+                self.began -= json.loads(self.file.read_text())["seconds"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        metrics = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            **logged_values(trainer, EPOCH_METRICS),
+            "seconds": round(time.monotonic() - self.began, 1),
+            "peak_memory_bytes": _peak_memory(pl_module.device),
+            "num_images": pl_module.latents.num_embeddings,
+            "version": version("glo_lightning"),
+        }
+        write_text(self.file, json.dumps(metrics, indent=1))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB here
