@@ -22,6 +22,20 @@ MARK = "glo_lightning"  # in files that the package wrote, which it may replace
 LIST = ".written-by-glo.json"  # in a folder that a command wrote: the names of its files
 
 
+def reserve_space(file: int, num_bytes: int) -> None:
+    """Reserves the space of an open file, if the disk can do that. If not, a full disk is noticed while it is written.
+
+    Raises:
+        OSError: if there is no room.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file, 0, num_bytes)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+
+
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/glo_lightning``, else ``~/.cache/glo_lightning``; not created here.
 

@@ -6,6 +6,7 @@ The file holds uint8 pixels, lies in the cache folder and is mapped into memory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import logging
@@ -25,7 +26,7 @@ from torch.utils.data import Dataset
 from glo_lightning.data.source import Source, key_text, read_image
 from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
-from glo_lightning.files import cache_folder
+from glo_lightning.files import cache_folder, disk_remedy, reserve_space
 from glo_lightning.images import DECODING, ImageFormat
 from glo_lightning.locks import Lock
 from glo_lightning.progress import Progress
@@ -153,8 +154,10 @@ def _locked(path: Path) -> Iterator[None]:
             is_waiting = True
             time.sleep(0.2)
     except OSError as error:
-        remedy = f"cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder, or give "
-        raise InputError("cache", path.parent, f"{remedy}--data.cache false.") from error
+        if not path.with_suffix("").is_dir() or os.access(path.parent, os.W_OK):
+            remedy = f"cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
+            raise InputError("cache", path.parent, remedy) from error
+        # a read-only cache needs no lock: nobody fills it
     try:
         yield
     finally:
@@ -169,7 +172,7 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_im
     """
     shape = (len(source), *image_format.shape)
     _allocate(folder, int(np.prod(shape)), shape[0])
-    status = np.memmap(folder / "status", np.uint8, "r+")
+    status = np.memmap(folder / "status", np.uint8, "r+" if os.access(folder, os.W_OK) else "r")
     todo = np.flatnonzero(status == TODO if on_invalid_image == "skip" else status != DECODED)
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
@@ -186,9 +189,8 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_im
                 status.flush()
                 bar.update(len(rows))
                 first += len(rows)
-                size = max(
-                    CHUNK, int(len(rows) / (time.monotonic() - start))
-                )  # about a second, so that forks are cheap
+                # about a second, so that forks are cheap
+                size = max(CHUNK, int(len(rows) / (time.monotonic() - start)))
     missing = int((status != DECODED).sum())
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {missing}" if missing else "")
     if missing == len(status):
@@ -257,18 +259,16 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
     free = shutil.disk_usage(folder).free
     try:
         if free < num_bytes + num_rows:
-            raise OSError
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for name, size in sizes.items():
             with open(folder / name, "wb") as file:
                 file.truncate(size)
-                if hasattr(os, "posix_fallocate"):  # not on macOS
-                    os.posix_fallocate(file.fileno(), 0, size)
+                reserve_space(file.fileno(), size)
     except OSError as error:
         shutil.rmtree(folder)
-        remedy = (
-            f"decoded images need {num_bytes / 1e6:.0f} MB there, and {free / 1e6:.0f} MB are free. Make room, set "
-        )
-        remedy += "XDG_CACHE_HOME to another folder, or decode in every epoch by --data.cache false."
+        remedy = f"cannot be written ({error.strerror}): decoded images need {num_bytes / 1e6:.0f} MB there, and "
+        remedy += f"{free / 1e6:.0f} MB are free. {disk_remedy(error)}, set XDG_CACHE_HOME to another folder, or "
+        remedy += "decode in every epoch by --data.cache false."
         raise InputError("cache", folder.parent, remedy) from error
 
 

@@ -58,7 +58,7 @@ class TrainedRun:
 
     def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
         path = Path(path).absolute()
-        if path.is_file():
+        if path.is_file() or path.suffix == ".ckpt":
             self.checkpoint, self._state = path, read_checkpoint(path, "run")
         else:
             RunFolder(path).read_config("run")
@@ -92,10 +92,9 @@ class TrainedRun:
         Raises:
             InputError: without the run's folder, or when its images have changed.
         """
-        arguments = self.config["data"]
-        assert self.folder is not None  # else the line before had raised
+        arguments = dict(self.config["data"])
         arguments["root"] = self._root or arguments.get("root")
-        with decoding("run", RunFolder(self.folder).config, "Its data section does not describe images. Restore it."):
+        with decoding("run", self.folder, "The data section of its config.yaml is wrong. Restore it."):
             data = LSUNDataModule(**arguments)
         data.load_state_dict(self._state["LSUNDataModule"])
         return data

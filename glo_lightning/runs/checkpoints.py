@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from glo_lightning.checkpoint_format import check_format
 from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
@@ -106,6 +106,17 @@ class Checkpoints(Checkpoint):
         self.best = math.inf
         self.signal: int | None = None
         self.exit_signal = 0  # the signal that ends the run, on all ranks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps Lightning's ModelCheckpoint from writing this run's ``last.ckpt``."""
+        folder = RunFolder(trainer.default_root_dir).last.parent
+        for other in trainer.checkpoint_callbacks:
+            if isinstance(other, ModelCheckpoint) and other.dirpath in (None, os.fspath(folder)):
+                if other.CHECKPOINT_NAME_LAST == "last":
+                    other.CHECKPOINT_NAME_LAST = "last-of-lightning"
+                if other.filename in ("last", "previous", "best"):
+                    remedy = "is the name of one of the run's own checkpoints. Give another."
+                    raise InputError("filename", other.filename, remedy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step, self.saved_at, self.timer = trainer.global_step, time.monotonic(), SyncTimer()

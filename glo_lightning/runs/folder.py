@@ -113,7 +113,7 @@ class RunFolder:
             raise InputError(key, self.name, f"{what}. Give the folder of a run.")
         remedy = "Restore it, or train on from checkpoints/last.ckpt with the run's flags and --ckpt_path."
         with decoding(key, self.config, remedy):
-            config = yaml.safe_load(self.config.read_text())
+            config = yaml.safe_load(self.config.read_bytes())
             if not isinstance(config["data"], dict):
                 raise TypeError("data is not a mapping")
             return config

@@ -188,7 +188,15 @@ def main(default_config: Path) -> None:
             show_samples(cli.start, cli.config, cli.trainer.loggers, cli.config_init.checkpoint.signal)
         except EarlySignal as end:
             exit_with(NOTHING_WRITTEN, int(end.code or 0))
-        except (KeyboardInterrupt, ArgumentError, InputError, FloatingPointError, RuntimeError, OSError) as error:
+        except (
+            KeyboardInterrupt,
+            ArgumentError,
+            ArithmeticError,
+            MemoryError,
+            OSError,
+            RuntimeError,
+            InputError,
+        ) as error:
             described = error_line(error, cli.trainer if cli else None)
             if described is None:
                 raise

@@ -88,6 +88,11 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
         return _memory_line(trainer) if trainer else str(error), 1
     if isinstance(error, OSError):
         return _disk_line(error, trainer), 1
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"There is not enough memory ({' '.join(str(error).split())[:200]}). Lower --data.batch_size.", 1
+    if "EADDRINUSE" in str(error):
+        remedy = "is a port that another program uses. Set MASTER_PORT to another, or leave it out."
+        return f"MASTER_PORT {os.environ.get('MASTER_PORT')}: {remedy}", 1
     if is_peer_failure(error):
         return "Lost contact with another process. Its own output or its launcher's says why.", 1
     return None

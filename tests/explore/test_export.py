@@ -44,7 +44,8 @@ def test_an_export_is_of_use_without_lightning(export):
 def test_wrong_input_is_named(export, tiny_run, tmp_path):
     for run, output, word in (
         (tiny_run, export, "exists already"),
-        (tmp_path, tmp_path / "b", "holds no run"),
+        (tmp_path, tmp_path / "b", "contains no run"),
+        (tmp_path / "none", tmp_path / "b", "no such folder"),
         (tiny_run / "none.ckpt", tmp_path / "b", "no such checkpoint"),
     ):
         assert word in refusal("export", run, output)

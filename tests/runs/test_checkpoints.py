@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import pickle
 import re
@@ -6,9 +7,9 @@ import resource
 import runpy
 import shutil
 import signal
+import stat
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -182,10 +183,66 @@ def test_newest_and_the_one_before_are_kept_and_best_is_a_link(run, tmp_path):
     assert inodes["last.ckpt"] == inodes["best.ckpt"] != inodes["previous.ckpt"]
 
 
-def test_a_file_system_without_hard_links_will_do(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "not permitted")))
-    run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
+def test_a_disk_that_can_little_will_do(run, tmp_path, monkeypatch):
+    """Without hard links, locks, reserved space and syncing of folders, as network disks and containers may be."""
+    real = os.fsync
+
+    def sync_files_alone(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            refuse(errno.EINVAL)
+        real(file)
+
+    def refuse(code):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "link", lambda *_: refuse(errno.EPERM))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: refuse(errno.ENOLCK))
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: refuse(errno.EOPNOTSUPP))
+    monkeypatch.setattr(os, "fsync", sync_files_alone)
+    flags = (*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4")
+    assert run(*flags, "--output", tmp_path / "run") == (0, "")
     assert [load(tmp_path / "run", name)["global_step"] for name in ("last", "previous", "best")] == [10, 8, 10]
+
+
+def test_a_read_only_cache_that_is_filled_is_used(run, whole, tmp_path, monkeypatch):
+    whole()
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    access = os.access
+    cache = os.environ["XDG_CACHE_HOME"]
+    monkeypatch.setattr(os, "access", lambda path, mode: not os.fspath(path).startswith(cache) and access(path, mode))
+    monkeypatch.setattr("glo_lightning.data.store.Lock.acquire", refuse)
+    monkeypatch.setattr("glo_lightning.runs.folder.Lock", FreeLock)
+    assert run(*RUN, "--max_epochs=1", "--output", tmp_path / "run") == (0, "")
+    status, line = run(*RUN, "--data.num_samples=41", "--max_epochs=1", "--output", tmp_path / "other")
+    assert status == 2
+    assert "Read-only file system" in line
+    assert "XDG_CACHE_HOME" in line
+
+
+class FreeLock:
+    """A lock that nobody holds."""
+
+    def __init__(self, path):
+        self.path = self.owner = path
+
+    def acquire(self):
+        return True
+
+    def release(self):
+        pass
+
+
+def test_last_of_lightnings_checkpoints_is_not_ours(run, tmp_path):
+    flags = (*RUN, "--max_epochs=2", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true")
+    assert run(*flags, "--output", tmp_path / "run") == (0, "")
+    assert [load(tmp_path / "run", name)["global_step"] for name in ("last", "previous")] == [20, 10]
+    assert (tmp_path / "run" / "checkpoints" / "last-of-lightning.ckpt").exists()
+    status, line = run(*flags, "--trainer.callbacks.filename=best", "--output", tmp_path / "other")
+    assert (status, "best: is the name of one of the run's own checkpoints" in line) == (2, True)
 
 
 def damage(path: Path, how: str) -> None:

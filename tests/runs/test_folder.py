@@ -2,6 +2,7 @@ import importlib.metadata
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -113,6 +114,36 @@ def test_what_a_killed_start_left_empty_is_taken_by_the_next(tmp_path):
         folder.abandon()
     # one it has made, the other it has not
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'[{"seed": 0}', b"{}", b"\xff\xfe", b"[" * 100_000], ids=lambda b: str(b[:9])
+)
+def test_a_damaged_environment_json_is_a_warning(run, trained, caplog, content):
+    (trained / "environment.json").write_bytes(content)
+    assert run("--resume", trained, "--max_epochs=3") == (0, "")
+    assert "environment.json cannot be read" in caplog.text
+    assert len(json.loads((trained / "environment.json").read_text())) == 1
+    assert (trained / "environment.damaged.json").read_bytes() == content
+
+
+def test_a_folder_that_does_not_exist_is_named(run, tmp_path):
+    for name, what in (("nothing", "there is no such folder"), (".", "contains no run")):
+        status, line = run("--resume", tmp_path / name)
+        assert (status, f"--resume {tmp_path / name}: {what}" in line) == (2, True)
+
+
+def test_without_a_home_the_variable_to_set_is_named(run, tmp_path, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    status, line = run(*TINY)
+    assert status == 2
+    assert (
+        line == "XDG_CACHE_HOME : is not set, and this user has no home folder. Set it to a folder for decoded images."
+    )
 
 
 def test_a_run_that_fails_leaves_a_folder_that_it_did_not_make(run, tmp_path):

@@ -93,7 +93,7 @@ def test_a_gpu_that_is_not_there_is_named(tiny_run):
 
 
 def test_a_run_that_is_none_is_named(tmp_path):
-    assert "holds no run" in refusal("evaluate", tmp_path)
+    assert "contains no run" in refusal("evaluate", tmp_path)
     (tmp_path / "a.ckpt").write_bytes(b"nothing")
     for path in ("a.ckpt", "b.ckpt"):
         assert path in refusal("evaluate", tmp_path / path)
