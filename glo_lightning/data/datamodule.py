@@ -48,6 +48,9 @@ def _ignore_signals(_: int) -> None:
 class LSUNDataModule(LightningDataModule):
     """Batches of (images, index). Images are uint8 until they are on the device, then float32 in [-1, 1].
 
+    Attributes:
+        device_images: uint8 (N, C, H, W), the decoded images while they are kept on the accelerator, else None.
+
     Args:
         root: location of the images: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
             image files, of a torchvision dataset, of IDX or of parquet files, or a ``.npy`` or ``.npz`` file. The
@@ -106,7 +109,7 @@ class LSUNDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.cache, self.cache_on_device, self.on_invalid_image = cache, cache_on_device, on_invalid_image
         self._open = functools.partial(open_source, root, source, categories, download=download)
-        self._device_images: Tensor | None = None
+        self.device_images: Tensor | None = None
         for key, least in LEAST.items():
             check_at_least(key, getattr(self, key), least)
         for key, choices in CHOICES.items():
@@ -157,6 +160,11 @@ class LSUNDataModule(LightningDataModule):
         """N, the number of rows of the latent table."""
         return len(self.source) - self.holdout  # in this order: opening the source counts a held-out split
 
+    @property
+    def skipped(self) -> list[int]:
+        """The training rows that are not images, as far as they are known: without the cache, those that were read."""
+        return [row for row in self.dataset.skipped if row < self.num_images]
+
     def holdout_rows(self, num: int) -> list[int]:
         """Returns the indices in the dataset of the first ``num`` held-out images that can be read."""
         skipped = set(self.dataset.skipped)
@@ -178,9 +186,9 @@ class LSUNDataModule(LightningDataModule):
                 remedy = "cannot be used in several processes without the cache. Give --data.cache true."
                 raise InputError("on_invalid_image", "skip", remedy)
             digest = self.digests.keys if world_size > 1 else None
-        firsts = all_gather_object(digest)[0]
+        expected = all_gather_object(digest)[0]
         with raise_on_all_ranks():
-            if digest != firsts:
+            if digest != expected:
                 remedy = f"process {rank} has other images there than the first. Give all nodes the same."
                 raise InputError("root", self.source.fingerprint[0], remedy)
         turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
@@ -189,7 +197,7 @@ class LSUNDataModule(LightningDataModule):
                 if turn == now:
                     _ = self.dataset
         with raise_on_all_ranks():
-            self._order(self.seed, rank, world_size)
+            self._order(self.seed)  # refuses batches that are too small
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -197,30 +205,33 @@ class LSUNDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, index) in the order of the epoch; of the index alone where the device has the images."""
         dataset = self.dataset if self._images_on_device() is None else torch.arange(self.num_images)
-        return self._loader(dataset, self.seed, *self._rank_and_world_size())
+        return self._loader(dataset, self.seed)
 
     def sequential_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
-        return self._loader(self.dataset, None)
+        return self._loader(self.dataset, shared=False)
 
     def predict_dataloader(self) -> DataLoader:
         """As ``sequential_dataloader``; each of several processes has its share of every batch."""
-        return self._loader(self.dataset, None, *self._rank_and_world_size())
+        return self._loader(self.dataset, kind=DataLoader)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """One batch of the first 16 held-out images; nothing without a holdout."""
         rows = self.holdout_rows(16)
         return DataLoader(self.dataset, batch_size=None, sampler=[rows]) if rows else []
 
-    def _order(self, seed: int | None, rank: int, world_size: int) -> RowBatchSampler:
-        return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, self.dataset.skipped)
+    def _order(self, seed: int | None, shared: bool = True) -> RowBatchSampler:
+        rank, world_size = self._rank_and_world_size() if shared else (0, 1)
+        # without the cache, batches lose skipped rows as they are read, so that a resumed epoch has the same order
+        skipped = self.dataset.skipped if self.cache else ()
+        return RowBatchSampler(self.num_images, self.batch_size, seed, rank, world_size, skipped)
 
-    def _loader(self, dataset: Any, seed: int | None, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def _loader(self, dataset: Any, seed: int | None = None, shared: bool = True, kind: Any = ResumableLoader) -> Any:
+        """Makes a loader of batches in the order of a seed; ``shared`` by the processes, or the same in each."""
         workers = 0 if self.cache else self.num_workers  # reading a batch from the cache is one gather
-        loader = DataLoader if seed is None else ResumableLoader
-        return loader(
+        return kind(
             dataset,
-            sampler=self._order(seed, rank, world_size),
+            sampler=self._order(seed, shared),
             batch_size=None,  # the sampler makes the batches
             num_workers=workers,
             worker_init_fn=_ignore_signals,
@@ -233,11 +244,11 @@ class LSUNDataModule(LightningDataModule):
         if not self.trainer or not isinstance(self.dataset, CachedDataset):
             return None
         device, images = self.trainer.strategy.root_device, self.dataset.images
-        if self._device_images is not None and self._device_images.device != device:
-            self._device_images = None
-        if self._device_images is None and self._fits_on_device(device, images):
-            self._device_images = images.to(device, copy=True)
-        return self._device_images
+        if self.device_images is not None and self.device_images.device != device:
+            self.device_images = None
+        if self.device_images is None and self._fits_on_device(device, images):
+            self.device_images = images.to(device, copy=True)
+        return self.device_images
 
     def _fits_on_device(self, device: torch.device, images: Tensor) -> bool:
         """Returns whether to copy the images: as the user says, or where a step has room on a GPU beside them."""
@@ -251,18 +262,13 @@ class LSUNDataModule(LightningDataModule):
         log.info(message, "device" if fits else "host", *sizes)
         return fits
 
-    @property
-    def resident_bytes(self) -> int:
-        """The size of the images that are on the device."""
-        return 0 if self._device_images is None else self._device_images.nbytes
-
     def teardown(self, stage: str) -> None:
-        self._device_images = None
+        self.device_images = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Makes (float32 images in [-1, 1], index) of a batch on the device."""
-        if self._device_images is not None and isinstance(batch, Tensor):
-            batch = self._device_images[batch], batch
+        if self.device_images is not None and isinstance(batch, Tensor):
+            batch = self.device_images[batch], batch
         images, index = batch
         return from_uint8(images), index
 
@@ -275,6 +281,7 @@ class LSUNDataModule(LightningDataModule):
         """Returns what ties a checkpoint to its images, and the labels of all images."""
         return self.digests.state() | {
             "labels": None if self.attributes is None else self.attributes.state(),
+            "skipped": torch.tensor(self.skipped, dtype=torch.long),
             "decoding": DECODING,
             "settings": {key: getattr(self, key) for key in SETTINGS},
         }
@@ -282,6 +289,8 @@ class LSUNDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows belong to other images, see ``Digests``, and warns of changed settings."""
         self.digests.check(state_dict)
+        if not self.cache:
+            self.dataset.add_skipped(state_dict["skipped"].tolist(), [])  # type: ignore[union-attr]
         for key, was in state_dict["settings"].items():
             if getattr(self, key) != was:
                 message = "%s is %s and was %s before: the run is no longer identical to an uninterrupted one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,10 +89,16 @@ class ResumableLoader(DataLoader):
         # a generator, so that workers start only after the sampler knows its epoch
         self.yielded = self.order.first = self.resume_at
         self.resume_at = 0
-        batches = super().__iter__()
+        batches: Iterator[Any] = super().__iter__()
         # while a GPU computes, the next batch is read and pinned
-        for batch in _read_ahead(batches) if self.pin_memory and not self.num_workers else batches:
+        batches = _read_ahead(batches) if self.pin_memory and not self.num_workers else batches
+        note_skipped = getattr(self.dataset, "add_skipped", None)  # which a worker cannot tell this process
+        for rows, batch in zip(itertools.repeat(()) if note_skipped is None else self.order, batches, strict=False):
             self.yielded += 1
+            if note_skipped is not None:
+                note_skipped(rows, batch[1].tolist())
+                if not len(batch[1]):  # all of its images are skipped
+                    continue
             yield batch
 
     def batch_sizes_by_rank(self, batch: int) -> list[int]:

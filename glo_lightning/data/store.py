@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glo_lightning.data.decoding import DECODED, TODO, Decoder
 from glo_lightning.data.source import Source, key_text, read_image
-from glo_lightning.data.subprocesses import run_in_subprocesses
-from glo_lightning.errors import InputError, OnError, ReadError
+from glo_lightning.errors import InputError, OnError
 from glo_lightning.files import cache_folder, disk_remedy, reserve_space
 from glo_lightning.images import DECODING, ImageFormat
 from glo_lightning.locks import Lock
@@ -33,15 +33,16 @@ from glo_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
 
-TODO, DECODED, INVALID = 0, 1, 2  # the status of a row
-MIN_IMAGES_PER_PROCESS = 16
 CHUNK = 1024  # smallest number of images that are decoded between two syncs to the disk
 
 
 class StreamingDataset(Dataset[tuple[Tensor, Any]]):
     """The images of a source, decoded at every access: ``dataset[i] -> (image, i)``.
 
-    A list of B indices gives a batch: uint8 images (B, C, H, W) and indices (B,).
+    A list of B indices gives a batch: uint8 images (B, C, H, W) and indices (B,), without skipped rows.
+
+    Attributes:
+        skipped: the rows, in order, that are known not to be images: those that were read.
 
     Args:
         source: the source to read from.
@@ -49,10 +50,9 @@ class StreamingDataset(Dataset[tuple[Tensor, Any]]):
         on_invalid_image: ``raise``, or ``skip``: batches leave out records that are not images, with a warning.
     """
 
-    skipped: Sequence[int] = ()  # which rows are skipped is only known after they are read
-
     def __init__(self, source: Source, image_format: ImageFormat, on_invalid_image: OnError = "raise"):
         self.source, self.image_format, self.on_invalid_image = source, image_format, on_invalid_image
+        self.skipped: list[int] = []
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,8 +69,26 @@ class StreamingDataset(Dataset[tuple[Tensor, Any]]):
                 if self.on_invalid_image == "raise":
                     raise
                 log.warning("%s", error)
+        self.add_skipped(index, rows)
         empty = torch.empty(0, *self.image_format.shape, dtype=torch.uint8)
         return torch.stack(images) if images else empty, torch.tensor(rows, dtype=torch.long)
+
+    def add_skipped(self, index: Sequence[int], rows: Sequence[int]) -> None:
+        """Remembers which rows of a batch, ``index``, were skipped, given those that were not.
+
+        Raises:
+            InputError: when no image is left.
+        """
+        if len(rows) < len(index):
+            self.skipped = sorted({*self.skipped, *index} - set(rows))
+            if len(self.skipped) == len(self):
+                raise no_image_left(self.source)
+
+
+def no_image_left(source: Source) -> InputError:
+    """The error for a source of which nothing can be used."""
+    problem = f"none of its {len(source)} images can be used. Give other images."
+    return InputError("root", source.fingerprint[0], problem)
 
 
 class CachedDataset(Dataset[tuple[Tensor, Any]]):
@@ -98,16 +116,21 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
         with _locked(folder.with_suffix(".lock")):
             status = _fill(folder, source, image_format, on_invalid_image)
             self.images = self._map()
-        self.skipped = np.flatnonzero(status != DECODED).tolist()
+        self.skipped: list[int] = np.flatnonzero(status != DECODED).tolist()
+        self.source, self._skipped = source, frozenset(self.skipped)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Any]:
         if not isinstance(index, Sequence):
+            if index in self._skipped:
+                raise InputError("key", key_text(self.source, index), "is not an image, and was skipped. Give another.")
             return self.images[index], index
+        if not self._skipped.isdisjoint(index):
+            index = [row for row in index if row not in self._skipped]
         self._read_ahead(index)
-        rows = torch.tensor(index)
+        rows = torch.tensor(index, dtype=torch.long)
         return self.images.index_select(0, rows), rows  # five times as fast as indexing
 
     def _map(self) -> Tensor:
@@ -167,8 +190,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_image: OnError) -> np.ndarray:
     """Decodes the rows that are not done; returns the status of every row.
 
-    With ``raise`` the rows that an earlier run skipped are tried again. A row that cannot be read stays TODO, as the
-    disk may return it the next time.
+    With ``raise`` the rows that an earlier run skipped are tried again.
     """
     shape = (len(source), *image_format.shape)
     _allocate(folder, int(np.prod(shape)), shape[0])
@@ -177,73 +199,30 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_im
     if len(todo):
         log.info("decoding %d of %d images into %s", len(todo), len(source), folder)
         pixels = np.memmap(folder / "pixels", np.uint8, "r+", shape=shape)
+        decoder = Decoder(source, image_format, on_invalid_image, folder)
         with Progress(total=len(todo), desc="decoding", unit=" images") as bar:
             first, size = 0, CHUNK
             while first < len(todo):
                 start, rows = time.monotonic(), todo[first : first + size]
-                done = _decode_in_subprocesses(rows, pixels, source, image_format)
-                for position in np.flatnonzero(done == INVALID).tolist():
-                    done[position] = _decode_again(int(rows[position]), pixels, source, image_format, on_invalid_image)
+                done = decoder.decode(rows, pixels, functools.partial(_move, bar, first))
                 pixels.flush()  # before the status, so that rows marked as decoded are on the disk
                 status[rows] = done
                 status.flush()
-                bar.update(len(rows))
                 first += len(rows)
                 # about a second, so that forks are cheap
                 size = max(CHUNK, int(len(rows) / (time.monotonic() - start)))
+        decoder.log_notes()
     missing = int((status != DECODED).sum())
     log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {missing}" if missing else "")
     if missing == len(status):
-        raise InputError("root", source.fingerprint[0], f"none of its {missing} images can be used. Give other images.")
+        raise no_image_left(source)
     return np.array(status)
 
 
-def _decode_in_subprocesses(
-    rows: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat
-) -> np.ndarray:
-    """Decodes rows into ``pixels`` on all cores; returns the status of each, DECODED or INVALID.
-
-    The subprocesses share the file of the pixels, and end with these rows or with this process.
-
-    Raises:
-        InputError: when the system kills one of them, for example because pages of an LMDB were overwritten.
-    """
-    done = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # shared memory
-    number = min(os.cpu_count() or 1, -(-len(rows) // MIN_IMAGES_PER_PROCESS))
-    parts = [slice(first, None, number) for first in range(number)]
-    statuses = run_in_subprocesses(
-        [functools.partial(_decode, rows[part], done[part], pixels, source, image_format) for part in parts]
-    )
-    left = np.flatnonzero(done == TODO)
-    if len(left):
-        problem = f"the system killed the process that decoded key {key_text(source, int(rows[left[0]]))} "
-        problem += f"(signal {-min(statuses)}). The file is damaged, or there is not enough memory."
-        raise InputError("root", source.fingerprint[0], problem)
-    return done
-
-
-def _decode(rows: np.ndarray, done: np.ndarray, pixels: np.ndarray, source: Source, image_format: ImageFormat) -> None:
-    """Decodes rows one by one into ``pixels`` (N, C, H, W) and marks them in ``done``."""
-    for position, row in enumerate(rows.tolist()):
-        try:
-            pixels[row] = read_image(source, row, image_format).numpy()
-            done[position] = DECODED
-        except Exception:  # any error of a source; ``_decode_again`` raises and reports it in the main process
-            done[position] = INVALID
-
-
-def _decode_again(
-    row: int, pixels: np.ndarray, source: Source, image_format: ImageFormat, on_invalid_image: OnError
-) -> int:
-    """Decodes a row that failed in a subprocess; returns its status, after a warning where it is skipped."""
-    try:
-        pixels[row] = read_image(source, row, image_format).numpy()
-    except InputError as error:
-        if on_invalid_image == "raise":
-            raise
-        log.warning("%s", error)
-        return TODO if isinstance(error, ReadError) else INVALID
-    return DECODED
+def _move(bar: Progress, first: int, done: int) -> None:
+    """Moves the bar, and its clock where an image takes long."""
+    bar.update(first + done - bar.n)
+    bar.refresh()
 
 
 def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:

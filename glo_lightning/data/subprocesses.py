@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import signal
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 
+INTERVAL = 0.5  # seconds between two calls of ``on_wait``
 
-def run_in_subprocesses(actions: Sequence[Callable[[], object]]) -> list[int]:
+
+def run_in_subprocesses(
+    actions: Sequence[Callable[[], object]], on_wait: Callable[[], object] = lambda: None
+) -> list[int]:
     """Runs all actions at the same time, each in a process forked from this one; returns their exit statuses.
 
     A status is 0, or minus the number of the signal that killed the process. On a system without fork the actions run
@@ -18,10 +23,12 @@ def run_in_subprocesses(actions: Sequence[Callable[[], object]]) -> list[int]:
 
     Args:
         actions: functions that catch their own exceptions; what they return is lost.
+        on_wait: is called at least twice a second while they run, and when they have ended.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         for action in actions:
             action()
+            on_wait()
         return [0] * len(actions)
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_run, args=(action,), daemon=True) for action in actions]
@@ -30,6 +37,11 @@ def run_in_subprocesses(actions: Sequence[Callable[[], object]]) -> list[int]:
             warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # they need no other thread's lock
             for process in processes:
                 process.start()
+        running = [process.sentinel for process in processes]
+        while running:
+            ended = multiprocessing.connection.wait(running, timeout=INTERVAL)
+            running = [sentinel for sentinel in running if sentinel not in ended]
+            on_wait()
         for process in processes:
             process.join()
     finally:

@@ -101,7 +101,7 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
 def _memory_line(trainer: Trainer) -> str:
     """Describes what fills the device's memory."""
     data, table = trainer.datamodule, trainer.lightning_module.latents.weight  # type: ignore[attr-defined, union-attr]
-    images = f"{data.resident_bytes / 1e9:.1f} GB of images" if data.resident_bytes else "no images"
+    images = "no images" if data.device_images is None else f"{data.device_images.nbytes / 1e9:.1f} GB of images"
     used = f"{images} and a table of {table.nbytes / 1e9:.1f} GB"  # type: ignore[operator]
     remedy = "Lower it or --model.generator.width, or give --data.cache_on_device false."
     return f"--data.batch_size {data.batch_size}: the device is out of memory, with {used} on it. {remedy}"

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import encode, flat_image, rows_of, write_lmdb
+from conftest import TINY, encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -20,16 +20,51 @@ def test_image_and_index_agree_under_shuffling(flat_lmdb, workers, cached):
     assert sorted(seen) == list(range(300))
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_skipping_never_shifts_a_row(tmp_path, cached, caplog):
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """30 records, of which two are not images."""
     records = {b"%040x" % row: b"hello" if row in (3, 17) else encode(flat_image(row)) for row in range(30)}
-    folder = write_lmdb(tmp_path / "mixed", records)
-    data = LSUNDataModule(str(folder), image_size=32, batch_size=7, cache=cached, on_invalid_image="skip")
+    return write_lmdb(tmp_path_factory.mktemp("mixed") / "lmdb", records)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipping_never_shifts_a_row(mixed, cached, workers, caplog, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = {"batch_size": 7, "num_workers": workers, "cache": cached, "on_invalid_image": "skip"}
+    data = LSUNDataModule(mixed, image_size=32, **options)
     batches = list(data.train_dataloader())
     assert all(torch.equal(rows_of(images), index) for images, index in batches)
     assert sorted(torch.cat([index for _, index in batches]).tolist()) == sorted({*range(30)} - {3, 17})
     assert data.num_images == 30
-    assert b"%040x" % 17 in caplog.text.encode()
+    assert (workers and not cached) or f"{17:040x}" in caplog.text
+    assert data.skipped == [3, 17]
+    again = LSUNDataModule(mixed, image_size=32, **options)
+    again.load_state_dict(data.state_dict())
+    assert again.skipped == [3, 17]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_skipped_rows_have_no_pixels(mixed, cached):
+    data = LSUNDataModule(mixed, image_size=32, cache=cached, on_invalid_image="skip")
+    images, rows = data.dataset[range(16, 19)]
+    assert rows.tolist() == rows_of(images).tolist() == [16, 18]
+    with pytest.raises(InputError, match="is not an image"):
+        _ = data.dataset[3]
+
+
+def test_a_streamed_batch_without_an_image_is_left_out(mixed):
+    data = LSUNDataModule(mixed, image_size=32, batch_size=1, cache=False, on_invalid_image="skip")
+    assert sorted(index.item() for _, index in data.train_dataloader()) == sorted({*range(30)} - {3, 17})
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("init", ["pca", "random"])
+def test_a_run_without_any_image_ends_in_one_line(run, tmp_path, cached, init):
+    folder = write_lmdb(tmp_path / "lmdb", {b"%d" % row: b"a Caffe Datum" for row in range(12)})
+    flags = ("--data.on_invalid_image=skip", f"--data.cache={cached}", f"--model.init={init}", "--max_epochs=1")
+    status, line = run("--data.root", folder, *TINY[1:], *flags)
+    assert (status, line) == (2, f"--data.root {folder}: none of its 12 images can be used. Give other images.")
 
 
 LSUN = torch.empty(3_033_042, 3, 64, 64, dtype=torch.uint8, device="meta")  # 37 GB, allocated nowhere
@@ -54,12 +89,12 @@ def test_images_on_the_device_are_the_same_and_leave_it_after_the_fit_and_for_an
         assert batch.dtype == torch.int64
         images, index = data.on_after_batch_transfer(batch, 0)
         assert torch.equal(rows_of(((images + 1) * 127.5).round()), index)
-    assert data.resident_bytes == 300 * 3 * 32 * 32
+    assert data.device_images.nbytes == 300 * 3 * 32 * 32
     strategy.root_device = torch.device("meta")
     data.train_dataloader()
-    assert data._device_images.device.type == "meta"
+    assert data.device_images.device.type == "meta"
     data.teardown("fit")
-    assert data.resident_bytes == 0
+    assert data.device_images is None
 
 
 def test_held_out_rows_are_the_last_and_in_no_batch(flat_lmdb):

@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import signal
+import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
+from odd_images import png
 
-from glo_lightning.data import LSUNDataModule
+from glo_lightning.data import LSUNDataModule, decoding
 from glo_lightning.data.source import HeadSource
 from glo_lightning.data.sources.folder import FolderSource
 from glo_lightning.data.sources.lmdb import LMDBSource
@@ -165,6 +168,61 @@ def test_with_raise_every_skipped_row_is_tried_again(photos):
     whole = CachedDataset(FolderSource(photos), SIZE)
     assert not whole.skipped
     assert sorted(rows_of(whole.images).tolist()) == list(range(30))
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """An image that is read with a warning, and one of which libtiff complains."""
+    deep = png(8, 8, 0, 16, [bytes([1, 0]) * 8] * 8)
+    fax = bytearray(encode(np.random.default_rng(0).random((32, 32)) < 0.5, "TIFF", compression="group4"))
+    fax[10] ^= 0x55
+    for number in range(3):
+        (tmp_path / f"deep{number}.png").write_bytes(deep)
+    (tmp_path / "bad.tif").write_bytes(fax)
+    return tmp_path
+
+
+def test_what_is_said_of_an_image_is_told_once_with_its_name(noisy, caplog, capfd):
+    CachedDataset(FolderSource(noisy), SIZE)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    (deep,) = [line for line in lines if "less than a sixteenth" in line]
+    assert re.match(rf"key deep\d\.png of {noisy} \(3 images\): its pixels", deep)
+    (complaint,) = [line for line in lines if "Fax4Decode" in line]
+    assert complaint.startswith(f"key bad.tif of {noisy}: ")
+    assert "Fax4Decode" not in capfd.readouterr().err
+
+
+def test_decoding_works_without_a_standard_error(noisy, monkeypatch):
+    def closed(number):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "dup", closed)
+    assert len(CachedDataset(FolderSource(noisy), SIZE)) == 4
+
+
+def test_as_many_processes_decode_as_memory_allows(flat_lmdb, monkeypatch):
+    numbers, run = [], decoding.run_in_subprocesses
+    monkeypatch.setattr(decoding, "run_in_subprocesses", lambda a, *rest: numbers.append(len(a)) or run(a, *rest))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for number, free in enumerate((100e9, 4e9, 1e6)):
+        monkeypatch.setattr(decoding, "free_memory", lambda free=free: int(free))
+        CachedDataset(HeadSource(LMDBSource(flat_lmdb), 280 + number), ImageFormat(8))
+    assert numbers == [18, 2, 1]
+
+
+def test_progress_is_told_twice_a_second(tmp_path):
+    class Slow(FolderSource):
+        def read(self, index):
+            time.sleep(1.3)
+            return super().read(index)
+
+    (tmp_path / "1.png").write_bytes(encode(flat_image(1)))
+    seen = []
+    decoder = decoding.Decoder(Slow(tmp_path), SIZE, "raise", tmp_path)
+    pixels = np.zeros((1, *SIZE.shape), np.uint8)
+    decoder.decode(np.arange(1), pixels, lambda done: seen.append((done, time.monotonic())))
+    assert [done for done, _ in seen] == [0, 0, 1]
+    assert np.diff([moment for _, moment in seen]).max() < 1
 
 
 def test_an_error_of_the_system_does_not_make_an_image_invalid(photos):
