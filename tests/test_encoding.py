@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from glo_lightning.encoding import CHUNK, EVAL_EVERY, PATIENCE, TRIAL_STEPS, encode, starting_codes
+from glo_lightning.encoding import EVAL_EVERY, PATIENCE, encode, starting_codes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.operators import Mask
 from glo_lightning.generator import Generator
@@ -97,16 +97,10 @@ def test_a_penalty_is_added_to_the_loss_of_each_code():
     assert code < 0
 
 
-def test_a_models_encode_is_encode_with_its_own_parts(model, images):
-    starts = random_starts(9, 1, seed=2)
-    expected = encode(model.generator, images, starts, model.loss, model.project, steps=20)
-    assert torch.equal(model.encode(images, starts=starts, steps=20), expected)
-
-
-def test_a_models_encode_makes_its_own_starts(model, images, training):
+def test_a_models_encode_is_encode_with_its_own_parts_and_starts(model, images, training):
     names = ["nearest", "pca"]
     starts = starting_codes(model.latents.weight, training, images, names, n_pca=30, whiten=False)
-    expected = model.encode(images, starts=starts, steps=20)
+    expected = encode(model.generator, images, starts, model.loss, model.project, steps=20)
     assert torch.equal(model.encode(images, training, names, steps=20), expected)
     with pytest.raises(InputError, match="training None: starts by name need the training images"):
         model.encode(images, starts=names)
@@ -120,14 +114,6 @@ def test_an_image_has_one_code_in_any_company(model, images):
         assert torch.equal(alone[0], together[row])
     backwards = model.encode(images.flip(0), starts=starts.flip(0), steps=20)
     assert torch.equal(backwards.flip(0), together)
-
-
-def test_many_images_are_encoded_as_few(model, images):
-    number = CHUNK + 2
-    many = images[torch.arange(number) % 9]
-    starts = random_starts(number, 1, seed=2)
-    codes = model.encode(many, starts=starts, steps=20)
-    assert torch.equal(codes[CHUNK:], model.encode(many[CHUNK:], starts=starts[CHUNK:], steps=20))
 
 
 def losses(model, codes, images, loss=None):
@@ -155,17 +141,6 @@ def test_a_descent_ends_after_thirty_steps_without_gain(model, images):
     found = encode(generator, images, codes[:, None], model.loss, model.project, steps=150)
     assert len(calls) == PATIENCE * EVAL_EVERY + 1 == 31
     assert torch.equal(found, to_ball(codes))
-
-
-def test_several_starts_are_told_apart_in_thirty_steps_each(model, images):
-    calls = []
-
-    def generator(some):
-        calls.append(len(some))
-        return model.generator(some)
-
-    encode(generator, images[:2], random_starts(2, 3, seed=2), model.loss, model.project, steps=5)
-    assert calls == [CHUNK] * (3 * (TRIAL_STEPS + 1) + 5 + 1)
 
 
 def test_another_loss_than_the_models_can_be_encoded_by(model, images):

@@ -23,8 +23,7 @@ def dcgan(state: dict[str, torch.Tensor], codes: torch.Tensor, training: bool) -
     return images.tanh()
 
 
-@pytest.mark.parametrize(("image_size", "width"), [(8, 4), (32, 4), (64, 4), (128, 2), (256, 1)])
-@pytest.mark.parametrize("latent_dim", [1, 13])
+@pytest.mark.parametrize(("image_size", "width", "latent_dim"), [(8, 4, 1), (64, 4, 13), (256, 1, 13)])
 def test_codes_become_images_by_dcgans_layers(image_size, width, latent_dim):
     torch.manual_seed(0)
     generator = Generator(latent_dim, image_size, width=width)
@@ -42,13 +41,6 @@ def test_codes_become_images_by_dcgans_layers(image_size, width, latent_dim):
 def test_layers_are_dcgans():
     weights = [tuple(p.shape) for p in Generator(100).parameters() if p.ndim == 4]
     assert weights == [(512, 256, 4, 4), (256, 128, 4, 4), (128, 64, 4, 4), (64, 3, 4, 4)]
-
-
-def test_first_layer_is_a_transposed_convolution():
-    first, convolution = FirstLayer(5, 8), nn.ConvTranspose2d(5, 8, 4, bias=False)
-    convolution.weight.data = first.weight.detach().view(4, 4, 8, 5).permute(3, 2, 0, 1)
-    codes = torch.randn(3, 5)
-    torch.testing.assert_close(first(codes), convolution(codes[:, :, None, None]))
 
 
 def test_first_layer_begins_as_a_transposed_convolution_does():
@@ -182,11 +174,6 @@ def test_a_skip_adds_a_linear_map_of_the_code_to_what_its_layer_makes():
     torch.testing.assert_close(skip(codes), image.tanh().float(), atol=1e-5, rtol=1e-4)
 
 
-def test_a_skip_to_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match=r"skip_layers \[2\]: there are layers 0 to 1\. Give some of these"):
-        SkipGenerator(5, 16, width=4, skip_layers=[2])
-
-
 def test_every_skip_reaches_its_own_layer():
     torch.manual_seed(0)
     skip, codes = SkipGenerator(5, 32, width=4), torch.randn(3, 5)
@@ -208,7 +195,7 @@ def test_a_few_steps_of_sgd_find_in_the_skip_what_least_squares_find():
     losses = {}
     for name, generator in (("plain", Generator(6, 16, width=4)), ("skips", SkipGenerator(6, 16, width=4))):
         optimizer = torch.optim.SGD(generator.parameters(), lr=1.0)
-        for step in range(150):
+        for step in range(100):
             some = torch.arange(32) + 32 * (step % 8)
             loss = (generator(codes[some]) - images[some]).square().mean()
             optimizer.zero_grad()

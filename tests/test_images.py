@@ -16,8 +16,9 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image, from_uint8, psnr, to_uint8, to_unit
 
 
-@pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG"])
-@pytest.mark.parametrize("shape", [(256, 341), (400, 256), (64, 64), (20, 50)])
+@pytest.mark.parametrize(
+    ("file_format", "shape"), [("WEBP", (256, 341)), ("JPEG", (400, 256)), ("PNG", (64, 64)), ("PNG", (20, 50))]
+)
 def test_decoding_is_torchvisions_resize_and_centre_crop(file_format, shape):
     ramp = np.add.outer(np.linspace(0, 120, shape[0]), np.linspace(0, 120, shape[1]))
     pixels = np.stack([ramp, 240 - ramp, ramp / 2], -1).astype(np.uint8)
@@ -226,9 +227,10 @@ def test_a_lossless_jpeg_is_read_at_its_full_size(monkeypatch):
     assert decode_image(record, ImageFormat(32)).unique().tolist() == [77]
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
-@pytest.mark.parametrize("shape", [(640, 427), (640, 480), (1600, 1200)])
-@pytest.mark.parametrize("crop", ["center", "none"])
+@pytest.mark.parametrize(
+    ("size", "shape", "crop"),
+    [(32, (640, 427), "center"), (128, (1600, 1200), "center"), (64, (640, 480), "none")],
+)
 def test_draft_mode_changes_photographs_by_less_than_half_a_level(size, shape, crop, monkeypatch):
     for photograph in load_sample_images().images:
         record = encode(np.asarray(Image.fromarray(photograph).resize(shape)), "JPEG", quality=85)

@@ -10,14 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from glo_lightning.errors import InputError
-from glo_lightning.losses import (
-    LaplacianLoss,
-    blur_matrix,
-    find_loss,
-    gaussian_kernel,
-    laplacian_pyramid,
-    make_loss,
-)
+from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
 from glo_lightning.parts import describe_part
 
 
@@ -36,54 +29,14 @@ def generated_and_images():
     return torch.rand(2, 3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def distances_by_scipy(generated, images, levels: int) -> list[list[np.ndarray]]:
-    """The absolute differences of the two pyramids, for each image and level."""
-    return [
-        [abs(a - b) for a, b in zip(scipy_pyramid(one, levels), scipy_pyramid(other, levels), strict=True)]
-        for one, other in zip(generated.numpy(), images.numpy(), strict=True)
-    ]
-
-
-def test_pyramid_is_scipys(generated_and_images):
-    images = generated_and_images[0]
-    blurs = [blur_matrix(size, gaussian_kernel()) for size in (32, 16, 8)]
-    ours = laplacian_pyramid(images, blurs)
-    for row in range(len(images)):
-        for band, expected in zip(ours, scipy_pyramid(images[row].numpy(), 3), strict=True):
-            np.testing.assert_allclose(band[row], expected, atol=1e-12)
-
-
 def test_loss_is_the_weighted_sum_of_mean_distances_of_the_two_pyramids(generated_and_images):
-    generated, images = generated_and_images
-    weights = [0.5, 1.0, 2.0, 3.0]
-    of_each_image = [
-        sum(weight * distance.mean() for weight, distance in zip(weights, bands, strict=True))
-        for bands in distances_by_scipy(generated, images, 3)
-    ]
-    ours = float(LaplacianLoss(3, weights)(generated, images))
-    assert ours == pytest.approx(np.mean(of_each_image), rel=1e-6)
-
-
-def test_equal_means_are_the_papers_powers_of_four_on_sums(generated_and_images):
-    generated, images = generated_and_images
-    of_each_image = [
-        sum(4**level * distance.sum() for level, distance in enumerate(bands))
-        for bands in distances_by_scipy(generated, images, 3)
-    ]
-    ours = float(LaplacianLoss(3)(generated, images))
-    assert 3 * 32 * 32 * ours == pytest.approx(np.mean(of_each_image), rel=1e-6)
-
-
-@pytest.mark.parametrize("sigma", [1.0, 2.0])
-def test_the_kernel_with_itself_is_the_two_dimensional_gaussian(sigma):
-    point = np.zeros((9, 9))
-    point[4, 4] = 1
-    expected = ndimage.gaussian_filter(point, sigma, radius=2)[2:7, 2:7]
-    y, x = np.mgrid[-2:3, -2:3]
-    explicit = np.exp(-(x**2 + y**2) / (2 * sigma**2))
-    kernel = gaussian_kernel(5, sigma)
-    np.testing.assert_allclose(torch.outer(kernel, kernel), expected, rtol=1e-9)
-    np.testing.assert_allclose(torch.outer(kernel, kernel), explicit / explicit.sum(), rtol=1e-9)
+    weights, distances = [0.5, 1.0, 2.0, 3.0], []
+    for pair in zip(*generated_and_images.numpy(), strict=True):
+        bands = zip(*(scipy_pyramid(image, 3) for image in pair), strict=True)
+        means = [np.abs(one - other).mean() for one, other in bands]
+        distances.append(np.dot(weights, means))
+    ours = float(LaplacianLoss(3, weights)(*generated_and_images))
+    assert ours == pytest.approx(np.mean(distances), rel=1e-6)
 
 
 def test_no_levels_is_plain_l1(generated_and_images):
@@ -96,16 +49,6 @@ def test_the_mean_squared_error_is_added_by_its_weight(generated_and_images):
     alone, both = (LaplacianLoss(2, l2_weight=weight) for weight in (0, 3))
     squares = torch.nn.functional.mse_loss(generated, images)
     torch.testing.assert_close(both(generated, images) - alone(generated, images), 3 * squares, rtol=1e-4, atol=1e-6)
-
-
-def test_loss_is_zero_only_for_equal_images_and_has_finite_gradients(generated_and_images):
-    generated, images = generated_and_images.float()
-    loss = LaplacianLoss(3)
-    generated.requires_grad_()
-    assert loss(images, images) == 0
-    loss(generated, images).backward()
-    assert generated.grad.isfinite().all()
-    assert generated.grad.abs().max() > 0
 
 
 def test_loss_is_float32_under_autocast(generated_and_images):
