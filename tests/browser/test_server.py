@@ -252,7 +252,7 @@ CODE = base64.b64encode(np.zeros(6, np.float32).tobytes()).decode()
         ("picture", [], "request body: is not a JSON object"),
         ("picture", {}, "path None: is not a string. Give a string, or a list."),
         ("picture", {**PICTURE, "weights": [1]}, "weights 1.0: are 1 for 2 images"),
-        ("picture", {**PICTURE, "weights": [0, 0]}, "weights 0.0 0.0: must be 0 or more"),
+        ("picture", {**PICTURE, "weights": [0, 0]}, "weights 0.0 0.0: must be from 0 to 1e6"),
         ("picture", {**PICTURE, "weights": [1, "a"]}, "weights [1, 'a']: is not a number"),
         ("picture", {**PICTURE, "weights": [1, 10**400]}, "weights [1, 1000"),
         ("picture", {**PICTURE, "path": "flow"}, "path flow: give one of line, arc"),

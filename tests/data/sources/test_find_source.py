@@ -20,11 +20,17 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lsun(inputs):
+def lsun_once(inputs):
     numbers = {"bedroom_train": range(5), "bedroom_val": range(30, 32), "church_outdoor_train": range(10, 13)}
     for name, colours in numbers.items():
         write_lmdb(inputs / "lsun" / f"{name}_lmdb", {b"%02x" % n: encode(flat_image(n)) for n in colours})
     return inputs / "lsun"
+
+
+@pytest.fixture
+def lsun(lsun_once, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(lsun_once, tmp_path / "lsun")
 
 
 def test_categories_follow_each_other_in_the_given_order_and_are_labelled(lsun):
@@ -111,7 +117,6 @@ def test_a_source_has_arguments_of_its_own_on_the_command_line(run, tmp_path):
 
 
 def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
-    lsun = shutil.copytree(lsun, tmp_path / "lsun")
     flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:], "--model.latent_dim=2")
     assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
     assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 8
@@ -171,7 +176,7 @@ BAD = [
 
 
 @pytest.fixture(scope="module")
-def bad_inputs(lsun, inputs):
+def bad_inputs(lsun_once, inputs):
     write_folder(inputs / "photos", NAMES)
     (inputs / "empty" / "deep").mkdir(parents=True)
     write_folder(inputs / "mixed", [f"{n}.png" for n in range(24)])
