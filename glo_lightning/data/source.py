@@ -236,5 +236,6 @@ def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:
 
 
 def key_text(source: Source, index: int) -> str:
-    """Returns the key of row ``index`` as text for a message."""
-    return source.key(index).decode(errors="backslashreplace")
+    """Returns the key of row ``index`` as text for a message, in one line."""
+    text = source.key(index).decode(errors="backslashreplace")
+    return text if text.isprintable() else repr(text)[1:-1]

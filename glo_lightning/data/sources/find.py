@@ -138,9 +138,7 @@ def find_kind(root: Path) -> str:
         if kind := _kind_of_file(root):
             return kind
         if root.is_file():
-            raise InputError(
-                "root", root, "is a file, but no LMDB, .npy, .npz, IDX or .parquet. Give one of these, or a folder."
-            )
+            raise InputError("root", root, "is no LMDB, .npy, .npz, IDX or .parquet file. Give one, or a folder.")
         if is_lmdb(root) or any(root.glob("*_lmdb/data.mdb")):
             return "lmdb"
         if name := find_set(root):

@@ -170,7 +170,7 @@ BAD = [
     ("--data.root cut_idx", "--data.root", "Give a whole IDX file."),
     ("--data.root idx --data.split val", "--data.split val", "val-images-idx3-ubyte"),
     ("--data.root two_sets", "--data.root", "holds CIFAR10 and STL10"),
-    ("--data.root a.txt", "--data.root", "is a file, but no LMDB"),
+    ("--data.root a.txt", "--data.root", "is no LMDB, .npy"),
     ("--data.root nowhere", "--data.root", "does not exist"),
 ]
 
