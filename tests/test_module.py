@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import inspect
+import pickle
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -158,6 +159,27 @@ class TestTraining:
         model = GLO(24, **SMALL, latent_lr=0, constraint="sphere")
         initial = fit(model, data, tmp_path, max_epochs=2).initial
         assert torch.equal(model.latents.weight, initial)
+
+    @pytest.mark.parametrize(("batches", "holdout"), [(2, 8), (0.5, 0)])
+    def test_overfitting_trains_the_same_first_rows_in_every_epoch(self, tmp_path, batches, holdout):
+        rows = []
+        data = LSUNDataModule(num_samples=24 + holdout, holdout=holdout, image_size=32, batch_size=6)
+        seen = LambdaCallback(on_train_batch_start=lambda trainer, module, batch, *_: rows.append(batch[1].tolist()))
+        trainer = fit(GLO(24, **SMALL), data, tmp_path, seen, overfit_batches=batches, max_epochs=2)
+        assert rows == [list(range(6)), list(range(6, 12))] * 2
+        assert ("val/psnr" in trainer.callback_metrics) == bool(holdout)
+
+    @pytest.mark.filterwarnings("ignore")  # of exporters
+    def test_a_module_that_was_fitted_is_exported_traced_pickled_and_copied(self, data, tmp_path):
+        model = GLO(24, **SMALL)
+        fit(model, data, tmp_path)
+        codes = torch.randn(2, 6)
+        images = model.eval()(codes)
+        traced = model.to_torchscript(method="trace", example_inputs=codes)
+        copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        for again in (traced, copied, pickled):
+            torch.testing.assert_close(again(codes), images)
+        assert pickle.loads(pickle.dumps(LSUNDataModule(num_samples=24))).num_images == 24
 
     @pytest.mark.filterwarnings("ignore")  # the compiler's own
     def test_compiled_training_is_the_same_but_for_rounding(self, tmp_path):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import Attributes, find_attributes
 from glo_lightning.data.digests import Digests
-from glo_lightning.data.sampler import ResumableLoader, RowBatchSampler
+from glo_lightning.data.sampler import OneBatchSampler, ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import ConcatSource, HeadSource, MirroredSource, Source, channels_of
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.store import CachedDataset, StreamingDataset
@@ -205,7 +205,7 @@ class LSUNDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, index) in the order of the epoch; of the index alone where the device has the images."""
         dataset = self.dataset if self._images_on_device() is None else torch.arange(self.num_images)
-        return self._loader(dataset, self.seed)
+        return self._loader(dataset, None if getattr(self.trainer, "overfit_batches", 0) > 0 else self.seed)
 
     def sequential_dataloader(self) -> DataLoader:
         """Batches of (uint8 images, index) that hold every row once, in order."""
@@ -218,7 +218,7 @@ class LSUNDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """One batch of the first 16 held-out images; nothing without a holdout."""
         rows = self.holdout_rows(16)
-        return DataLoader(self.dataset, batch_size=None, sampler=[rows]) if rows else []
+        return DataLoader(self.dataset, batch_size=None, sampler=OneBatchSampler(rows)) if rows else []
 
     def _order(self, seed: int | None, shared: bool = True) -> RowBatchSampler:
         rank, world_size = self._rank_and_world_size() if shared else (0, 1)
@@ -269,8 +269,8 @@ class LSUNDataModule(LightningDataModule):
         """Makes (float32 images in [-1, 1], index) of a batch on the device."""
         if self.device_images is not None and isinstance(batch, Tensor):
             batch = self.device_images[batch], batch
-        images, index = batch
-        return from_uint8(images), index
+        is_batch = isinstance(batch, tuple | list)  # to_onnx and to_torchscript call this with codes
+        return (from_uint8(batch[0]), batch[1]) if is_batch else batch
 
     @functools.cached_property
     def digests(self) -> Digests:

@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from glo_lightning.errors import InputError
 
 
-class RowBatchSampler(DistributedSampler[list[int]]):
+class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
     """Yields every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
     The order depends on seed and epoch only. Each process takes its share of every batch. As the class is a
-    DistributedSampler, Lightning does not divide the batches again.
+    DistributedSampler, Lightning does not divide the batches again; as it is a SequentialSampler, ``overfit_batches``
+    does not replace it by one of single rows.
 
     Attributes:
         first: number of the batch that the next iteration begins with; not 0 when an epoch is resumed in its middle.
@@ -59,7 +60,7 @@ class RowBatchSampler(DistributedSampler[list[int]]):
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         rows = self.rows
         if self.shuffle:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
@@ -71,6 +72,23 @@ class RowBatchSampler(DistributedSampler[list[int]]):
         size, remainder = divmod(len(self.rows), len(self))
         size, remainder = divmod(size + (batch < remainder), self.num_replicas)
         return [size + (rank < remainder) for rank in range(self.num_replicas)]
+
+
+class OneBatchSampler(DistributedSampler[list[int]], SequentialSampler):
+    """Yields these rows as one batch, on every rank; of these kinds for Lightning, as RowBatchSampler is.
+
+    Args:
+        rows: the batch.
+    """
+
+    def __init__(self, rows: list[int]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        yield self.rows
 
 
 class ResumableLoader(DataLoader):
