@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.plugins import Precision
 from sklearn.decomposition import PCA
-from torch.optim import SGD, Adagrad, AdamW, RMSprop
+from torch.optim import SGD, AdamW
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -53,26 +53,17 @@ def data():
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 class TestTraining:
-    def test_pca_start_writes_every_row(self, data, tmp_path):
-        model = GLO(24, **SMALL, latent_lr=0)
+    @pytest.mark.parametrize("n_pca", [24, 10])
+    def test_pca_is_fitted_on_n_pca_images_and_writes_every_row(self, data, tmp_path, n_pca):
+        model = GLO(24, **SMALL, n_pca=n_pca, latent_lr=0)
         before = model.latents.weight.detach().clone()
         fit(model, data, tmp_path)
         rows = data.dataset[list(range(24))][0].flatten(1).float().numpy() / 127.5 - 1
-        expected = PCA(6, random_state=0).fit(rows).transform(rows)
-        expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
-        codes = model.latents.weight.detach().numpy()
-        signs = np.sign((codes * expected).sum(0))
-        np.testing.assert_allclose(codes * signs, expected, atol=1e-3)
-        assert not (model.latents.weight == before).all(dim=1).any()
-
-    def test_pca_is_fitted_on_at_most_n_pca_images_and_writes_all_rows(self, data, tmp_path):
-        model = GLO(24, **SMALL, n_pca=10, latent_lr=0)
-        fit(model, data, tmp_path)
-        rows = data.dataset[list(range(24))][0].flatten(1).float().numpy() / 127.5 - 1
-        expected = PCA(6, random_state=0).fit(rows[:10]).transform(rows)
+        expected = PCA(6, random_state=0).fit(rows[:n_pca]).transform(rows)
         expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
         codes = model.latents.weight.detach().numpy()
         np.testing.assert_allclose(codes * np.sign((codes * expected).sum(0)), expected, atol=1e-3)
+        assert not (model.latents.weight == before).all(dim=1).any()
 
     def test_trained_codes_are_not_started_again(self, data, tmp_path):
         model = GLO(24, **SMALL, latent_lr=0)
@@ -102,10 +93,8 @@ class TestTraining:
             partial(SGD, lr=0.5, weight_decay=0.1),
             partial(SGD, lr=0.5, momentum=0.9, nesterov=True),
             partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.1),
-            partial(RMSprop, lr=0.01),
-            partial(Adagrad, lr=0.1),
         ],
-        ids=["SGD", "momentum", "AdamW", "RMSprop", "Adagrad"],
+        ids=["SGD", "momentum", "AdamW"],
     )
     def test_one_step_is_the_optimizers_sgd_on_the_rows_then_the_projection(self, data, tmp_path, optimizer):
         model = GLO(24, **SMALL, latent_lr=3.0, optimizer=optimizer)
@@ -119,7 +108,7 @@ class TestTraining:
         rows = codes.detach() - 3.0 * len(index) * codes.grad
         rows /= rows.norm(dim=1, keepdim=True).clamp(min=1)
         torch.testing.assert_close(model.latents.weight[index], rows)
-        before = [weight.detach().clone() for weight in start.generator.parameters()]
+        before = copy.deepcopy(list(start.generator.parameters()))
         optimizer(start.generator.parameters()).step()
         for trained, weight, old in zip(
             model.generator.parameters(), start.generator.parameters(), before, strict=True
@@ -224,11 +213,10 @@ class TestTraining:
         assert rates.seen[0][0] == 0.25
         assert (rates.seen[-1][0] == 0.25) == (schedule == "constant")
 
-    @pytest.mark.parametrize("optimizer", [SGD, AdamW])
-    def test_a_resumed_run_with_whitened_rows_is_the_run_never_stopped(self, data, tmp_path, optimizer):
+    def test_a_resumed_run_with_whitened_rows_is_the_run_never_stopped(self, data, tmp_path):
         def model():
             torch.manual_seed(0)
-            parts = {"optimizer": partial(optimizer, lr=0.01), "latent_optimizer": WhitenedRows}
+            parts = {"optimizer": partial(AdamW, lr=0.01), "latent_optimizer": WhitenedRows}
             return GLO(24, **SMALL, **parts, schedule="cosine")
 
         saved, whole, resumed = tmp_path / "a.ckpt", model(), model()
@@ -290,15 +278,15 @@ class TestTraining:
         codes = model.latents.weight[:4]
         assert torch.equal(loaded.eval()(codes), model.eval()(codes))
 
-    @pytest.mark.parametrize("value", [0, -1])
-    def test_clipping_that_is_off_clips_nothing(self, data, tmp_path, value):
+    def test_clipping_that_is_off_clips_nothing(self, data, tmp_path):
         states = []
-        for options in ({}, {"gradient_clip_val": value}):
+        for options in ({}, {"gradient_clip_val": 0}, {"gradient_clip_val": -1}):
             torch.manual_seed(0)
             model = GLO(24, **SMALL)
             fit(model, data, tmp_path, **options)
             states.append(model.state_dict())
-        assert equal(*states)
+        assert equal(states[0], states[1])
+        assert equal(states[0], states[2])
 
     def test_clipping_bounds_the_step_of_the_weights_alone(self, data, tmp_path):
         models = [GLO(24, **SMALL)]
@@ -336,24 +324,18 @@ class TestTraining:
         assert not torch.allclose(models[1].latents.weight, initial, atol=0.01)
         torch.testing.assert_close(models[1].state_dict(), models[0].state_dict())
 
-    def test_half_precision_moves_nothing_in_a_step_that_the_scaler_skips(self, data, tmp_path):
-        class Overflow(Callback):
-            def on_after_backward(self, trainer, pl_module):
-                next(pl_module.generator.parameters()).grad[0] = float("inf")
+    @pytest.mark.parametrize("where", ["weights", "rows"])
+    def test_half_precision_moves_nothing_in_a_step_whose_gradients_overflow(self, data, tmp_path, monkeypatch, where):
+        def overflow(trainer, module):
+            next(module.generator.parameters()).grad[0] = float("inf")
 
+        if where == "rows":
+            infinite = partial(per_sample_gradients, batches_per_step=float("inf"))
+            monkeypatch.setattr("glo_lightning.module.per_sample_gradients", lambda codes, _: infinite(codes))
+        callback = LambdaCallback(on_after_backward=overflow if where == "weights" else None)
         model, precision = GLO(24, **SMALL, latent_lr=3.0), ScaledLoss()
-        before = [weight.detach().clone() for weight in model.generator.parameters()]
-        initial = fit(model, data, tmp_path, Overflow(), max_steps=1, plugins=[precision]).initial
-        assert torch.equal(model.latents.weight, initial)
-        assert all(map(torch.equal, model.generator.parameters(), before))
-        assert precision.scaler.get_scale() == 512
-
-    def test_half_precision_skips_a_step_in_which_the_rows_gradients_alone_overflow(self, data, tmp_path, monkeypatch):
-        name = per_sample_gradients.__name__
-        monkeypatch.setattr(f"glo_lightning.module.{name}", lambda codes, _: per_sample_gradients(codes, float("inf")))
-        model, precision = GLO(24, **SMALL), ScaledLoss()
-        before = [weight.detach().clone() for weight in model.generator.parameters()]
-        initial = fit(model, data, tmp_path, max_steps=1, plugins=[precision]).initial
+        before = copy.deepcopy(list(model.generator.parameters()))
+        initial = fit(model, data, tmp_path, callback, max_steps=1, plugins=[precision]).initial
         assert torch.equal(model.latents.weight, initial)
         assert all(map(torch.equal, model.generator.parameters(), before))
         assert precision.scaler.get_scale() == 512
@@ -470,10 +452,6 @@ class TestHoldout:
         reconstructions = torch.cat(trainer.predict(model, data))
         with torch.no_grad():
             torch.testing.assert_close(reconstructions, model.eval()(model.latents.weight))
-
-
-def test_forward_generates():
-    assert GLO(5, **SMALL, init="random")(torch.zeros(2, 6)).shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize(

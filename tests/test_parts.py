@@ -166,8 +166,8 @@ def test_a_loss_made_of_others_is_injected_and_loaded(run, tmp_path):
 
 
 @pytest.mark.parametrize("key", PARTS)
-@pytest.mark.parametrize("path", ["test_parts.called", "test_parts.NoPart"])
-def test_a_strangers_checkpoint_or_export_calls_nothing(faces_run, tmp_path, key, path):
+def test_a_strangers_checkpoint_or_export_calls_nothing(faces_run, tmp_path, key):
+    path = "test_parts.called"
     checkpoint = load(faces_run)
     checkpoint["hyper_parameters"][key] = {"class_path": path, "init_args": {}}
     torch.save(checkpoint, tmp_path / "evil.ckpt")
@@ -199,9 +199,7 @@ LOSSES = "Give LaplacianLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss or the pa
 WRONG = [
     # no such class
     ("--model.generator SkipGeneratr", "--model.generator SkipGeneratr: there is no such class. Did you mean SkipGen"),
-    ("--model.generator dcgan", "--model.generator dcgan: there is no such class. Give Generator, SkipGenerator or"),
     ("--model.generator no.Such", "--model.generator no.Such: there is no such class. Give Generator, SkipGen"),
-    ("--model.loss MSEloss", "--model.loss MSEloss: there is no such class. Did you mean MSELoss?"),
     ("--model.loss lap_l1", f"--model.loss lap_l1: there is no such class. {LOSSES}"),
     ("--model.optimizer Adamw --model.optimizer.lr 1",
      "--model.optimizer Adamw: there is no such class. Did you mean AdamW?"),
@@ -213,10 +211,7 @@ WRONG = [
     ("--model.latent_optimizer torch.optim.SGD", "--model.latent_optimizer torch.optim.SGD: is no RowSGD. Give RowSGD"),
     # no such argument
     ("--model.generator.widht 3", "--model.generator.widht: SkipGenerator has no such argument. Did you mean width?"),
-    ("--model.generator Generator --model.generator.code_scale 3", "--model.generator.code_scale: Generator has no "),
-    ("--model.loss.l2_weihgt 3", "--model.loss.l2_weihgt: LaplacianLoss has no such argument. Did you mean l2_weight?"),
     ("--model.loss MSELoss --model.loss.levels 7", "--model.loss.levels: MSELoss has no such argument. See --model.lo"),
-    ("--model.optimizer.momentun 1", "--model.optimizer.momentun: SGD has no such argument. Did you mean momentum?"),
     ("--model.latent_optimizer WhitenedRows --model.latent_optimizer.dceay 1",
      "--model.latent_optimizer.dceay: WhitenedRows has no such argument. Did you mean decay?"),
     ("--config typo.yaml", "--model.generator.widht: Generator has no such argument. Did you mean width?"),
@@ -226,10 +221,8 @@ WRONG = [
     ("--model.generator.skip_layers [9]", "--model.generator.skip_layers [9]: there are layers 0 to 2. Give some of"),
     ("--model.loss.levels 6", "--model.loss.levels 6: images of 32 pixels have at most 5 levels. Give fewer"),
     ("--model.loss.level_weights x", "--model.loss.level_weights x: is of another type. Give "),
-    ("--model.optimizer.lr x", "--model.optimizer.lr x: is of another type. Give float"),
     # what GLO passes to its parts is no argument of theirs
     ("--latent_dim 5", "--latent_dim: there is no such argument; did you mean --model.latent_dim?"),
-    ("--image_size 5", "--image_size: there is no such argument; did you mean --data.image_size?"),
     ("--model.generator.channels 1", "--model.generator.channels: SkipGenerator has no such argument. See --model.g"),
     ("--model.optimizer.lr -1", "--model.optimizer torch.optim.SGD: cannot be made with its arguments (ValueError at "),
     ("--model.latent_optimizer WhitenedRows --model.latent_optimizer.decay 1",
@@ -248,14 +241,10 @@ WRONG = [
     ("--model.loss torch.nn.ReLU", "--model.loss torch.nn.ReLU: does not compare images of shape (2, 3, 32, 32) (Type"),
     # flags of version 0.3
     ("--model.width 4", "--model.width: there is no such argument; did you mean --model.generator.width?"),
-    ("--model.l2_weight 1", "--model.l2_weight: there is no such argument; did you mean --model.loss.l2_weight?"),
-    ("--model.generator_lr 1", "--model.generator_lr: there is no such argument; did you mean --model.optimizer.lr?"),
     # LightningCLI's, which would replace GLO's own
     ("--optimizer Adam", "optimizer: there is no such argument; did you mean --model.optimizer?"),
-    ("--optimizer.lr 1", "optimizer: there is no such argument; did you mean --model.optimizer?"),
     ("--lr_scheduler StepLR", "lr_scheduler: there is no such argument;"),
     ("--config adam.yaml", "optimizer: there is no such argument; did you mean --model.optimizer?"),
-    ("--model.weight_decay 1", "--model.weight_decay: there is no such argument; did you mean --model.optimizer.weigh"),
 ]  # fmt: skip
 
 
