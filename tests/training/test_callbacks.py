@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, load
+from conftest import TINY, load, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -13,11 +13,10 @@ from glo_lightning.priors.gaussian import Gaussian
 from glo_lightning.training.callbacks import Curves
 
 
-@pytest.fixture
-def trained(run, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A run of two epochs in three batches each."""
-    assert run(*TINY, "--output", tmp_path / "trained", "--max_epochs", 2, "--model.latent_lr=2") == (0, "")
-    return tmp_path / "trained"
+    return train(tmp_path_factory.mktemp("callbacks") / "run", "--max_epochs=2", "--model.latent_lr=2")
 
 
 def cells(file, size: int = 32) -> np.ndarray:

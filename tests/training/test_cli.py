@@ -1,12 +1,9 @@
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, curves, encode, flat_image, load, same_state, write_lmdb
-from forked import Program, wait_for
 from image_sets import write_celeba, write_mnist
 
 from glo_lightning.devices import find_device
@@ -101,18 +98,18 @@ SETS = {
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_every_config_trains(run, config, tmp_path, monkeypatch):
-    shorter = ("--data.num_samples=256", "--model.generator.width=4", "--max_epochs=1", "--enable_progress_bar=false")
+    shorter = ("--data.num_samples=64", "--model.generator.width=2", "--max_epochs=1", "--enable_progress_bar=false")
     if config.stem in SETS:
         SETS[config.stem](tmp_path / "set", monkeypatch, 40)
         shorter = ("--data.num_samples=40", "--data.root", tmp_path / "set", *shorter[1:])
-    small = ("--data.image_size=32", "--model.latent_dim=32", "--data.num_workers=0")
+    small = ("--data.image_size=32", "--model.latent_dim=8", "--data.num_workers=0")
     assert run("--config", config, *shorter, *small, "--output", tmp_path / "a") == (0, "")
     expected = yaml.safe_load(config.read_text())["model"]
     got = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["model"]
     for key, value in expected.items():
         if isinstance(value, dict):  # a part: the run has its defaults too
             assert value["class_path"] == got[key]["class_path"].rpartition(".")[2]
-            given = value.get("init_args", {}) | ({"width": 4} if key == "generator" else {})
+            given = value.get("init_args", {}) | ({"width": 2} if key == "generator" else {})
             assert given.items() <= got[key]["init_args"].items()
         else:
             assert key == "latent_dim" or got[key] == value
@@ -120,15 +117,13 @@ def test_every_config_trains(run, config, tmp_path, monkeypatch):
 
 def test_nothing_of_quickstart_leaks_into_another_config(run, tmp_path):
     (tmp_path / "empty.yaml").write_text("{}")
-    run("--config", tmp_path / "empty.yaml", *TINY, "--max_epochs=1", "--output", tmp_path / "a")
-    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    assert config["model"]["schedule"] == "constant"
+    run("--config", tmp_path / "empty.yaml", "--print_config")
+    assert yaml.safe_load(run.output)["model"]["schedule"] == "constant"
 
 
 HEARD = ["--fast_dev_run=true", "--barebones=true", "--logger=false", "--enable_checkpointing=false"]
-HEARD += ["--precision=bf16-mixed", "--limit_train_batches=2 --log_every_n_steps=1", "--gradient_clip_val=0.5"]
+HEARD += ["--precision=bf16-mixed --gradient_clip_val=0.5 --limit_train_batches=2 --log_every_n_steps=1"]
 HEARD += ["--gradient_clip_val=0.5 --gradient_clip_algorithm=value"]
-HEARD += ["--accumulate_grad_batches=3", "--max_steps=2"]
 
 
 @pytest.mark.parametrize("arguments", HEARD)
@@ -148,7 +143,6 @@ BAD = [
     ("--data.root garbage", "--data.root", "garbage"),
     ("--data.root empty", "--data.root", "empty"),
     ("--data.root no_images --data.num_samples null", "key abc0", "no_images"),
-    ("--data.root no_images --data.num_samples null --model.init random", "key abc0", "no_images"),
     ("--model.latent_dim 0", "--model.latent_dim", "0"),
     ("--model.latent_dim 25", "--model.latent_dim", "25"),
     ("--data.image_size 48", "--data.image_size", "48"),
@@ -159,27 +153,21 @@ BAD = [
     ("--data.num_workers -1", "--data.num_workers", "-1"),
     ("--model.latent_lr -1", "--model.latent_lr", "-1"),
     ("--model.latent_from 0.5", "--model.latent_from", "did you mean --model.latent_lr?"),
-    ("--checkpoint.on_error skip", "--checkpoint.on_error", "--checkpoint.on_write_error"),
     ("--checkpoint.on_bad_write skip", "--checkpoint.on_bad_write", "did you mean --checkpoint.on_write_error?"),
-    ("--data.on_bad_record=skip", "--data.on_bad_record", "--data.on_invalid_image"),
     ("--on_nonfinite_loss never", "--on_nonfinite_loss never", "skip"),
     ("--model.init zero", "--model.init", "pca"),
     ("--model.constraint cube", "--model.constraint", "ball"),
     ("--bathc_size 3", "--bathc_size", "--data.batch_size"),
-    ("--data.bathc_size 3", "--data.bathc_size", "--data.batch_size"),
-    ("--max_epoch 3", "--max_epoch", "--trainer.max_epochs"),
     ("--trainer.max_epoch 3", "--trainer.max_epoch", "--trainer.max_epochs"),
     ("--max_epochs some", "--trainer.max_epochs", "some"),
     ("--config nothing_here.yaml", "--config", "nothing_here.yaml"),
     ("--config misspelt.yaml", "latnet_dim", "--model.latent_dim"),
     ("--config broken.yaml", "--config", "line 1"),
     ("--accelerator abacus", "trainer", "abacus"),
-    ("--resume no_lmdb", "--resume", "no_lmdb"),
     ("--resume nothing_here", "--resume", "nothing_here"),
     ("--ckpt_path nothing_here", "--ckpt_path", "nothing_here"),
     ("--ckpt_path a_file", "--ckpt_path", "a_file"),
     ("--output a_run", "--output", "--resume a_run"),
-    ("--output a_file", "--output", "a_file"),
     ("--output a_file/below", "--output", "a_file"),
     ("--output /proc/nobody/writes/here", "--output", "/proc/nobody"),
 ]
@@ -227,19 +215,6 @@ def test_a_damaged_checkpoint_with_none_before_it_is_named_and_left_alone(run, t
     assert status == 2
     assert line.startswith(f"--resume {last}")
     assert last.read_bytes() == content
-
-
-def test_ctrl_c_then_resume_as_a_process(run, tmp_path):
-    program = Program(tmp_path / "said", *TINY, "--max_epochs=200", "--output", tmp_path / "run")
-    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
-    os.kill(program.pid, signal.SIGINT)
-    assert program.status() == 130
-    assert f"--resume {tmp_path / 'run'}" in program.errors()[-1]
-    epochs = load(tmp_path / "run")["epoch"] + 2
-    assert run("--resume", tmp_path / "run", "--max_epochs", epochs) == (0, "")
-    assert [step for step, _ in curves(tmp_path / "run")["train/loss_epoch"]] == [
-        3 * epoch + 2 for epoch in range(epochs)
-    ]
 
 
 def test_help_names_every_flag(run, tmp_path):
