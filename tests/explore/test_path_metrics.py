@@ -51,13 +51,6 @@ def test_nearest_codes_give_training_images(measured):
     )
 
 
-def test_pairs_are_of_two_and_the_same_each_time():
-    first, second = random_pairs(5, 1000)
-    assert (first != second).all()
-    assert set(first.tolist()) == set(second.tolist()) == set(range(5))
-    assert all(map(torch.equal, random_pairs(5, 1000), (first, second)))
-
-
 def test_the_nearest_reference_is_found_in_parts():
     points, references = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (700, 30))
     expected = torch.stack([(references - point).norm(dim=1).min() for point in points])

@@ -112,15 +112,6 @@ def test_real_faces_are_near_themselves_and_combine_nothing_new(metrics):
     assert metrics.describe(metrics.unseen)["unseen_pairs"] > 2
 
 
-def test_an_attribute_is_visible_in_reconstructions_as_often_as_these_show_it(metrics, monkeypatch):
-    glasses = metrics.names.index("glasses")
-    has = metrics.table[:, glasses] == 1
-    monkeypatch.setattr(metrics, "generate", lambda codes: metrics.training[has])
-    assert metrics.visible(glasses, [1]) > 0.9
-    monkeypatch.setattr(metrics, "generate", lambda codes: metrics.training[~has])
-    assert metrics.visible(glasses, [1]) < 0.1
-
-
 def test_a_value_between_two_others_is_reached_from_both():
     """Three values in a row: what leads to the middle one from one side would lead past it from the other."""
     places = torch.arange(30) % 3
@@ -128,12 +119,6 @@ def test_a_value_between_two_others_is_reached_from_both():
     table = torch.stack([torch.zeros_like(places), places], 1)
     ends, present = codes[[0, 2]], places[[0, 2]]
     torch.testing.assert_close((ends + edit(codes, table, ends, present, 1, [1]))[:, 0], torch.ones(2))
-
-
-def test_several_wanted_values_alternate():
-    table, codes = torch.tensor([[0], [1], [2], [2]]), torch.tensor([[0.0], [10.0], [20.0], [40.0]])
-    direction = edit(codes, table, torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), 0, [1, 2])
-    assert direction[:, 0].tolist() == [10, 30, 0, 20]
 
 
 def test_the_program_prints_what_its_json_holds(run, faces, classifier, small_flow, tmp_path):

@@ -3,13 +3,10 @@
 import json
 
 import numpy as np
-import torch
+import pytest
 from conftest import encode, flat_image, write_lmdb
-from recipes import BASE, RECIPES, make_recipe
+from recipes import RECIPES, make_recipe
 from run_study import run_study
-
-from glo_lightning.module import PARTS
-from glo_lightning.parts import describe_part
 
 
 def test_every_seed_is_measured(tmp_path):
@@ -24,14 +21,6 @@ def test_every_seed_is_measured(tmp_path):
         assert f"| {name} | 1.00 ± 0.00 | {np.mean(psnr):.2f} ± {np.std(psnr, ddof=1):.2f} |" in table
 
 
-def test_every_recipe_can_be_built_and_differs_from_the_first():
-    for name, changes in RECIPES.items():
-        model, data = make_recipe(name, None, 2)(0)
-        arguments = {**BASE, **changes}
-        assert data.batch_size == arguments.pop("batch_size")
-        described = {key: describe_part(value, key) if key in PARTS else value for key, value in arguments.items()}
-        described.pop("generator", None)  # its norms tell
-        assert {key: model.hparams[key] for key in described} == described
-        norms = {type(layer) for layer in model.generator.layers if "Norm" in type(layer).__name__}
-        assert norms == {torch.nn.GroupNorm if name == "GroupNorm" else torch.nn.BatchNorm2d}
-        assert bool(changes) == (name != next(iter(RECIPES)))
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_model(name):
+    make_recipe(name, None, width=2)(0)
