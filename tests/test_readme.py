@@ -117,13 +117,18 @@ def test_a_command_of_a_studys_page_is_understood(command, run, workplace, monke
     if script == "scripts/train.py":
         assert run(*arguments, "--accelerator=cpu", "--print_config") == (0, "")
         return
-    parse = argparse.ArgumentParser.parse_known_args
 
-    def understand(*arguments) -> None:
-        assert not parse(*arguments)[1]
-        raise UnderstoodError
+    def understanding(parse):
+        def understand(*arguments) -> None:
+            parsed = parse(*arguments)  # ends the program where it does not understand
+            assert not isinstance(parsed, tuple) or not parsed[1]
+            raise UnderstoodError
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", understand)
+        return understand
+
+    names = ("parse_known_args",) if script == "scripts/benchmark.py" else ("parse_args", "parse_intermixed_args")
+    for name in names:
+        monkeypatch.setattr(argparse.ArgumentParser, name, understanding(getattr(argparse.ArgumentParser, name)))
     monkeypatch.setattr(sys, "argv", [Path(script).name, *arguments])
     with pytest.raises(UnderstoodError):
         runpy.run_path(str(REPOSITORY / script), run_name="__main__")
