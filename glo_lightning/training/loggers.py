@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+from argparse import Namespace  # also of jsonargparse's, which the benchmark does without
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor

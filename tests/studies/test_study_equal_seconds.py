@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 from equal_seconds import BASE, ROWS
+from programs import refusal
 from run_study import STUDIES, run_study
 from torch import nn
 
@@ -61,7 +62,6 @@ def test_the_pages_commands_name_rows_that_exist():
     assert all(row in ROWS[what] for what, rows in commands for row in shlex.split(rows))
 
 
-def test_a_row_that_does_not_exist_is_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run_study("equal_seconds/equal_seconds", "codes", "--json", tmp_path / "a.json", "--only", "DCGAN, SGD 1")
-    assert capsys.readouterr().err.startswith("--only DCGAN, SGD 1: no such row. Give some of frozen, SGD 1;")
+def test_a_row_that_does_not_exist_is_one_line(tmp_path):
+    line = refusal("studies/equal_seconds/equal_seconds", "codes", "--json", tmp_path / "a", "--only", "DCGAN, SGD 1")
+    assert line.startswith("--only DCGAN, SGD 1: no such row. Give some of frozen, SGD 1;")
