@@ -58,15 +58,22 @@ class ArraySource(NumberedSource):
         self.split, self.channels = split, self.images.shape[1]
         self.order = range(len(self.images)) if order is None else order
         columns = labels if isinstance(labels, Mapping) else {} if labels is None else {"class": labels}
-        self.columns = {name: [str(value) for value in np.asarray(column).tolist()] for name, column in columns.items()}
-        for name, column in self.columns.items():
-            if len(column) != len(self.images):
-                remedy = f"has {len(column)} labels {name} for {len(self.images)} images. Give one for each."
+        self.columns: dict[str, list[str | None]] = {}
+        for name, column in columns.items():
+            values = np.asarray(column).tolist()
+            if len(values) != len(self.images):
+                remedy = f"has {len(values)} labels {name} for {len(self.images)} images. Give one for each."
                 raise InputError("root", location, remedy)
+            self.columns[name] = [_label(value) for value in values]
 
     def read(self, index: int) -> Tensor:
         """Returns the pixels of row ``index``, (C, H, W)."""
         return self.images[self.order[index]]
+
+
+def _label(value: Any) -> str | None:
+    value = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    return None if value is None else str(value)
 
 
 def _channels_first(images: np.ndarray | Tensor, location: object) -> Tensor:
@@ -97,13 +104,13 @@ def open_arrays(path: Path, split: str = "train") -> ArraySource:
     Raises:
         InputError: for a file that is not such a file, or has no images of this split.
     """
-    with (
-        decoding("root", path, "Give a whole NumPy file."),
-        open(path, "rb") as file,
-    ):  # NumPy leaves a damaged file open
+    with decoding("root", path, "Give a whole NumPy file."), open(path, "rb") as file:
         loaded = np.load(file, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    images, labels = _find_split(arrays, split, path)
+        if isinstance(loaded, np.ndarray):
+            images, labels = _find_split({"images": loaded}, split, path)
+        else:  # a mapping that reads an array when it is asked for
+            check_fits("root", path, "its arrays", sum(array.file_size for array in loaded.zip.infolist()))
+            images, labels = _find_split(loaded, split, path)
     return _from_file(images, labels, path, split)
 
 
@@ -114,13 +121,16 @@ def _from_file(images: np.ndarray, labels: np.ndarray | None, path: Path, split:
 
 def _find_split(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     pairs = [(f"x_{split}", f"y_{split}"), (f"{split}_images", f"{split}_labels")]
-    if split == "train":
+    pairs += [("images", "labels"), ("x", "y")] if split == "train" else []
+    found = next((pair for pair in pairs if pair[0] in arrays), None)
+    if found is None and split == "train":
         pictures = [name for name, array in arrays.items() if array.ndim in (3, 4)]
-        pairs += [("images", "labels"), ("x", "y"), *((name, "labels") for name in pictures if len(pictures) == 1)]
-    for images, labels in pairs:
-        if images in arrays:
-            return arrays[images], arrays[labels].reshape(-1) if labels in arrays else None
-    raise InputError("split", split, f"{path} has no images of it. It has the arrays {', '.join(arrays) or 'none'}.")
+        found = (pictures[0], "labels") if len(pictures) == 1 else None
+    if found is None:
+        names = ", ".join(arrays) or "none"
+        raise InputError("split", split, f"{path} has no images of it. It has the arrays {names}.")
+    images, labels = found
+    return arrays[images], arrays[labels].reshape(-1) if labels in arrays else None
 
 
 def find_idx(root: Path, split: str | None = None) -> Path | None:

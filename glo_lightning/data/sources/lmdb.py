@@ -97,8 +97,8 @@ def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[st
 
 
 # A process may open an environment only once, and must not use one that was opened before a fork:
-# path -> (process, inode, smallest valid size of the file, environment).
-_open_environments: dict[Path, tuple[int, int, int, lmdb.Environment]] = {}
+# path -> (process and inode, smallest valid size of the file, environment).
+_open_environments: dict[Path, tuple[tuple[int, int], int, lmdb.Environment]] = {}
 
 
 def open_lmdb(path: Path) -> lmdb.Environment:
@@ -107,28 +107,16 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     Raises:
         InputError: for an LMDB that is invalid, unreadable, truncated or empty.
     """
-    import lmdb  # here, so that other sources do not need the package
-
     file = _data_file(path)
     stat = file.stat()
     owner = (os.getpid(), stat.st_ino)
-    if path in _open_environments:
-        process, inode, smallest, environment = _open_environments[path]
-        if (process, inode) == owner:
-            _check_size(file, stat.st_size, smallest)
-            return environment
-        del _open_environments[path]
-        environment.close()
-    if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise InputError("root", file, "may not be read. Ask for permission to read it.")
-    with decoding("root", path, REMEDY):
-        environment = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)
-    if environment.stat()["entries"] == 0:
-        environment.close()
-        raise InputError("root", path, "is an empty LMDB. Build one from a folder of images by scripts/build_lmdb.py.")
-    smallest = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    _check_size(file, stat.st_size, smallest)
-    _open_environments[path] = (*owner, smallest, environment)
+    if path in _open_environments and _open_environments[path][0] != owner:
+        _open_environments.pop(path)[2].close()
+    if path not in _open_environments:
+        _open_environments[path] = (owner, *_open_file(file))
+    _, smallest, environment = _open_environments[path]
+    if stat.st_size < smallest:  # reading a page behind its end would kill the process (SIGBUS)
+        raise InputError("root", file, f"has {stat.st_size} of {smallest} bytes; it was truncated. Copy it again.")
     return environment
 
 
@@ -136,10 +124,19 @@ def _data_file(path: Path) -> Path:
     return path / "data.mdb" if path.is_dir() else path
 
 
-def _check_size(file: Path, size: int, smallest: int) -> None:
-    """Raises InputError for a truncated file: reading a page behind its end would kill the process (SIGBUS)."""
-    if size < smallest:
-        raise InputError("root", file, f"has {size} of {smallest} bytes; it was truncated. Copy it again.")
+def _open_file(file: Path) -> tuple[int, lmdb.Environment]:
+    """Returns the smallest valid size of the file, and its environment."""
+    import lmdb  # here, so that other sources do not need the package
+
+    if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError("root", file, "may not be read. Ask for permission to read it.")
+    with decoding("root", file, REMEDY):
+        environment = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)
+    stat = environment.stat()
+    if stat["entries"] == 0:
+        environment.close()
+        raise InputError("root", file, "is an empty LMDB. Build one from a folder of images by scripts/build_lmdb.py.")
+    return (environment.info()["last_pgno"] + 1) * stat["psize"], environment
 
 
 def fingerprint(path: Path) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from glo_lightning.data.source import NumberedSource, dataset_location, numbered_order
 from glo_lightning.errors import InputError
@@ -124,6 +124,7 @@ class TorchvisionSource(NumberedSource):
             NotAnImageError: for a damaged file.
             OSError: for a file that the disk cannot read.
         """
+        EpsImagePlugin.gs_binary = False  # torchvision opens files in any format; for an EPS Pillow starts Ghostscript
         with reading_image():
             return self.images[self.order[index]][0]
 

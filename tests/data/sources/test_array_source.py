@@ -69,6 +69,24 @@ def test_a_tensor_given_in_python_trains(tmp_path):
     assert data.attributes.rows(["parity=1"]).tolist() == [1, 3, 5, 7, 9, 11]
 
 
+def test_labels_are_strings_or_unknown(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([b"cat", b"dog", b"", "\u00e9".encode()]))
+    source = open_source(tmp_path / "a.npz")
+    assert [source.labels(numbers_of(source).index(n))["class"] for n in range(4)] == ["cat", "dog", "", "é"]
+    given = ArraySource(np.zeros((2, 8, 8), np.uint8), ["cat", None])
+    assert (given.labels(0), given.labels(1)) == ({"class": "cat"}, {})
+
+
+def test_an_archive_is_read_as_far_as_it_is_needed(tmp_path, monkeypatch):
+    """Other arrays of it may be objects, which are never unpickled; more than fits in memory is refused before."""
+    images = RANDOM.integers(0, 256, (4, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, about=np.array([{}, []], dtype=object))
+    assert len(open_source(tmp_path / "a.npz")) == 4
+    monkeypatch.setattr("glo_lightning.memory.free_memory", lambda: 200)
+    with pytest.raises(InputError, match=r"its arrays would take .* GB of memory"):
+        open_source(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_idx_files_are_read_with_their_labels(tmp_path, is_packed):
     """As MNIST's authors and Debian have them, by gzip, or unpacked."""

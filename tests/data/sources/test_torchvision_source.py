@@ -1,9 +1,11 @@
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from image_sets import RANDOM, in_digest_order, keys_of, md5, numbers_of, write_celeba, write_idx, write_mnist
+from PIL import EpsImagePlugin, Image
 
 from glo_lightning import LSUNDataModule
 from glo_lightning.data.source import read_image
@@ -124,6 +126,20 @@ def test_celeba_is_read_by_torchvision_with_its_attributes(tmp_path, monkeypatch
     (tmp_path / "celeba" / "img_align_celeba" / names[numbers_of(source)[1]]).write_bytes(b"hello")
     with pytest.raises(InputError, match="is not an image"):
         read_image(source, 1, ImageFormat(32))
+
+
+def test_an_eps_among_the_images_of_a_set_starts_no_program(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as in a fresh process
+    names = write_celeba(tmp_path / "set", monkeypatch)
+    source = open_source(tmp_path / "set")
+    first = tmp_path / "set" / "celeba" / "img_align_celeba" / names[numbers_of(source)[0]]
+    Image.new("RGB", (9, 9)).save(first, "EPS")
+    with pytest.raises(InputError, match="is not an image"):
+        read_image(source, 0, ImageFormat(32))
+    assert not (tmp_path / "started").exists()
 
 
 def test_datasets_and_splits_in_one_folder_are_cached_apart(tmp_path):
