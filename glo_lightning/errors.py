@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any, Literal, NoReturn, get_args
 
 # what --on_nonfinite_loss, --data.on_invalid_image and --checkpoint.on_write_error take
@@ -66,8 +67,8 @@ def check_choice(key: str, value: object, choices: Any) -> None:
 
 
 def check_at_least(key: str, value: float, least: float) -> None:
-    """Raises InputError unless ``value >= least``; NaN raises, too."""
-    if not value >= least:
+    """Raises InputError unless ``value >= least``; NaN and what is not a number raise, too."""
+    if not (isinstance(value, Real) and value >= least):
         raise InputError(key, value, f"must be {least} or more")
 
 

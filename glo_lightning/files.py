@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import logging
 import os
 import shutil
+import socket
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -90,7 +92,10 @@ def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -
     Raises:
         OSError: if the disk fails or is full; the file that was there before is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
+    if shared:
+        _remove_left(path)
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             sink = _Sink(file)
@@ -103,6 +108,17 @@ def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _remove_left(path: Path) -> None:
+    """Removes what processes of this host that were killed while they wrote ``path`` have left."""
+    for file in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*.tmp"):
+        try:
+            os.kill(int(file.suffixes[-2][1:]), 0)
+        except (ProcessLookupError, ValueError):
+            file.unlink(missing_ok=True)
+        except OSError:
+            pass  # another user's
 
 
 @contextlib.contextmanager

@@ -114,8 +114,9 @@ class RunFolder:
         remedy = "Restore it, or train on from checkpoints/last.ckpt with the run's flags and --ckpt_path."
         with decoding(key, self.config, remedy):
             config = yaml.safe_load(self.config.read_bytes())
-            if not isinstance(config["data"], dict):
-                raise TypeError("data is not a mapping")
+            for section in ("data", "model", "trainer", "checkpoint"):
+                if not isinstance(config[section], dict):
+                    raise TypeError(f"{section} is not a mapping")
             return config
 
     def read_starts(self) -> list[Any]:
