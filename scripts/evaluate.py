@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
@@ -21,16 +22,9 @@ from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import default_path, interpolation
-from glo_lightning.explore.metrics import (
-    extract,
-    feature_metrics,
-    load_features,
-    neighbours_kept,
-    pca_reconstructions,
-    probe,
-    quality,
-)
+from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, pca_reconstructions, probe, quality
 from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
@@ -38,7 +32,7 @@ from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, load_run
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
-from glo_lightning.latents import fit_pca, flatten_images
+from glo_lightning.latents import Projection, fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
 from glo_lightning.priors.fitting import fit_prior
@@ -137,10 +131,18 @@ def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
         prior = fit_prior(make_prior(name), run.codes, run.attributes, run.folder)
         parts[f"samples, {name}"] = of_codes(sample_codes(prior, run.codes, num, model.project))
     parts["reconstructions"] = of_codes(run.codes[:num])
+    parts["middles of nearest codes (iFID)"] = of_codes(middles_of_nearest(run.codes[:num], model.project))
     for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
         if len(rows) >= MIN_COMPARED:
             parts[name] = extract(run.data.dataset[rows][0], features)
-    return {name: feature_metrics(part, real) for name, part in parts.items()}
+    counts = {name: {"images": len(part), "training_images": num} for name, part in parts.items()}
+    return {name: counts[name] | feature_metrics(part, real) for name, part in parts.items()}
+
+
+def middles_of_nearest(codes: Tensor, project: Projection) -> Tensor:
+    """The middle (M, D) between each code and the one nearest to it; see iFID, arXiv 2603.05630."""
+    nearest = NearestNeighbors(n_neighbors=1).fit(codes.cpu().numpy()).kneighbors()[1][:, 0]
+    return project((codes + codes[torch.from_numpy(nearest).to(codes.device)]) / 2)
 
 
 def compare_paths(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
@@ -188,9 +190,12 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
                 cells = (f"{r[key]:.1%}" if key in r else "" for key in names)
                 print(f"| {name} | {r['images']} | {' | '.join(cells)} |")
     if "features" in results:
-        print(f"\n| {options.features} | Frechet | kernel | precision | recall |\n|---|---|---|---|---|")
+        num = results["features"]["reconstructions"]["training_images"]
+        print(f"\nfeatures of {options.features}, compared with those of {num} training images")
+        print("| | images | Frechet distance | kernel distance | precision | recall |\n|---|---|---|---|---|---|")
         for name, r in results["features"].items():
-            print(f"| {name} | {r['frechet']:.3f} | {r['kernel']:.5f} | {r['precision']:.2f} | {r['recall']:.2f} |")
+            distances = f"{r['frechet']:.3f} | {r['kernel']:.5f} | {r['precision']:.2f} | {r['recall']:.2f}"
+            print(f"| {name} | {r['images']} | {distances} |")
     if "paths" in results:
         keys = list(results["paths"]["arc"])
         print(f"\n| path | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
@@ -204,7 +209,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS, help="of encoding")
     parser.add_argument("--steps", type=int, default=150, help="steps of encoding")
     parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class (default: the run's)")
-    parser.add_argument("--features", help="inception, a TorchScript file or the path of a class (default: none)")
+    parser.add_argument("--features", help="efficientnet, inception, a TorchScript file or a class (default: none)")
     parser.call(evaluate)
 
 

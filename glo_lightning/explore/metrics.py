@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.encoding import Loss
-from glo_lightning.errors import InputError
 from glo_lightning.images import psnr, to_unit
 from glo_lightning.latents import fit_pca, flatten_images
-from glo_lightning.parts import make_instance
 
 
 @torch.no_grad()
@@ -91,46 +88,6 @@ def probe(
                 predicted = kind.fit(inputs[labelled], values[labelled]).predict(queries[known])
             accuracies[name] = float((predicted == truth[known]).mean())
     return accuracies
-
-
-def load_features(name: str) -> nn.Module:
-    """Load a network for features (B, F) of images (B, 3, H, W), uint8.
-
-    Args:
-        name: ``inception``, torchmetrics' one; a TorchScript file; or the path of a class made without arguments.
-
-    Raises:
-        InputError: when it cannot be loaded.
-    """
-    if name == "inception":
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
-
-            return NoTrainInceptionV3("inception-v3-compat", ["2048"])
-        except (ImportError, ModuleNotFoundError, OSError) as error:
-            why = " ".join(f"needs torch-fidelity and its weights, which could not be loaded ({error})".split())
-            raise InputError("features", name, f"{why}. Give a TorchScript file or the path of a class.") from error
-    if Path(name).is_file():
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*torch.jit.load.*")  # torch 2.15 would have torch.export
-                return torch.jit.load(name, map_location="cpu").eval()
-        except RuntimeError as error:
-            remedy = "is not a TorchScript file. Make it with torch.jit.save."
-            raise InputError("features", name, remedy) from error
-    remedy = "give inception, a TorchScript file, or the path of a class made without arguments"
-    return make_instance(name, nn.Module, "features", remedy).eval()
-
-
-@torch.no_grad()
-def extract(images: Tensor, features: nn.Module) -> Tensor:
-    """Compute features (B, F), float32 on the CPU, of images (B, C, H, W), uint8, 256 at a time; see ``load_features``.
-
-    Images go to the network's device, grey ones as RGB.
-    """
-    device = next((parameter.device for parameter in features.parameters()), images.device)
-    colors = (batch.to(device).expand(-1, 3, -1, -1) for batch in images.split(256))
-    return torch.cat([features(batch).float().cpu() for batch in colors])
 
 
 def frechet(generated: Tensor, real: Tensor) -> float:

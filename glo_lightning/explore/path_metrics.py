@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from glo_lightning.encoding import Generate
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.metrics import extract, frechet
+from glo_lightning.explore.features import extract
+from glo_lightning.explore.metrics import frechet
 from glo_lightning.explore.paths import Interpolation
 from glo_lightning.images import to_uint8
 from glo_lightning.latents import Projection

@@ -3,19 +3,13 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.linalg import sqrtm
+from sklearn.datasets import load_sample_images
 from torch import nn
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
-from glo_lightning.explore.metrics import (
-    extract,
-    feature_metrics,
-    load_features,
-    neighbours_kept,
-    pca_reconstructions,
-    probe,
-    quality,
-)
+from glo_lightning.explore.features import extract, load_features
+from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, pca_reconstructions, probe, quality
 
 
 def random_images(number: int, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -118,6 +112,17 @@ def test_precision_and_recall_know_which_side_is_missing():
     measured = feature_metrics(extract(narrow, Means()), extract(wide, Means()))
     assert measured["precision"] == 1
     assert measured["recall"] < 0.3
+
+
+@pytest.mark.parametrize(("number", "meant"), [(0, 698), (1, 985)], ids=["palace", "daisy"])
+def test_efficientnets_features_tell_a_palace_from_a_daisy(number, meant):
+    """Its own last layer, on our features of scikit-learn's photographs, names ImageNet's class."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -e '.[metrics]'")
+    features = load_features("efficientnet")
+    photograph = torch.from_numpy(load_sample_images().images[number].copy()).permute(2, 0, 1)[None, :, :, 106:533]
+    found = extract(photograph, features)
+    assert found.shape == (1, 1280)
+    assert int(features.network._fc(found).argmax()) == meant
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from glo_lightning.explore.metrics import extract, frechet
+from glo_lightning.explore.features import extract
+from glo_lightning.explore.metrics import frechet
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances, random_pairs
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.images import to_uint8

@@ -84,7 +84,9 @@ def test_evaluate_reports_what_the_json_holds(tiny_run, tmp_path):
         assert f"| {results[name]['psnr']:.2f} | {results[name]['ssim']:.3f} |" in output
     moved = (run.model.latents.weight - run.initial).norm(dim=1).mean()
     assert results["latents"]["moved"] == pytest.approx(float(moved))
-    assert set(results["features"]) == {"samples, gaussian", "samples, mixture", "reconstructions"}
+    assert set(results["features"]) == {
+        *("samples, gaussian", "samples, mixture", "reconstructions", "middles of nearest codes (iFID)")
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

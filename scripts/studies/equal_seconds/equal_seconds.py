@@ -30,8 +30,9 @@ from harness import BATCH, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
+from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import flow_path
-from glo_lightning.explore.metrics import extract, frechet, load_features, quality
+from glo_lightning.explore.metrics import frechet, quality
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO

@@ -37,8 +37,9 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.explore.codes import generate
+from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import flow_path
-from glo_lightning.explore.metrics import extract, feature_metrics, frechet, load_features
+from glo_lightning.explore.metrics import feature_metrics, frechet
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.trained_run import load_run

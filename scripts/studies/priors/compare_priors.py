@@ -28,7 +28,8 @@ from harness import StudyParser, markdown, mean_and_deviation
 
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.metrics import extract, feature_metrics, load_features
+from glo_lightning.explore.features import extract, load_features
+from glo_lightning.explore.metrics import feature_metrics
 from glo_lightning.files import write_text
 from glo_lightning.images import to_uint8
 from glo_lightning.module import GLO
