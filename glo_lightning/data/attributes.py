@@ -133,6 +133,8 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
     """
     file, remedy = folder / FILE, "Correct the file, or remove it."
     if not file.is_file():
+        if file.is_symlink() or file.exists():
+            raise InputError("attributes", file, f"is a link to nothing, or no regular file. {remedy}")
         return {}
     by_key: dict[bytes, dict[str, str]] = {}
     with decoding("attributes", file, remedy), open(file, newline="", encoding="utf-8-sig") as opened:

@@ -89,7 +89,7 @@ def _channels_first(images: np.ndarray | Tensor, location: object) -> Tensor:
             return images[:, None]
     elif images.numel() and len(shape) == 4 and (shape[1] in (1, 3)) != (shape[3] in (1, 3)):
         return images if shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
-    sizes = "x".join(map(str, shape))
+    sizes = "x".join(map(str, shape)) or "()"
     remedy = f"has shape {sizes}. Give N x H x W x C or N x C x H x W, with C 1 or 3; also where N is 1."
     raise InputError("root", location, remedy)
 

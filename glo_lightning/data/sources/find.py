@@ -137,7 +137,7 @@ def find_kind(root: Path) -> str:
             raise InputError("root", root, remedy)
         if kind := _kind_of_file(root):
             return kind
-        if root.is_file():
+        if not root.is_dir():
             raise InputError("root", root, "is no LMDB, .npy, .npz, IDX or .parquet file. Give one, or a folder.")
         if is_lmdb(root) or any(root.glob("*_lmdb/data.mdb")):
             return "lmdb"
@@ -154,8 +154,9 @@ def find_kind(root: Path) -> str:
         if arrays:
             raise InputError("root", root, f"holds no image files, but {arrays[0].name}. Give that file.")
         return "huggingface" if table else "folder"
-    except PermissionError as error:
-        raise InputError("root", root, "may not be read. Ask for permission to read it.") from error
+    except OSError as error:
+        remedy = f"cannot be read ({error.strerror}). Check the path and its permissions."
+        raise InputError("root", error.filename or root, remedy) from error
 
 
 def _kind_of_file(file: Path) -> str | None:

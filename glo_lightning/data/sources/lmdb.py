@@ -64,8 +64,9 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
             if is_lmdb(candidate):
                 return candidate.resolve()
         others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
-    except PermissionError as error:
-        raise InputError("root", folder, "may not be read. Ask for permission to read it.") from error
+    except OSError as error:
+        remedy = f"cannot be read ({error.strerror}). Check the path and its permissions."
+        raise InputError("root", folder, remedy) from error
     if others:
         category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
         remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."

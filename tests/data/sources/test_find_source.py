@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -171,6 +172,9 @@ BAD = [
     ("--data.root idx --data.split val", "--data.split val", "val-images-idx3-ubyte"),
     ("--data.root two_sets", "--data.root", "holds CIFAR10 and STL10"),
     ("--data.root a.txt", "--data.root", "is no LMDB, .npy"),
+    ("--data.root pipe", "--data.root", "is no LMDB, .npy"),
+    ("--data.root link", "--data.root", "does not exist"),
+    (f"--data.root {'x' * 300}", "--data.root", "cannot be read (File name too long)"),
     ("--data.root nowhere", "--data.root", "does not exist"),
 ]
 
@@ -196,6 +200,8 @@ def bad_inputs(lsun_once, inputs):
     for name in ("cifar-10-batches-py", "stl10_binary"):
         (inputs / "two_sets" / name).mkdir(parents=True)
     (inputs / "a.txt").write_text("x")
+    os.mkfifo(inputs / "pipe")
+    (inputs / "link").symlink_to("nothing")
     return inputs
 
 
