@@ -55,7 +55,7 @@ def add(options: argparse.Namespace) -> None:
     *means, result = generate(run.model, codes).cpu()
     # the mean of many codes lies where no image does
     cells = ["their mean" if any(map(is_label, term)) else mean for term, mean in zip(names, means, strict=True)]
-    (closest,) = run.images(nearest(codes[3:], [(run.codes, torch.arange(len(run.codes)))]).tolist())
+    (closest,) = run.images(nearest(codes[3:], [(run.trained_codes, run.rows)]).tolist())
     rows.append([cells[0], "-", cells[1], "+", cells[2], "=", result, "", closest])
     formula = "a - b + c" if options.strength == 1 else f"{options.strength:g} (a - b) + c"
     columns = ["a", " -  ", "b", " + ", "c", " = ", formula, "  ", "nearest\ntraining image"]

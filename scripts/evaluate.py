@@ -18,6 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.sampler import rows_without
 from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import encode_images, generate
@@ -35,7 +36,6 @@ from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import Projection, fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part
-from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
 MAX_IMAGES = 4096
@@ -57,8 +57,8 @@ MIN_COMPARED = 100  # images for a distance of features
 
 def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any], Image.Image]:
     """Measure each kind of reconstruction and how the codes have changed; draw some of the images."""
-    model, table = run.model, run.codes
-    training = run.images(range(max(model.n_pca, MAX_IMAGES)))
+    model, table = run.model, run.trained_codes
+    training = run.images(run.rows[: max(model.n_pca, MAX_IMAGES)].tolist())
     rows = held_out_parts(run.data, options.num)
     parts = {name: run.data.dataset[held_out][0] for name, held_out in rows.items()}
     first = training[: max(map(len, parts.values()), default=options.num)]
@@ -76,7 +76,7 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
     for name, images in {"train": first, **parts}.items():
         # an encoder was fitted to the training images; with one, they and held-out images would not compare
         descent = {"starts": options.starts, "steps": options.steps, "loss": loss}
-        codes = encode_images(model, images, run.pca_images, None, **descent)
+        codes = encode_images(model, images, run.codes_and_pca_images, None, **descent)
         reconstructions = generate(model, codes)
         projected = pca_reconstructions(training[: model.n_pca], images, table.shape[1]).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)
@@ -88,9 +88,10 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
     training = training[:MAX_IMAGES]
     add("train_all", generate(model, table[: len(training)]), training)
     if run.initial is not None and len(run.initial) > 1:
-        now = table[: len(run.initial)].cpu()
-        moved = float((now - run.initial).norm(dim=1).mean())
-        results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(run.initial, now)}
+        kept = run.rows[run.rows < len(run.initial)]
+        before, now = run.initial[kept], run.codes.cpu()[kept]
+        moved = float((now - before).norm(dim=1).mean())
+        results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(before, now)}
     captions = ["held-out image" if parts else "training image", "encoded", "PCA"]
     return results, picture([list(part[:MAX_SHOWN]) for part in columns], captions=captions)
 
@@ -99,8 +100,10 @@ def probe_codes(
     run: TrainedRun, training: Tensor, codes: Tensor, images: Tensor, rows: list[int]
 ) -> dict[str, dict[str, Any]]:
     """Probe the codes (M, D) of held-out images, their PCA codes and their pixels; see ``metrics.probe``."""
-    table, attributes = run.codes.cpu(), run.data.attributes
+    table, attributes = run.trained_codes.cpu(), run.data.attributes
     assert attributes is not None
+    attributes = attributes.select(torch.cat([run.rows, torch.tensor(rows)]))
+    held_out_rows = torch.arange(len(rows)) + len(run.rows)
     mean, axes = fit_pca(flatten_images(training[: run.model.n_pca]), table.shape[1])
     training = training[: len(table)]
     num_images = max(1, MAX_PIXELS // mean.numel())
@@ -111,7 +114,7 @@ def probe_codes(
     }
     return {
         title: {
-            kind: {"images": len(fitted)} | probe(fitted, held_out, attributes, torch.tensor(rows), neighbours)
+            kind: {"images": len(fitted)} | probe(fitted, held_out, attributes, held_out_rows, neighbours)
             for kind, (fitted, held_out) in kinds.items()
         }
         for title, neighbours in PROBES.items()
@@ -120,18 +123,19 @@ def probe_codes(
 
 def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
     """Compare samples of the priors, reconstructions and held-out images with training images."""
-    model, training = run.model, run.images(range(MAX_IMAGES))
+    model, training = run.model, run.images(run.rows[:MAX_IMAGES].tolist())
     real, num = extract(training, features), len(training)
 
     def of_codes(codes: Tensor) -> Tensor:
         return extract(to_uint8(generate(model, codes)).cpu(), features)
 
     parts = {}
-    for name in dict.fromkeys(("gaussian", default_prior(*run.codes.shape))):
-        prior = fit_prior(make_prior(name), run.codes, run.attributes, run.folder)
-        parts[f"samples, {name}"] = of_codes(sample_codes(prior, run.codes, num, model.project))
-    parts["reconstructions"] = of_codes(run.codes[:num])
-    parts["middles of nearest codes (iFID)"] = of_codes(middles_of_nearest(run.codes[:num], model.project))
+    table = run.trained_codes
+    for name in dict.fromkeys(("gaussian", default_prior(*table.shape))):
+        samples = sample_codes(run.fit_prior(make_prior(name)), table, num, model.project)
+        parts[f"samples, {name}"] = of_codes(samples)
+    parts["reconstructions"] = of_codes(table[:num])
+    parts["middles of nearest codes (iFID)"] = of_codes(middles_of_nearest(table[:num], model.project))
     for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
         if len(rows) >= MIN_COMPARED:
             parts[name] = extract(run.data.dataset[rows][0], features)
@@ -149,9 +153,9 @@ def compare_paths(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
     """Measure paths between random pairs of training images; see ``interpolation_metrics``."""
     names = [*INTERPOLATIONS, *(["flow"] if default_path(run) == "flow" else [])]
     paths = {name: interpolation(run, name) for name in names}
-    images = run.images(range(len(run.codes)))
-    num = min(MAX_IMAGES, len(run.codes))
-    results = interpolation_metrics(paths, run.model, run.codes, run.model.project, images, features, num)
+    images = run.images(run.rows.tolist())
+    num = min(MAX_IMAGES, len(run.rows))
+    results = interpolation_metrics(paths, run.model, run.trained_codes, run.model.project, images, features, num)
     if held_out := held_out_parts(run.data, MAX_IMAGES).get("holdout"):
         distances = nearest_distances(extract(run.data.dataset[held_out][0], features), extract(images, features))
         results["held-out images"] = {"nearest": float(distances.median())}
@@ -163,8 +167,9 @@ def held_out_parts(data: LSUNDataModule, most: int) -> dict[str, list[int]]:
     rows = data.holdout_rows(len(data.source))
     parts = {"holdout": rows[:most]}
     if data.attributes is not None:
-        new = data.attributes.new_pairs(data.num_images).tolist()
-        parts["holdout_new_pairs"] = [row for row in rows if new[row]][:most]
+        trained = rows_without(data.skipped, data.num_images)
+        new = data.attributes.select(torch.tensor([*trained, *rows])).new_pairs(len(trained))[len(trained) :]
+        parts["holdout_new_pairs"] = torch.tensor(rows)[new].tolist()[:most]
     return {name: part for name, part in parts.items() if part}
 
 

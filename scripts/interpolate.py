@@ -63,9 +63,10 @@ def interpolate(options: argparse.Namespace) -> None:
 
 def print_sharpness(run: TrainedRun, paths: list[str], num: int) -> None:
     """Print the mean gradient magnitude half-way between random pairs, over that at their ends."""
-    first, second = random_pairs(len(run.codes), num)
+    trained = run.trained_codes
+    first, second = random_pairs(len(trained), num)
     for name in paths:
-        codes = interpolation(run, name)(run.codes[first], run.codes[second], 3, run.model.project)
+        codes = interpolation(run, name)(trained[first], trained[second], 3, run.model.project)
         start, middle, end = (gradient_magnitude(generate(run.model, places)).mean() for places in codes)
         print(f"{name}: half-way {num} pairs are {float(2 * middle / (start + end)):.2f} times as sharp as their ends")
 

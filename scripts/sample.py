@@ -22,7 +22,6 @@ from glo_lightning.explore.flows import check_flow, parse_conditions
 from glo_lightning.explore.neighbours import nearest_rows
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun, load_run
-from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, default_prior, make_prior, sample_codes
 
 MAX_SHOWN = 64  # samples in the picture; --codes has all of them
@@ -74,10 +73,10 @@ def drawn(run: TrainedRun, options: argparse.Namespace) -> tuple[Tensor, str]:
     needs_flow = [key for key, value in conditional.items() if value is not None and options.prior is None]
     for key in needs_flow:
         check_flow(run, key, conditional[key])
-    name = options.prior or ("flow" if needs_flow else default_prior(*run.codes.shape))
-    prior = fit_prior(make_prior(name, options.n_components), run.codes, run.attributes, run.folder)
+    name = options.prior or ("flow" if needs_flow else default_prior(*run.trained_codes.shape))
+    prior = run.fit_prior(make_prior(name, options.n_components))
     settings = (options.seed, options.temperature, conditions, options.guidance)
-    codes = sample_codes(prior, run.codes, options.num, run.model.project, *settings)
+    codes = sample_codes(prior, run.trained_codes, options.num, run.model.project, *settings)
     labels = f", with {' '.join(options.condition)}" if options.condition else ""
     return codes, f"New images, drawn from the {name} prior{labels}"
 

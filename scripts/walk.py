@@ -52,7 +52,7 @@ def moved(options: argparse.Namespace) -> None:
         raise InputError("path", "flow", "moves are among the codes. Give --path line.")
     refuse_unused(options, "with --move, which makes one image", "axes", "steps", "reach", "animation")
     run = load_run(options.run, options.accelerator, options.root)
-    origin = run.codes.mean(0) if options.image is None else codes_by_name(run, [options.image])[0]
+    origin = run.trained_codes.mean(0) if options.image is None else codes_by_name(run, [options.image])[0]
     place = move(origin, directions(run, run.codes.shape[1]), moves)
     codes = torch.stack([origin, run.model.project(place)])
     title = f"{options.image or 'the mean code'}, moved: {' '.join(options.move)}"
@@ -64,7 +64,7 @@ def walked(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 2)
     run = load_run(options.run, options.accelerator, options.root)
     enter, leave = edit_space(run, options.path)
-    places = enter(run.codes)
+    places = enter(run.trained_codes)
     axes = principal_axes(places, options.axes)
     check_images_fit(run, "steps", options.steps, 2 * options.steps * options.axes)
     origin = places.mean(0) if options.image is None else enter(codes_by_name(run, [options.image]))[0]

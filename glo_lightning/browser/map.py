@@ -42,10 +42,10 @@ class Map:
 
     def __init__(self, run: TrainedRun):
         self._run = run
-        num_codes, latent_dim = run.codes.shape
         random = torch.Generator().manual_seed(0)
-        self.rows = torch.randperm(num_codes, generator=random)[:MAX_SHOWN].sort().values
-        self.places = {"pca": _fit_in(run.codes[self.rows] @ principal_axes(run.codes, min(2, latent_dim)).T)}
+        self.rows = run.rows[torch.randperm(len(run.rows), generator=random)[:MAX_SHOWN].sort().values]
+        axes = principal_axes(run.trained_codes, min(2, run.codes.shape[1]))
+        self.places = {"pca": _fit_in(run.codes[self.rows] @ axes.T)}
         self.tile = min(MAX_TILE, run.model.hparams["image_size"])
         self.thumbnails = self._thumbnails()
 

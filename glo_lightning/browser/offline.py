@@ -117,7 +117,11 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
     session.map.add_tsne()
     run, rows, data = session.run, session.map.rows, session.data
     means = [name for name in session.directions if "=" in name]
-    codes = [run.codes[rows], run.codes.mean(0, keepdim=True), *(axis[None] for axis in session.directions.values())]
+    codes = [
+        run.codes[rows],
+        run.trained_codes.mean(0, keepdim=True),
+        *(axis[None] for axis in session.directions.values()),
+    ]
     if means:
         codes.append(codes_by_name(run, means))
     about = session.about() | {

@@ -33,7 +33,6 @@ from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import disk_remedy
 from glo_lightning.images import ImageFormat, from_uint8
-from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import enough_codes
 from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
 
@@ -83,8 +82,8 @@ class Session:
             "attributes": attributes.values if attributes else {},
             "paths": self.paths,
             "path": default_path(self.run) if self._has_flow() else "arc",
-            "priors": [name for name in PRIORS if name != "flow" or enough_codes(num_codes)],
-            "prior": default_prior(num_codes, latent_dim),
+            "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
+            "prior": default_prior(len(self.run.rows), latent_dim),
             "fractions": FRACTIONS,
             "lacks": "" if self.data else "There is no strip: it needs the training images.",
         }
@@ -98,8 +97,8 @@ class Session:
             for value in values:
                 if text and text in (value, f"{name}={value}"):
                     rows = attributes.rows([f"{name}={value}"])  # type: ignore[union-attr]
-                    return rows[rows < len(self.run.codes)].tolist()
-        keys = [(row, self.key(row)) for row in range(len(self.run.codes))] if self.data and text else []
+                    return rows[torch.isin(rows, self.run.rows)].tolist()
+        keys = [(row, self.key(row)) for row in self.run.rows.tolist()] if self.data and text else []
         rows = [row for row, key in keys if text in key]
         if not rows:
             raise InputError("search", text, "no image has this index, key or label. Try another.")
@@ -112,10 +111,10 @@ class Session:
 
     def image(self, row: int) -> dict[str, Any]:
         """A training image, its reconstruction, key and labels, and the images nearest by code."""
-        codes, made = self.run.codes, self.decoded(str(row))
-        distances = torch.linalg.vector_norm(codes - codes[row], dim=1)
-        distances[row] = -1
-        near = distances.topk(min(9, len(codes)), largest=False).indices[1:].tolist()
+        rows, codes, made = self.run.rows, self.run.trained_codes, self.decoded(str(row))
+        distances = torch.linalg.vector_norm(codes - self.run.codes[row], dim=1)
+        distances[(rows == row).to(codes.device)] = -1
+        near = rows[distances.topk(min(9, len(codes)), largest=False).indices[1:].cpu()].tolist()
         about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
         labels: list[str] = []
         attributes = self.data.attributes if self.data else None
@@ -153,7 +152,7 @@ class Session:
     def moved(self, name: str | None, moves: Sequence[tuple[str, float]]) -> dict[str, Any]:
         """The picture of an image's code, or the mean code, moved along directions."""
         moves = [(direction, float(f"{amount:g}")) for direction, amount in moves]
-        (origin,), typed = (self.run.codes.mean(0, keepdim=True), []) if name is None else self._codes([name])
+        (origin,), typed = (self.run.trained_codes.mean(0, keepdim=True), []) if name is None else self._codes([name])
         code = self.run.model.project(move(origin, self.directions, moves))
         start = ["--image", *typed] if typed else []
         texts = [f"{direction}:{amount:g}" for direction, amount in moves] or ["1:0"]
@@ -167,11 +166,11 @@ class Session:
         parsed = parse_conditions(self.run, conditions)
         with self._slow:
             if prior not in self._priors:
-                self._priors[prior] = fit_prior(make_prior(prior), self.run.codes, self.run.attributes, self.run.folder)
+                self._priors[prior] = self.run.fit_prior(make_prior(prior))
         fitted = self._priors[prior]
         guided = takes_conditions(fitted) and self.run.attributes is not None
         options = (seed, temperature, parsed, guidance if guided else None)
-        codes = sample_codes(fitted, self.run.codes, num, self.run.model.project, *options)
+        codes = sample_codes(fitted, self.run.trained_codes, num, self.run.model.project, *options)
         images = generate(self.run.model, codes)
         near: list[list[dict[str, Any]]] = [[] for _ in range(num)]
         if self.data is not None:
@@ -260,7 +259,7 @@ class Session:
                 with self._slow:
                     if upload.code is None:
                         pixels, model = upload.pixels[None], self.run.model
-                        (upload.code,) = encode_images(model, pixels, self.run.pca_images, self.encoder)
+                        (upload.code,) = encode_images(model, pixels, self.run.codes_and_pca_images, self.encoder)
                 codes.append(upload.code)
                 typed.append(upload.file)
             else:

@@ -71,6 +71,10 @@ class Attributes:
         numbers = self.parse(conditions)
         return ((self.table == numbers) | (numbers < 0)).all(dim=1).nonzero()[:, 0]
 
+    def select(self, rows: Tensor) -> Attributes:
+        """Returns the attributes of some rows, in this order."""
+        return Attributes.from_state({"values": self.values, "table": self.table[rows]})
+
     def new_pairs(self, num_rows: int) -> Tensor:
         """Returns for each image, (N,), whether two of its values occur together in none of the first rows."""
         new = torch.zeros(len(self.table), dtype=torch.bool)

@@ -14,6 +14,11 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from glo_lightning.errors import InputError
 
 
+def rows_without(skipped: Sequence[int], num_rows: int) -> np.ndarray:
+    """Returns the rows from 0 to ``num_rows`` - 1 that are not skipped."""
+    return np.setdiff1d(np.arange(num_rows), np.asarray(skipped, dtype=int))
+
+
 class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
     """Yields every row once an epoch, in ``ceil(N / B)`` batches whose sizes differ by at most one.
 
@@ -43,9 +48,9 @@ class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
         seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        skipped: Sequence[int] | np.ndarray = (),
+        skipped: Sequence[int] = (),
     ):
-        self.rows = np.setdiff1d(np.arange(num_images), np.asarray(skipped, dtype=int))
+        self.rows = rows_without(skipped, num_images)
         super().__init__(self.rows, world_size, rank, shuffle=seed is not None, seed=seed or 0)  # type: ignore[arg-type]
         self.batch_size, self.first = batch_size, 0
         least = len(self.rows) // max(len(self), 1)

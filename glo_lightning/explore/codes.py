@@ -56,7 +56,7 @@ def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
             files.append(position)
     if files:
         images = torch.stack([_image(run, names[position]) for position in files])
-        codes[files] = encode_images(run.model, images, run.pca_images, load_encoder(run))
+        codes[files] = encode_images(run.model, images, run.codes_and_pca_images, load_encoder(run))
     return codes
 
 
@@ -77,7 +77,7 @@ def codes_and_images(run: TrainedRun, names: Sequence[str]) -> tuple[Tensor, Ten
 def encode_images(
     model: GLO,
     images: Tensor,
-    pca_images: Callable[[], Tensor],
+    training: Callable[[], tuple[Tensor, Tensor]],
     encoder: Encoder | None = None,
     starts: Sequence[str] = STARTS,
     steps: int | None = None,
@@ -88,7 +88,8 @@ def encode_images(
     Args:
         model: in eval mode.
         images: of the size and channels that the model was trained on.
-        pca_images: returns the training images, where starts need them.
+        training: returns the codes and images of the training, ``TrainedRun.codes_and_pca_images``, where starts need
+            them.
         encoder: its codes are the only start of 30 steps or fewer, one more start of more, and the answer of 0 steps.
         starts: see ``starting_codes``.
         steps: of the descent; 30 by default with an encoder, 150 without.
@@ -102,13 +103,14 @@ def encode_images(
     check_steps(steps, encoder)
     targets = from_uint8(images.to(model.device))
     if encoder is None:
-        return model.encode(targets, pca_images(), starts, steps=steps, **options)
+        found = starting_codes(*training(), targets, starts, model.n_pca, model.whiten)
+        return model.encode(targets, starts=found, steps=steps, **options)
     codes = encoder.encode(targets, model)
     if steps < 1:
         return codes
     if steps <= TRIAL_STEPS:
         return model.encode(targets, starts=codes[:, None], steps=steps, betas=WARM_START_BETAS, **options)
-    others = starting_codes(model.latents.weight, pca_images(), targets, starts, model.n_pca, model.whiten)
+    others = starting_codes(*training(), targets, starts, model.n_pca, model.whiten)
     return model.encode(targets, starts=torch.cat([codes[:, None], others], dim=1), steps=steps, **options)
 
 
@@ -137,6 +139,8 @@ def _rows(run: TrainedRun, name: str) -> Tensor | None:
     if not 0 <= int(name) < num_images:
         remedy = f"the run has {num_images} images. Give an index from 0 to {num_images - 1}, or a file."
         raise InputError("image", name, remedy)
+    if not (run.rows == int(name)).any():
+        raise InputError("image", name, "could not be read in the training, and has no code. Give another index.")
     return torch.tensor([int(name)])
 
 

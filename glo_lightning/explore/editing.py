@@ -95,11 +95,11 @@ def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
     Raises:
         InputError: for more axes than dimensions.
     """
-    codes = run.codes
+    codes = run.trained_codes
     by_name = {str(number): axis for number, axis in enumerate(principal_axes(codes, num_axes), 1)}
     attributes = run.data_or_none.attributes if run.data_or_none else None
     for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
-        numbers = attributes.table[: len(codes), column].to(codes.device)  # type: ignore[union-attr]
+        numbers = attributes.table[run.rows, column].to(codes.device)  # type: ignore[union-attr]
         known = numbers >= 0
         sums = codes.new_zeros(len(values), codes.shape[1]).index_add_(0, numbers[known], codes[known])
         counts = numbers[known].bincount(minlength=len(values))

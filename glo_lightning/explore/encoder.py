@@ -79,7 +79,7 @@ def gradient(model: GLO, codes: Tensor, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS) -> Encoder:
+def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS, rows: Tensor | None = None) -> Encoder:
     """Fit an encoder to the model's codes on its device, with a progress bar.
 
     Both maps are ridge regressions: to the training images' codes, and to the errors of the first map. The second also
@@ -89,11 +89,14 @@ def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS) ->
         model: in eval mode, its weights without gradients.
         read: reads the training images of rows.
         max_seconds: no more images are read after this time.
+        rows: the rows that have an image; all if not given.
     """
     codes, began = model.latents.weight.detach(), time.monotonic()
     encoder = Encoder(model.hparams["channels"], model.hparams["image_size"], codes.shape[1]).to(codes.device).eval()
-    rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:FIRST_PAIRS]
-    sampled = sample_codes(Diagonal().fit(codes), codes, STEP_PAIRS // 8, model.project).split(BATCH // 8)
+    rows = torch.arange(len(codes)) if rows is None else rows
+    trained = codes[rows.to(codes.device)]
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:FIRST_PAIRS]]
+    sampled = sample_codes(Diagonal().fit(trained), trained, STEP_PAIRS // 8, model.project).split(BATCH // 8)
     total = len(rows) + len(rows[:STEP_PAIRS])
     with Progress(total=total, desc="fitting the encoder", unit=" images") as bar:
 
@@ -138,14 +141,14 @@ def fit_and_save_encoder(run: TrainedRun) -> Encoder:
     library = safetensors()
     if not os.access(file.parent, os.W_OK):
         raise InputError("encoder", file, "cannot be written, its folder is read-only. Copy the run.")
-    encoder = fit_encoder(run.model, run.images)
+    encoder = fit_encoder(run.model, run.images, rows=run.rows)
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     content = library.torch.save(tensors, metadata={"digest": _digest(run), "sha256": state_digest(tensors)})
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
         raise InputError("encoder", file, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
-    log.info("fitted the encoder to %d codes, saved in %s", len(run.codes), file)
+    log.info("fitted the encoder to %d codes, saved in %s", len(run.rows), file)
     return encoder
 
 

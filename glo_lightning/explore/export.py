@@ -78,6 +78,8 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         "preprocessing": _preprocessing(data),
         "keys_digest": keys_digest(data.source, data.num_images),
     }
+    if len(loaded.rows) < len(loaded.codes):
+        about["rows_without_image"] = data.skipped
     if data.attributes is not None:
         about["labels"] = data.attributes.values
         codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()

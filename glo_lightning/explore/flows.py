@@ -12,7 +12,6 @@ from glo_lightning.errors import InputError
 from glo_lightning.explore.paths import INTERPOLATIONS, Interpolation, between, fractions_of, resample_path, slerp
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.latents import Projection, identity
-from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import MIN_CODES, Flow, enough_codes
 from glo_lightning.priors.prior import default_prior, make_prior
 
@@ -36,13 +35,13 @@ def fitted_flow(run: TrainedRun, key: str = "path", value: object = "flow") -> F
         InputError: for too few codes.
     """
     check_flow(run, key, value)
-    return fit_prior(make_prior("flow"), run.codes, run.attributes, run.folder)  # type: ignore[return-value]
+    return run.fit_prior(make_prior("flow"))  # type: ignore[return-value]
 
 
 def check_flow(run: TrainedRun, key: str, value: object) -> None:
     """Raise InputError for a run of too few codes for a flow; ``key`` is the flag that needs one."""
-    if not enough_codes(len(run.codes)):
-        why = f"{len(run.codes)} codes are too few for a flow, which needs {MIN_CODES}"
+    if not enough_codes(len(run.rows)):
+        why = f"{len(run.rows)} codes are too few for a flow, which needs {MIN_CODES}"
         raise InputError(key, value, f"{why}. Do without, or train on more images.")
 
 
@@ -62,7 +61,7 @@ def parse_conditions(run: TrainedRun, labels: Sequence[str]) -> Tensor | None:
 
 def default_path(run: TrainedRun) -> str:
     """Choose ``flow`` where there are enough codes for a good one, else ``arc``."""
-    return "flow" if default_prior(*run.codes.shape) == "flow" else "arc"
+    return "flow" if default_prior(*run.trained_codes.shape) == "flow" else "arc"
 
 
 def interpolation(run: TrainedRun, path: str) -> Interpolation:

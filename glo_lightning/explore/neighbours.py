@@ -13,7 +13,7 @@ from glo_lightning.images import to_uint8
 
 def nearest_rows(run: TrainedRun, codes: Tensor, images: Tensor) -> tuple[list[int], list[int]]:
     """Find the training images nearest to codes (M, D) and, by pixels, to images (M, C, H, W) in [-1, 1]."""
-    by_code = nearest(codes, [(run.codes, torch.arange(len(run.codes)))])
+    by_code = nearest(codes, [(run.trained_codes, run.rows)])
     by_pixels = nearest(to_uint8(images), run.data.sequential_dataloader())
     return by_code.tolist(), by_pixels.tolist()
 

@@ -87,9 +87,9 @@ class Restoration:
                     codes.append(by_pca)
                 elif name == "nearest":
                     rows = nearest_images(training, pictures, self.operator)
-                    codes.append(run.codes[rows.to(run.codes.device)])
+                    codes.append(run.trained_codes[rows.to(run.codes.device)])
                 else:
-                    codes.append(starting_codes(run.codes, training, images, [name])[:, 0])
+                    codes.append(starting_codes(run.trained_codes, training, images, [name])[:, 0])
         return torch.stack(codes, dim=1)
 
     def _penalty(self, numbers: int) -> Penalty:

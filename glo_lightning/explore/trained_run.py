@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.attributes import Attributes
+from glo_lightning.data.sampler import rows_without
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.module import GLO
+from glo_lightning.priors.fitting import fit_prior
+from glo_lightning.priors.prior import Prior
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 
@@ -41,7 +45,9 @@ class TrainedRun:
 
     Attributes:
         model: in eval mode, on the device, its weights without gradients.
-        codes: (N, D), of the training images.
+        codes: (N, D), of the training images, by row.
+        rows: (n,), the rows of images that could be read; the codes of others were never trained.
+        trained_codes: (n, D), the codes of these rows.
         checkpoint: the file that it was loaded from.
         global_step: of the checkpoint.
         initial: the first codes before training, (n, D), n at most 16,384; None where the checkpoint has none.
@@ -72,6 +78,10 @@ class TrainedRun:
         model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
         self.codes: Tensor = self.model.latents.weight.detach()
+        skipped = self._state.get("LSUNDataModule", {}).get("skipped", torch.empty(0))
+        self.rows = torch.from_numpy(rows_without(skipped.tolist(), len(self.codes)))
+        all_rows = len(self.rows) == len(self.codes)
+        self.trained_codes = self.codes if all_rows else self.codes[self.rows.to(device)]
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -114,6 +124,15 @@ class TrainedRun:
         labels = self._state.get("LSUNDataModule", {}).get("labels")
         return None if labels is None else Attributes.from_state(labels)
 
+    @property
+    def trained_attributes(self) -> Attributes | None:
+        """The labels of ``rows``, in their order; None without labels."""
+        return self.attributes and self.attributes.select(self.rows)
+
+    def fit_prior(self, prior: Prior) -> Prior:
+        """Fit a prior to the trained codes and their labels, or load it; see ``fitting.fit_prior``."""
+        return fit_prior(prior, self.trained_codes, self.trained_attributes, self.folder)
+
     def rows_with(self, labels: Sequence[str]) -> Tensor:
         """Find the training images that have all of these labels, ``name=value``, by row.
 
@@ -124,7 +143,7 @@ class TrainedRun:
             remedy = "the run's images have no labels, neither classes nor attributes.csv. Do without."
             raise InputError("condition", " ".join(labels), remedy)
         rows = self.attributes.rows(labels)
-        return rows[rows < len(self.codes)]
+        return rows[torch.isin(rows, self.rows)]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -132,13 +151,17 @@ class TrainedRun:
         return state_digest(self.model.generator.state_dict())
 
     def images(self, rows: Iterable[int]) -> Tensor:
-        """Read the training images of these rows, uint8 (n, C, H, W); rows past the last image are left out."""
+        """Read the training images of these rows, uint8 (n, C, H, W); rows without an image are left out."""
         data = self.data
         return data.dataset[[row for row in rows if row < data.num_images]][0]
 
     def pca_images(self) -> Tensor:
         """The training images that the PCA is fitted to, uint8 (n, C, H, W); not copied where a file holds them."""
-        data = self.data
-        if isinstance(data.dataset, CachedDataset):
-            return data.dataset.images[: min(self.model.n_pca, data.num_images)]
-        return self.images(range(self.model.n_pca))
+        rows, dataset = self.rows[: self.model.n_pca], self.data.dataset
+        if isinstance(dataset, CachedDataset) and len(rows) and rows[-1] == len(rows) - 1:
+            return dataset.images[: len(rows)]
+        return self.images(rows.tolist())
+
+    def codes_and_pca_images(self) -> tuple[Tensor, Tensor]:
+        """The trained codes, and the images of the first of them; see ``starting_codes``."""
+        return self.trained_codes, self.pca_images()

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor
 
+from glo_lightning.data.sampler import rows_without
 from glo_lightning.errors import InputError
 from glo_lightning.files import handle_write_errors, write_whole
 from glo_lightning.images import from_uint8, to_unit
@@ -94,10 +95,10 @@ class Curves(Callback):
         total, images = self._total_of_all(trainer)
         pl_module.log("train/loss_epoch", total / images)
         codes = pl_module.latents.weight.detach()
-        pl_module.log("latents/norm_mean", torch.linalg.vector_norm(codes, dim=1).mean())
+        pl_module.log("latents/norm_mean", torch.linalg.vector_norm(_trained(trainer, codes), dim=1).mean())
         if self.initial is not None and len(self.initial):
             moved = torch.linalg.vector_norm(codes[: len(self.initial)] - self.initial, dim=1)
-            pl_module.log("latents/moved", moved.mean())
+            pl_module.log("latents/moved", _trained(trainer, moved).mean())
 
     def _total_of_all(self, trainer: Trainer) -> Tensor:
         """The totals, summed over all ranks."""
@@ -138,7 +139,7 @@ class ReconstructionGrid(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
-            codes = pl_module.latents.weight[: self.num_images]
+            codes = _trained(trainer, pl_module.latents.weight[: self.num_images])
             _show_generated(trainer, pl_module, self.folder, "reconstructions", codes)
 
 
@@ -159,10 +160,17 @@ class SampleGrid(Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
-        codes = pl_module.latents.weight[:16_384]
+        codes = _trained(trainer, pl_module.latents.weight[:16_384])
         if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
             sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
             _show_generated(trainer, pl_module, self.folder, "samples", sampled)
+
+
+def _trained(trainer: Trainer, values: Tensor) -> Tensor:
+    """The values (n, ...) of the first rows, without rows whose images could not be read."""
+    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", ())
+    skipped = [row for row in skipped if row < len(values)]
+    return values[torch.from_numpy(rows_without(skipped, len(values)))] if skipped else values
 
 
 def _first_images(trainer: Trainer, number: int) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from glo_lightning.data.attributes import Attributes
+from glo_lightning.data.sampler import rows_without
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError
 from glo_lightning.files import write_whole
@@ -52,10 +53,11 @@ def add_samples(
     if picture.exists() and not replace:
         return
     file, checkpoint = read_newest(RunFolder(run), "run")
-    labels = checkpoint.get("LSUNDataModule", {}).get("labels")
-    attributes = None if labels is None else Attributes.from_state(labels)
+    data = checkpoint.get("LSUNDataModule", {})
     model = GLO.load_from_checkpoint(file, map_location="cpu").to(find_device(accelerator)).eval()
-    table = model.latents.weight.detach()
+    rows = torch.from_numpy(rows_without(data.get("skipped", []), model.latents.num_embeddings))
+    table = model.latents.weight.detach()[rows]
+    attributes = None if data.get("labels") is None else Attributes.from_state(data["labels"]).select(rows)
     try:
         fitted = fit_prior(make_prior(prior), table, attributes, run)
         codes = sample_codes(fitted, table, num_images, model.project)

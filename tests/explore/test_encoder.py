@@ -161,7 +161,7 @@ def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
         code = encoder(pixels / 127.5 - 1, loaded.model)
     assert torch.equal(encode_py(run, photo, "--steps", 0)[0], code)
     assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
-    found = encode_images(loaded.model, pixels, loaded.pca_images, encoder, steps=TRIAL_STEPS)
+    found = encode_images(loaded.model, pixels, loaded.codes_and_pca_images, encoder, steps=TRIAL_STEPS)
     assert torch.equal(codes_by_name(loaded, [str(photo)]), found)
 
 
