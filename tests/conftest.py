@@ -147,14 +147,20 @@ def load(folder: Path, name: str = "last") -> dict:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def events(folder: Path) -> EventAccumulator:
+    """What a run has written for TensorBoard, with all pictures."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The (step, value) of every scalar but the speed, and the epoch that Lightning logs with each."""
     # TensorBoard reads the files by name, which holds the second: these runs are quicker than that
     files = sorted(folder.glob("events.*"), key=lambda file: file.stat().st_mtime_ns)
     for number, file in enumerate(files):
         file.rename(folder / f"events.out.tfevents.{number:010d}")
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
+    accumulator = events(folder)
     tags = set(accumulator.Tags()["scalars"]) - {"train/images_per_second", "epoch"}
     return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
 

@@ -1,14 +1,13 @@
 """Nothing mixes devices: what trains, encodes, samples and measures, on a device that only pretends to be another."""
 
-import runpy
-import sys
 from functools import partial
 
 import pytest
 import torch
-from conftest import REPOSITORY, flat_image, train
+from conftest import flat_image, train
 from elsewhere import DEVICE, Elsewhere
 from PIL import Image
+from programs import call
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
@@ -28,8 +27,9 @@ from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
 from glo_lightning.priors.prior import sample_codes
 from glo_lightning.runs.checkpoints import Checkpoints
-from glo_lightning.training.callbacks import Bar, Curves, ReconstructionGrid, SampleGrid, Throughput
+from glo_lightning.training.callbacks import Curves, ReconstructionGrid, SampleGrid, Throughput
 from glo_lightning.training.finite_loss import FiniteLoss
+from glo_lightning.training.reports import Bar
 
 SMALL_FLOW = {"steps": 4, "width": 8, "blocks": 1}
 
@@ -125,7 +125,7 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command(name, run_folder, tmp_path, monkeypatch, capsys):
+def test_a_command(name, run_folder, tmp_path, monkeypatch):
     files = {"image": tmp_path / "image.png", "small": tmp_path / "small.png"}
     for file, size in zip(files.values(), (32, 8), strict=True):
         Image.fromarray(flat_image(200, size)).save(file)
@@ -134,9 +134,9 @@ def test_a_command(name, run_folder, tmp_path, monkeypatch, capsys):
     output = f"--output={tmp_path / 'output'}" if name != "evaluate" else f"--json={tmp_path / 'output.json'}"
     arguments, name = [text.format(**files) for text in COMMANDS[name]], name.split(".")[0]
     monkeypatch.setattr("glo_lightning.explore.trained_run.find_device", lambda accelerator: DEVICE)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(run_folder), *arguments, output])
     with Elsewhere():
-        runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+        status, _, errors = call(name, run_folder, *arguments, output)
+    assert status == 0, errors
     assert any(tmp_path.glob("output*"))
 
 

@@ -1,8 +1,6 @@
 """Grey images, from the files to the pictures of a run: every part once with one channel."""
 
 import json
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, encode, flat_image, load, train
+from conftest import encode, flat_image, load, train
 from image_sets import write_folder, write_mnist
 from PIL import Image
+from programs import call
 from torch import nn
 
 from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule, load_run
@@ -133,14 +132,13 @@ SCRIPTS += ["evaluate --steps 2 --starts mean --num 5 --features test_metrics.Me
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
-def test_every_command_takes_a_grey_run(trained, command, tmp_path, monkeypatch, capsys):
+def test_every_command_takes_a_grey_run(trained, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photo.png").write_bytes(encode(flat_image(9)))
     name, *arguments = command.split()
     output = "--json=made.json" if name == "evaluate" else "--output=made"
-    arguments = [str(trained), *arguments, "--accelerator=cpu", output]
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"), run_name="__main__")
+    status, _, errors = call(name, trained, *arguments, "--accelerator=cpu", output)
+    assert status == 0, errors
     assert any(Path().glob("made*"))
     if name == "evaluate":
         results = json.loads(Path("made.json").read_text())

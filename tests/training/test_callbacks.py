@@ -3,9 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, load, train
+from conftest import TINY, curves, events, load, train
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.module import GLO
@@ -49,8 +48,7 @@ def test_the_grids_show_the_targets_and_what_the_generator_makes_of_their_codes_
 
 
 def test_tensorboard_has_the_tags_at_their_steps(trained):
-    accumulator = EventAccumulator(str(trained))
-    accumulator.Reload()
+    accumulator = events(trained)
     tags = accumulator.Tags()
     scalars = {"train/loss", "train/loss_epoch", "latents/norm_mean", "latents/moved", "train/images_per_second"}
     assert scalars | {"lr-SGD/generator", "lr-SGD/latents"} <= set(tags["scalars"])
@@ -79,8 +77,6 @@ def test_the_epochs_loss_is_summed_in_single_precision():
 def test_the_epochs_loss_is_the_mean_over_its_images(run, tmp_path):
     flags = ("--data.num_samples=25", "--max_epochs=1", "--log_every_n_steps=1")
     run(*TINY, *flags, "--output", tmp_path / "run")
-    accumulator = EventAccumulator(str(tmp_path / "run"))
-    accumulator.Reload()
-    losses = [event.value for event in accumulator.Scalars("train/loss")]
-    (epoch,) = accumulator.Scalars("train/loss_epoch")
-    assert epoch.value == pytest.approx(np.average(losses, weights=[7, 6, 6, 6]), rel=1e-5)
+    losses = [loss for _, loss in curves(tmp_path / "run")["train/loss"]]
+    ((_, epoch),) = curves(tmp_path / "run")["train/loss_epoch"]
+    assert epoch == pytest.approx(np.average(losses, weights=[7, 6, 6, 6]), rel=1e-5)

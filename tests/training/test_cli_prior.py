@@ -4,8 +4,7 @@ import os
 import signal
 
 import pytest
-from conftest import TINY, load, same_state
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import TINY, events, load, same_state
 
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Gaussian
@@ -22,9 +21,9 @@ def small_flow(monkeypatch):
 
 
 def shown(folder):
-    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
-    accumulator.Reload()
-    return {tag: len(accumulator.Images(tag)) for tag in accumulator.Tags()["images"] if "/" in tag}
+    """The number of pictures under each tag with a slash."""
+    tags = events(folder).Tags()["images"]
+    return {tag: len(events(folder).Images(tag)) for tag in tags if "/" in tag}
 
 
 def test_samples_of_the_prior_follow_the_last_checkpoint_and_change_nothing(run, small_flow, tmp_path):
