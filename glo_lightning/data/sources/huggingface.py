@@ -90,6 +90,12 @@ class HubSource(NumberedSource):
                     loaded = datasets.load_dataset(path.suffix[1:], data_files=self.location, cache_dir=cache)
                 else:
                     loaded = datasets.load_dataset(self.location, name=name, cache_dir=cache)
+            except PermissionError as error:
+                place = str(error.filename)
+                if place.startswith(cache) or cache.startswith(place):
+                    remedy = f"cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
+                    raise InputError("cache", cache, remedy) from error
+                raise
             except datasets.exceptions.DatasetsError as error:
                 raise (error.__cause__ or error) from None  # which says what is wrong
         if not isinstance(loaded, dict):

@@ -1,3 +1,8 @@
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 from conftest import encode, flat_image, rows_of
 from image_sets import in_digest_order, keys_of, numbers_of
@@ -94,3 +99,22 @@ def test_one_of_several_columns_of_bytes_is_chosen_by_its_flag(tmp_path):
         open_source(tmp_path)
     source = open_source(tmp_path, {"class_path": "huggingface", "column": "b"})
     assert source.read(numbers_of(source).index(0)) == RECORDS[4]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_cache_of_somebody_else(hub_set, monkeypatch, is_there):
+    base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
+    base.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    (base / "set").mkdir()
+    hub_set.to_parquet(base / "set" / "train.parquet")
+    if is_there:
+        assert len(open_source(base / "set")) == 11
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match=r"cache .*: cannot be written .* Set XDG_CACHE_HOME to another folder"):
+            open_source(base / "set")
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(base)
