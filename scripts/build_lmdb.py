@@ -17,7 +17,7 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
-from glo_lightning.data.image_files import find_images
+from glo_lightning.data.image_files import find_images, told_of
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, open_image, reading_image, to_rgb
@@ -43,7 +43,8 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
     for file in tqdm(files, unit=" images"):
         try:
             content = file.read_bytes()
-            record = encode(content, size, quality)
+            with told_of(file):
+                record = encode(content, size, quality)
         except (OSError, NotAnImageError) as error:
             unreadable += 1
             tqdm.write(f"{file}: left out, not a readable image ({error})", file=sys.stderr)

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -88,21 +89,19 @@ class Decoder:
 
     def _decode_part(self, rows: np.ndarray, status: np.ndarray, pixels: np.ndarray, notes: int) -> None:
         """Decodes rows one by one, in a subprocess; writes lines [row, error, what else was said] to the file."""
-        with warnings.catch_warnings(record=True) as caught, _captured_errors(self.folder) as taken:
-            warnings.simplefilter("always")
+        with tempfile.TemporaryFile(dir=self.folder) as file:
             for position, row in enumerate(rows.tolist()):
                 problem = ""
-                try:
-                    pixels[row] = read_image(self.source, row, self.image_format).numpy()
-                    result = DECODED
-                except InputError as error:
-                    result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, str(error)
-                except Exception:  # any error of a source; it is raised when the main process reads the row
-                    result = FAILED
-                said = "; ".join([*(str(warning.message) for warning in caught), *taken().splitlines()])
-                caught.clear()
+                with captured(file) as said:
+                    try:
+                        pixels[row] = read_image(self.source, row, self.image_format).numpy()
+                        result = DECODED
+                    except InputError as error:
+                        result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, str(error)
+                    except Exception:  # any error of a source; it is raised when the main process reads the row
+                        result = FAILED
                 if problem or said:
-                    os.write(notes, json.dumps([row, problem, said[:MAX_NOTE]]).encode() + b"\n")
+                    os.write(notes, json.dumps([row, problem, "; ".join(said)[:MAX_NOTE]]).encode() + b"\n")
                 status[position] = result
 
     def _log(self, notes: list[tuple[int, str, str]]) -> None:
@@ -121,27 +120,29 @@ class Decoder:
 
 
 @contextlib.contextmanager
-def _captured_errors(folder: Path) -> Iterator[Callable[[], str]]:
-    """Captures the standard error, which C libraries write to; yields a function that returns what is new there."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # it is closed
-        yield lambda: ""
-        return
-    with tempfile.TemporaryFile(dir=folder) as file:
+def captured(file: BinaryIO) -> Iterator[list[str]]:
+    """Captures Python's warnings, and the standard error, to which C libraries write; fills the list at the end.
 
-        def take() -> str:
-            if not os.fstat(file.fileno()).st_size:
-                return ""
-            file.seek(0)
-            text = file.read().decode(errors="replace")
-            file.seek(0)
-            file.truncate()
-            return text
-
-        os.dup2(file.fileno(), 2)
+    Args:
+        file: an empty temporary file, empty again at the end.
+    """
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
-            yield take
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            saved = os.dup(2)
+        except OSError:  # standard error is closed
+            yield said
+        else:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield said
+            finally:
+                os.dup2(saved, 2)
+                os.close(saved)
+    said += [str(warning.message) for warning in caught]
+    if os.fstat(file.fileno()).st_size:
+        file.seek(0)
+        said += file.read().decode(errors="replace").splitlines()
+        file.seek(0)
+        file.truncate()

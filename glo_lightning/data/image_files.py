@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from glo_lightning.data.decoding import captured
 from glo_lightning.data.sources.folder import list_images
 from glo_lightning.data.sources.lmdb import LMDBSource, is_lmdb
 from glo_lightning.data.store import StreamingDataset
@@ -33,6 +36,15 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise InputError("images", path, "there is no such file or folder. Give image files or folders of them.")
     return files
+
+
+@contextlib.contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """A block that decodes a file: what Pillow and its C libraries say is logged with the file's name."""
+    with tempfile.TemporaryFile() as file, captured(file) as said:
+        yield
+    for line in dict.fromkeys(said):
+        log.warning("%s: %s", path, line)
 
 
 def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
@@ -63,7 +75,8 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
             continue
         for file in find_images([path]):
             try:
-                images.append(decode_image(file.read_bytes(), image_format))
+                with told_of(file):
+                    images.append(decode_image(file.read_bytes(), image_format))
                 names.append(str(file))
             except (OSError, NotAnImageError) as error:
                 log.warning("skipped %s: not an image (%s)", file, error)

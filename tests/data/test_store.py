@@ -15,6 +15,7 @@ from conftest import encode, flat_image, rows_of, write_lmdb
 from odd_images import png
 
 from glo_lightning.data import LSUNDataModule, decoding
+from glo_lightning.data.image_files import read_images
 from glo_lightning.data.source import HeadSource
 from glo_lightning.data.sources.folder import FolderSource
 from glo_lightning.data.sources.lmdb import LMDBSource
@@ -189,6 +190,15 @@ def test_what_is_said_of_an_image_is_told_once_with_its_name(noisy, caplog, capf
     assert re.match(rf"key deep\d\.png of {noisy} \(3 images\): its pixels", deep)
     (complaint,) = [line for line in lines if "Fax4Decode" in line]
     assert complaint.startswith(f"key bad.tif of {noisy}: ")
+    assert "Fax4Decode" not in capfd.readouterr().err
+
+
+def test_commands_tell_it_with_the_name_of_the_file(noisy, caplog, capfd):
+    images, names = read_images([noisy], SIZE)
+    assert len(images) == len(names) == 4
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith(f"{noisy / 'deep1.png'}: its pixels use less") for line in lines) == 1
+    assert any(line.startswith(f"{noisy / 'bad.tif'}: Fax4Decode") for line in lines)
     assert "Fax4Decode" not in capfd.readouterr().err
 
 
