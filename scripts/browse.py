@@ -18,6 +18,7 @@ import torch  # noqa: E402, F401
 IMPORTED = time.monotonic()
 
 import argparse  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -66,9 +67,10 @@ def browse(options: argparse.Namespace) -> None:
         print("Ctrl-C ends it", flush=True)
         try:
             serve(session, listening, options.host, not options.no_open)
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt:
             sys.stderr.write("\nstopped\n")
-            raise SystemExit(130) from stop
+            sys.stdout.flush()
+            os._exit(130)  # Python would wait for the threads that compute, which may take minutes
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -45,9 +46,13 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         app = self.app
-        if not self.is_mine(host) or origin not in (None, f"http://{host}"):
+        own = origin in (None, f"http://{host}") and headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        if not own or not self.is_mine(host):
             app = PlainTextResponse("this server only answers its own page", 403)
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server stops, and waits no longer for what is being computed
+            await PlainTextResponse("the server has stopped", 503)(scope, receive, send)
 
     def is_mine(self, host: str) -> bool:
         """Whether a Host header names this server; another name that resolves to it does not."""
@@ -55,6 +60,8 @@ class Guard:
             parts = urllib.parse.urlsplit(f"//{host}")
             name, port = parts.hostname or "", parts.port or 80
         except ValueError:
+            return False
+        if parts.netloc != host or "@" in host:
             return False
         names = {"localhost", "127.0.0.1", "::1", self.host.lower()}
         public = not is_loopback(self.host)

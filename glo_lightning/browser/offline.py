@@ -131,7 +131,7 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
         "labels": data.attributes.table[rows].tolist() if data and data.attributes else [],
         "constraint": run.model.hparams["constraint"],
         "typed": str(session.path),
-        "flags": list(session.flags),
+        "flags": list(session.commands.flags),
         "paths": list(INTERPOLATIONS),
         "path": "arc",
         "lacks": LACKS,

@@ -1,11 +1,12 @@
-"""Reading of requests: their bodies, the fields in these, and which of them are still wanted."""
+"""Requests: their bodies, the fields in these, and the queues in which they wait."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glo_lightning.errors import InputError
@@ -16,12 +17,49 @@ if TYPE_CHECKING:
 MAX_UPLOAD_BYTES, MAX_BODY_BYTES = 20_000_000, 200_000
 MAX_ITEMS = 256  # of a list in a request
 MAX_TABS = 100
+MAX_SECONDS = 30  # that a request may take to arrive
 Value = TypeVar("Value")
 Fields = dict[str, Any]
 
 
 class SupersededError(Exception):
-    """The same tab has asked for a newer picture."""
+    """Nobody waits for this answer any more: the tab has asked for a newer picture, or has closed."""
+
+
+class BusyError(Exception):
+    """Too many requests are waiting."""
+
+
+class WorkQueue:
+    """Runs functions in threads, a few at once; other requests wait for their turn, and too many are refused.
+
+    Args:
+        workers: number of functions that run at once.
+        max_waiting: number of requests that may wait besides.
+    """
+
+    def __init__(self, workers: int, max_waiting: int):
+        self._turns, self._left = asyncio.Semaphore(workers), workers + max_waiting
+
+    async def run(self, request: Request, make: Callable[[], Value]) -> Value:
+        """Call ``make`` in a thread when it is the request's turn; a server that stops does not wait for it.
+
+        Raises:
+            BusyError: when too many requests wait.
+            SupersededError: when the client has gone in the meantime.
+        """
+        from anyio.to_thread import run_sync
+
+        if not self._left:
+            raise BusyError
+        self._left -= 1
+        try:
+            async with self._turns:
+                if await request.is_disconnected():
+                    raise SupersededError
+                return await run_sync(make, abandon_on_cancel=True)
+        finally:
+            self._left += 1
 
 
 class LatestOnly:
@@ -30,8 +68,8 @@ class LatestOnly:
     def __init__(self) -> None:
         self._tabs: OrderedDict[str, list[Any]] = OrderedDict()  # of each its lock and its newest ticket
 
-    async def run(self, tab: str, make: Callable[[], Value]) -> Value:
-        """Call ``make`` in another thread when it is this tab's turn.
+    async def run(self, tab: str, make: Callable[[], Awaitable[Value]]) -> Value:
+        """Await ``make()`` when it is this tab's turn.
 
         Raises:
             SupersededError: when the same tab has asked again before.
@@ -45,29 +83,28 @@ class LatestOnly:
         async with turn[0]:
             if turn[1] != ticket:
                 raise SupersededError
-            return await in_thread(make)
-
-
-async def in_thread(make: Callable[[], Value]) -> Value:
-    """Call ``make`` in another thread; a server that stops does not wait for it."""
-    from anyio.to_thread import run_sync
-
-    return await run_sync(make, abandon_on_cancel=True)
+            return await make()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read the body of a request; the rest of one that is too long is read too, so that the answer arrives.
 
     Raises:
-        InputError: for more bytes.
+        InputError: for more bytes, or a body that takes longer than ``MAX_SECONDS``.
     """
+    from anyio import fail_after
+
     content, length = bytearray(), 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        if length <= max_bytes:
-            content += chunk
-        elif length > 10 * max_bytes:
-            break
+    try:
+        with fail_after(MAX_SECONDS):
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length <= max_bytes:
+                    content += chunk
+                elif length > 10 * max_bytes:
+                    break
+    except TimeoutError as error:
+        raise InputError("upload", f"{length} bytes", f"took more than {MAX_SECONDS} s. Send it again.") from error
     if length > max_bytes:
         raise InputError("upload", f"{length / 1e6:.1f} MB", f"is too much. Send at most {max_bytes / 1e6:g} MB.")
     return bytes(content)
@@ -79,8 +116,9 @@ async def read_fields(request: Request) -> Fields:
     Raises:
         InputError: for anything else.
     """
+    body = await read_body(request, MAX_BODY_BYTES)
     try:
-        fields = json.loads(await read_body(request, MAX_BODY_BYTES))
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InputError("request", "body", "is not JSON. Send an object.") from error
     if not isinstance(fields, dict):
@@ -88,28 +126,48 @@ async def read_fields(request: Request) -> Fields:
     return fields
 
 
+def str_field(fields: Fields, key: str) -> str:
+    """A field that is a string."""
+    return _check(fields.get(key), key, str)
+
+
+def float_field(fields: Fields, key: str) -> float:
+    """A field that is a number."""
+    return float(_check(fields.get(key), key, (int, float)))
+
+
 def str_list(fields: Fields, key: str) -> list[str]:
-    """A field that is a string or a list of strings."""
-    return _list(fields, key, str)
+    """A field that is a list of strings."""
+    return [_check(value, key, str) for value in _list(fields, key)]
 
 
 def float_list(fields: Fields, key: str) -> list[float]:
-    """A field that is a number or a list of numbers."""
-    return [float(number) for number in _list(fields, key, (int, float))]
+    """A field that is a list of numbers."""
+    return [float(_check(value, key, (int, float))) for value in _list(fields, key)]
 
 
-def _list(fields: Fields, key: str, kind: Any) -> list[Any]:
-    value = fields.get(key)
-    values = value if isinstance(value, list) else [value]
-    number = kind is not str
-    if len(values) > MAX_ITEMS or not all(isinstance(v, kind) and (not number or abs(v) < 1e30) for v in values):
-        what = "a number" if number else "a string"
-        raise InputError(key, repr(value)[:60], f"is not {what}. Give {what}, or a list.")
+def _list(fields: Fields, key: str) -> list[Any]:
+    values = fields.get(key)
+    if not isinstance(values, list) or len(values) > MAX_ITEMS:
+        raise InputError(key, repr(values)[:60], f"is not a list of at most {MAX_ITEMS}. Give one.")
     return values
+
+
+def _check(value: Any, key: str, kind: Any) -> Any:
+    """Raise InputError unless the value is a string, or a number of moderate size."""
+    number = kind is not str
+    if not isinstance(value, kind) or isinstance(value, bool) or (number and not abs(value) < 1e30):
+        raise InputError(key, repr(value)[:60], f"is not {'a number' if number else 'a string'}. Give one.")
+    return value
 
 
 def bounded_int(value: Any, key: str, least: int, most: int) -> int:
     """A whole number in a range."""
-    if not isinstance(value, int) or not least <= value <= most:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InputError(key, repr(value)[:60], f"is out of range. Give a whole number from {least} to {most}.")
     return value
+
+
+def parse_int(text: str, key: str, least: int, most: int) -> int:
+    """A whole number in a range, from an address."""
+    return bounded_int(int(text) if re.fullmatch("[0-9]{1,12}", text) else text, key, least, most)

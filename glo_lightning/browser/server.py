@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import re
+import json
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glo_lightning.browser.address import Guard, address_of
 from glo_lightning.browser.requests import (
+    MAX_SECONDS,
     MAX_UPLOAD_BYTES,
+    BusyError,
     LatestOnly,
     SupersededError,
+    WorkQueue,
     bounded_int,
+    float_field,
     float_list,
-    in_thread,
+    parse_int,
     read_body,
     read_fields,
+    str_field,
     str_list,
 )
 from glo_lightning.browser.session import Session
-from glo_lightning.errors import InputError, check_at_least, check_choice
+from glo_lightning.errors import InputError, check_choice
+from glo_lightning.priors.prior import check_draw
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
+MAX_STEPS = 65  # of a strip
 PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": ("index.html", "text/html"),
@@ -41,13 +49,25 @@ FILES = {
 
 
 class Endpoints:
-    """The page, and the answers to what it asks; a method each. All but the page's files are JSON or pictures."""
+    """The page, and the answers to what it asks; a method each. All but the page's files are JSON or pictures.
+
+    A GET changes nothing. What takes seconds or minutes is done one after another, in ``slow``.
+    """
 
     def __init__(self, session: Session):
-        from starlette.responses import JSONResponse, Response
+        from starlette.responses import Response
 
         self.session, self.latest = session, LatestOnly()
-        self.json, self.raw = JSONResponse, Response
+        self.quick, self.slow = WorkQueue(2, max_waiting=60), WorkQueue(1, max_waiting=8)
+        self.raw = Response
+
+    def json(self, content: Any, status: int = 200) -> Response:
+        """ASCII alone: names of files need not be valid Unicode."""
+        return self.raw(json.dumps(content, allow_nan=False), status, media_type="application/json")
+
+    def queue(self, names: Sequence[str], path: str = "line") -> WorkQueue:
+        """The queue for a picture of these images."""
+        return self.quick if self.session.is_quick(names, path) else self.slow
 
     async def page(self, request: Request) -> Response:
         name, kind = FILES[request.url.path]
@@ -68,71 +88,78 @@ class Endpoints:
         """A mix, or a code moved along directions: what sliders ask for again and again."""
         fields = await read_fields(request)
         if "moves" in fields:
-            name = None if fields.get("name") is None else str_list(fields, "name")[0]
-            moves = list(zip(str_list(fields, "moves"), float_list(fields, "amounts"), strict=False))
-            make = partial(self.session.moved, name, moves)
+            name = None if fields.get("name") is None else str_field(fields, "name")
+            make = partial(self.session.moved, name, str_list(fields, "moves"), float_list(fields, "amounts"))
+            queue = self.queue([] if name is None else [name])
         else:
-            (path,) = str_list(fields, "path")
-            make = partial(self.session.mixed, str_list(fields, "names"), float_list(fields, "weights"), path)
-        return self.json(await self.latest.run(str_list(fields, "tab")[0], make))
+            names, path = str_list(fields, "names"), str_field(fields, "path")
+            make = partial(self.session.mixed, names, float_list(fields, "weights"), path)
+            queue = self.queue(names, path)
+        return self.json(await self.latest.run(str_field(fields, "tab"), lambda: queue.run(request, make)))
 
     async def image(self, request: Request) -> Response:
-        row, num_images = request.path_params["row"], len(self.session.run.codes)
-        if row >= num_images:
-            raise InputError("image", row, f"the run has {num_images} images. Give a smaller index.")
-        return self.json(await in_thread(partial(self.session.image, row)))
+        row = parse_int(request.path_params["row"], "image", 0, len(self.session.run.codes) - 1)
+        return self.json(await self.quick.run(request, partial(self.session.image, row)))
 
     async def decode(self, request: Request) -> Response:
         """The image of a name that the user typed."""
-        (name,) = str_list(await read_fields(request), "name")
-        return self.json(await in_thread(partial(self.session.decoded, name)))
+        name = str_field(await read_fields(request), "name")
+        return self.json(await self.queue([name]).run(request, partial(self.session.decoded, name)))
 
     async def find(self, request: Request) -> Response:
         text = request.query_params.get("text", "").strip()[:200]
-        return self.json({"rows": await in_thread(partial(self.session.find, text))})
+        return self.json({"rows": await self.quick.run(request, partial(self.session.find, text))})
 
     async def samples(self, request: Request) -> Response:
         fields = await read_fields(request)
         num, seed = bounded_int(fields.get("num"), "num", 1, 64), bounded_int(fields.get("seed"), "seed", 0, 2**32 - 1)
-        temperature, guidance = float_list(fields, "temperature")[0], float_list(fields, "guidance")[0]
-        check_at_least("guidance", guidance, 0)
-        options = (str_list(fields, "prior")[0], num, seed, temperature, str_list(fields, "conditions"), guidance)
-        return self.json(await in_thread(partial(self.session.samples, *options)))
+        temperature, guidance = float_field(fields, "temperature"), float_field(fields, "guidance")
+        check_draw(num, seed, temperature, guidance)
+        options = (str_field(fields, "prior"), num, seed, temperature, str_list(fields, "conditions"), guidance)
+        return self.json(await self.slow.run(request, partial(self.session.samples, *options)))
 
     async def upload(self, request: Request) -> Response:
         record, file = await read_body(request, MAX_UPLOAD_BYTES), request.query_params.get("file", "")
         encode = "encode" in request.query_params
-        return self.json(await in_thread(partial(self.session.upload, record, file, encode)))
+        queue = self.slow if encode else self.quick
+        return self.json(await queue.run(request, partial(self.session.upload, record, file, encode)))
 
     async def fill(self, request: Request) -> Response:
         fields = await read_fields(request)
         try:
-            mask = base64.b64decode(str_list(fields, "mask")[0], validate=True)
+            mask = base64.b64decode(str_field(fields, "mask"), validate=True)
         except ValueError as error:
             raise InputError("mask", "painted", "is not base64. Send a PNG in base64.") from error
-        return self.json(await in_thread(partial(self.session.filled, str_list(fields, "name")[0], mask)))
+        return self.json(await self.slow.run(request, partial(self.session.filled, str_field(fields, "name"), mask)))
 
     async def strip(self, request: Request) -> Response:
+        """The strip from each image to the next, and its command; a flow may have to be fitted for it."""
+        fields = await read_fields(request)
+        steps = bounded_int(fields.get("steps"), "steps", 2, MAX_STEPS)
+        make = partial(self.session.strip, str_list(fields, "names"), str_field(fields, "path"), steps)
+        return self.json(await self.slow.run(request, make))
+
+    async def strip_file(self, request: Request) -> Response:
+        """The file of a strip that was shown."""
         query, kind = request.query_params, request.path_params["kind"]
-        names, path, text = query.getlist("name")[:8], query.get("path", ""), query.get("steps", "")
-        steps = bounded_int(int(text) if re.fullmatch("[0-9]{1,3}", text) else text, "steps", 2, 65)
-        self.session.check_path(path)
-        if kind == "command":
-            return self.json({"command": await in_thread(partial(self.session.strip_command, names, path, steps))})
         check_choice("strip", kind, ("png", "webp"))
-        strip = await in_thread(partial(self.session.strip, names, path, steps, kind))
-        return self.raw(strip, media_type=f"image/{kind}")
+        steps = parse_int(query.get("steps", ""), "steps", 2, MAX_STEPS)
+        make = partial(self.session.strip_file, query.getlist("name"), query.get("path", ""), steps, kind)
+        return self.raw(await self.slow.run(request, make), media_type=f"image/{kind}")
 
     async def save(self, request: Request) -> Response:
         fields = await read_fields(request)
-        make = partial(self.session.save, str_list(fields, "name")[0], str_list(fields, "code")[0])
-        return self.json(await in_thread(make))
+        make = partial(self.session.save, str_field(fields, "name"), str_field(fields, "code"))
+        return self.json(await self.quick.run(request, make))
 
     async def wrong_input(self, request: Request, error: Exception) -> Response:
         return self.json({"message": str(error)}, 400)
 
     async def superseded(self, request: Request, error: Exception) -> Response:
         return self.json({"message": "a newer position came"}, 409)
+
+    async def busy(self, request: Request, error: Exception) -> Response:
+        return self.json({"message": "the server is busy with other requests. Try again later."}, 503)
 
     async def failed(self, request: Request, error: Exception) -> Response:
         return self.json({"message": "the program failed; its terminal says where"}, 500)
@@ -145,12 +172,12 @@ def make_app(session: Session) -> Starlette:
 
     e = Endpoints(session)
     routes = [Route(path, e.page) for path in FILES]
-    queries = {"thumbnails": e.thumbnails, "about": e.about, "map": e.tsne, "image/{row:int}": e.image}
-    queries |= {"find": e.find, "strip.{kind}": e.strip}
+    queries = {"thumbnails": e.thumbnails, "about": e.about, "map": e.tsne, "image/{row}": e.image}
+    queries |= {"find": e.find, "strip.{kind}": e.strip_file}
     routes += [Route(f"/{path}", endpoint) for path, endpoint in queries.items()]
-    posts = (e.picture, e.decode, e.samples, e.upload, e.fill, e.save)
+    posts = (e.picture, e.decode, e.samples, e.upload, e.fill, e.strip, e.save)
     routes += [Route(f"/{endpoint.__name__}", endpoint, methods=["POST"]) for endpoint in posts]
-    handlers = {InputError: e.wrong_input, SupersededError: e.superseded, Exception: e.failed}
+    handlers = {InputError: e.wrong_input, SupersededError: e.superseded, BusyError: e.busy, Exception: e.failed}
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
@@ -170,9 +197,26 @@ def serve(session: Session, listening: socket.socket, host: str, opens: bool) ->
     import uvicorn
 
     app = Guard(make_app(session), host, listening.getsockname()[1])
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    options: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none", "timeout_graceful_shutdown": 1}
+    config = uvicorn.Config(app, http=protocol(), **options)
     threading.Thread(target=session.map.add_tsne, daemon=True).start()
     if opens:
         threading.Thread(target=webbrowser.open, args=(address_of(listening),), daemon=True).start()
     uvicorn.Server(config).run(sockets=[listening])
     raise KeyboardInterrupt  # uvicorn also stops where a shell ignores the signal
+
+
+def protocol() -> Any:
+    """uvicorn's HTTP protocol, which also closes a connection whose first request does not arrive in time."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(MAX_SECONDS, self.close_if_silent)
+
+        def close_if_silent(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
 import itertools
 import re
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,18 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glo_lightning.browser.commands import Commands
 from glo_lightning.browser.map import Map
+from glo_lightning.browser.names import Names
 from glo_lightning.browser.payloads import as_text, as_url, from_text
-from glo_lightning.browser.uploads import Uploads, is_upload, keep_newest
+from glo_lightning.browser.uploads import keep_newest
 from glo_lightning.errors import InputError, check_choice
-from glo_lightning.explore.codes import codes_and_images, codes_by_name, encode_images, generate, save_codes
+from glo_lightning.explore.codes import generate, save_codes
 from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move
 from glo_lightning.explore.encoder import load_encoder
 from glo_lightning.explore.flows import default_path, parse_conditions
 from glo_lightning.explore.neighbours import nearest_rows
 from glo_lightning.explore.operators import Mask, read_mask
 from glo_lightning.explore.outputs import write_animation
-from glo_lightning.explore.paths import INTERPOLATIONS
+from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
 from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import disk_remedy
@@ -38,6 +40,7 @@ from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior,
 
 AXES = 12
 FRACTIONS = 32  # of the slider between two images
+MAX_IN_STRIP = 8  # images
 
 
 class Session:
@@ -46,11 +49,11 @@ class Session:
     Args:
         run: the run.
         path: of the run as the user gave it, for the commands.
-        flags: that the commands need to find the same run, such as ``--data.root``.
+        flags: see ``Commands``.
     """
 
     def __init__(self, run: TrainedRun, path: Path, flags: Sequence[str] = ()):
-        self.run, self.path, self.flags = run, path, flags
+        self.run, self.path, self.commands = run, path, Commands(path, flags)
         self.data = run.data_or_none
         num_codes, latent_dim = run.codes.shape
         self.map = Map(run)
@@ -61,14 +64,17 @@ class Session:
         self.image_format = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
         if self.data:
             self.image_format = self.data.image_format
-        self._uploads = Uploads()
         self._mixers: OrderedDict[Any, Mixer] = OrderedDict()
         self._priors: dict[str, Prior] = {}
         self._slow = threading.Lock()  # one encoding or fit at a time
+        labels = [name for name in self.directions if "=" in name]
+        self._names = Names(run, labels, self.codes_folder, self.encoder, self._slow)
+        self._saving = threading.Lock()
+        self._fitted = False  # whether a strip has shown the flow
 
     def about(self) -> dict[str, Any]:
         """What the page needs at its start."""
-        attributes = self.data.attributes if self.data else None
+        attributes = self.run.attributes
         num_codes, latent_dim = self.run.codes.shape
         return {
             "run": "/".join(self.path.absolute().parts[-2:]),
@@ -90,7 +96,7 @@ class Session:
 
     def find(self, text: str) -> list[int]:
         """Find the rows whose index, key (in part) or label (``name=value``, or a value) is ``text``."""
-        attributes = self.data.attributes if self.data else None
+        attributes = self.run.attributes
         if re.fullmatch(r"[0-9]{1,12}", text) and int(text) < len(self.run.codes):
             return [int(text)]
         for name, values in attributes.values.items() if attributes else ():
@@ -117,7 +123,7 @@ class Session:
         near = rows[distances.topk(min(9, len(codes)), largest=False).indices[1:].cpu()].tolist()
         about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
         labels: list[str] = []
-        attributes = self.data.attributes if self.data else None
+        attributes = self.run.attributes
         for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
             number = int(attributes.table[row, column])  # type: ignore[union-attr]
             if number >= 0 and values[number]:
@@ -127,32 +133,42 @@ class Session:
 
     def decoded(self, name: str) -> dict[str, Any]:
         """The picture of the code of an image."""
-        (code,), (typed,) = self._codes([name])
+        (code,), (typed,) = self._names.codes([name])
         return self._made(code, "sample", "decoded", "--decode", typed)
 
     def mixed(self, names: Sequence[str], weights: Sequence[float], path: str) -> dict[str, Any]:
         """The picture of images mixed by weights; see ``Mixer``."""
         self.check_path(path)
         weights = [float(f"{weight:g}") for weight in weights]
-        codes, typed = self._codes(names)
+        codes, typed = self._names.codes(names)
+        check_weights(weights, len(names))
         key = (tuple(names), path)
-        if key not in self._mixers:
+        mixer = self._mixers.get(key)
+        if mixer is None:
             with self._slow if path == "flow" else contextlib.nullcontext():  # it may have to be fitted
                 mixer = Mixer(self.run, codes, path)
             if path == "flow" and len(names) == 2:  # one alone is slow, and all together take hardly longer
                 mixer.prepare([(1 - part / FRACTIONS, part / FRACTIONS) for part in range(FRACTIONS + 1)])
             keep_newest(self._mixers, key, mixer)
         options = ("--path", path, "--weights", *(f"{weight:g}" for weight in weights))
-        return self._made(self._mixers[key](weights), "interpolate", "mix", *typed, *options)
+        return self._made(mixer(weights), "interpolate", "mix", *typed, *options)
+
+    def is_quick(self, names: Sequence[str], path: str = "line") -> bool:
+        """Whether a picture of these images needs neither a flow that is fitted, or read, nor codes of uploads."""
+        return (path != "flow" or (tuple(names), path) in self._mixers) and not self._names.need_encoding(names)
 
     def check_path(self, path: str) -> None:
         """Raise InputError for a path that this run does not have."""
         check_choice("path", path, tuple(self.paths))
 
-    def moved(self, name: str | None, moves: Sequence[tuple[str, float]]) -> dict[str, Any]:
-        """The picture of an image's code, or the mean code, moved along directions."""
-        moves = [(direction, float(f"{amount:g}")) for direction, amount in moves]
-        (origin,), typed = (self.run.trained_codes.mean(0, keepdim=True), []) if name is None else self._codes([name])
+    def moved(self, name: str | None, names: Sequence[str], amounts: Sequence[float]) -> dict[str, Any]:
+        """The picture of an image's code, or the mean code, moved along directions of these names."""
+        if len(names) != len(amounts):
+            raise InputError("amounts", len(amounts), f"are for {len(names)} directions. Give one for each.")
+        moves = [(direction, float(f"{amount:g}")) for direction, amount in zip(names, amounts, strict=True)]
+        (origin,), typed = (
+            (self.run.trained_codes.mean(0, keepdim=True), []) if name is None else self._names.codes([name])
+        )
         code = self.run.model.project(move(origin, self.directions, moves))
         start = ["--image", *typed] if typed else []
         texts = [f"{direction}:{amount:g}" for direction, amount in moves] or ["1:0"]
@@ -180,21 +196,38 @@ class Session:
         flags = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
         flags += ["--condition", *conditions] if conditions else []
         flags += ["--guidance", f"{guidance:g}"] if guided else []
-        command = self._command("sample", "samples", *map(str, flags))
+        command = self.commands.line("sample", "samples", *map(str, flags))
         pictures = [
             {"image": as_url(image), "code": as_text(code), "near": neighbours, "command": command}
             for image, code, neighbours in zip(images, codes, near, strict=True)
         ]
         return {"samples": pictures, "command": command}
 
-    def strip(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
-        """What interpolate.py writes from each image to the next: ``png``, or an animated ``webp``."""
-        if len(names) < 2:
-            raise InputError("images", " ".join(names), "a strip is between images. Give two or more.")
+    def strip(self, names: Sequence[str], path: str, steps: int) -> dict[str, str]:
+        """What interpolate.py draws from each image to the next, as a URL, and its command."""
+        image = base64.b64encode(self._strip(names, path, steps, "png")).decode()
+        self._fitted |= path == "flow"
+        pairs = [name for pair in itertools.pairwise(self._names.codes(names)[1]) for name in pair]
+        animation = self.commands.output("strip", ".webp", *pairs, path)
+        arguments = (*pairs, "--path", path, "--steps", str(steps), "--animation", animation)
+        command = self.commands.line("interpolate", "strip", *arguments)
+        return {"image": f"data:image/png;base64,{image}", "command": command}
+
+    def strip_file(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
+        """The file of a strip, ``png``, or an animated ``webp``; nothing is fitted for it."""
+        if path == "flow" and not self._fitted:
+            raise InputError("path", path, "no strip along it was shown. Show one first.")
+        return self._strip(names, path, steps, kind)
+
+    def _strip(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
+        self.check_path(path)
+        if not 2 <= len(names) <= MAX_IN_STRIP:
+            raise InputError("images", len(names), f"a strip is between images. Give 2 to {MAX_IN_STRIP}.")
         pairs = [name for pair in itertools.pairwise(names) for name in pair]
-        codes, _ = self._codes(pairs)
-        pixels = torch.stack([self._pixels(name) for name in pairs])
-        picture, _, frames = interpolation_strips(self.run, codes, pixels, [path], steps)
+        codes, _ = self._names.codes(pairs)
+        pixels = torch.stack([self._names.pixels(name) for name in pairs])
+        with self._slow:
+            picture, _, frames = interpolation_strips(self.run, codes, pixels, [path], steps)
         file = io.BytesIO()
         if kind == "webp":
             write_animation(file, frames)
@@ -202,28 +235,23 @@ class Session:
             picture.save(file, "PNG", optimize=True)
         return file.getvalue()
 
-    def strip_command(self, names: Sequence[str], path: str, steps: int) -> str:
-        """The command of ``strip``."""
-        pairs = [name for pair in itertools.pairwise(self._codes(names)[1]) for name in pair]
-        animation = self._output("strip", ".webp", *pairs, path)
-        arguments = (*pairs, "--path", path, "--steps", str(steps), "--animation", animation)
-        return self._command("interpolate", "strip", *arguments)
-
     def upload(self, record: bytes, file: str, encode: bool) -> dict[str, Any]:
         """Take an image file's bytes, and encode it if the page says so; see ``Uploads.add``."""
-        name, upload = self._uploads.add(record, file, self.image_format)
+        name, upload = self._names.uploads.add(record, file, self.image_format)
         about = {"name": name, "file": upload.file, "image": as_url(upload.pixels)}
         return {**about, "made": self.decoded(name)} if encode else about
 
     def filled(self, name: str, mask: bytes) -> dict[str, Any]:
         """An upload whose pixels under the mask's black ones are filled from the learned space."""
-        upload, operator = self._uploads[name], Mask(read_mask(mask, "painted", self.image_format.size))
+        upload, operator = self._names.uploads[name], Mask(read_mask(mask, "painted", self.image_format.size))
+        if operator.mask.all():
+            raise InputError("mask", "painted", "covers nothing. Paint over what is to be filled in.")
         with self._slow:
             picture = operator(from_uint8(upload.pixels[None]))
             codes = Restoration(self.run, operator, self.encoder).find_codes(picture)
         image = enforce_consistency(generate(self.run.model, codes).cpu(), picture, operator.cpu())[0]
-        output = self._output("filled", "", upload.file, hashlib.sha256(mask).hexdigest())
-        command = self._command("encode", None, upload.file, "--mask", "mask.png", "--output", output)
+        output = self.commands.output("filled", "", upload.file, hashlib.sha256(mask).hexdigest())
+        command = self.commands.line("encode", None, upload.file, "--mask", "mask.png", "--output", output)
         return {"image": as_url(image), "code": as_text(codes[0]), "command": command}
 
     def save(self, name: str, code: str) -> dict[str, str]:
@@ -236,61 +264,25 @@ class Session:
             raise InputError("name", name, "has other characters. Give letters, digits, - and _, 60 at most.")
         saved = from_text(code, self.run.codes.shape[1])
         path = self.codes_folder / f"{name}.npy"
-        if path.exists():
-            raise InputError("name", name, "is taken. Give another.")
         try:
-            path.parent.mkdir(exist_ok=True)
-            save_codes(path, saved[None], self.run.digest)
+            with self._saving:
+                if path.exists():
+                    raise InputError("name", name, "is taken. Give another.")
+                path.parent.mkdir(exist_ok=True)
+                save_codes(path, saved[None], self.run.digest)
         except OSError as error:
             raise InputError("codes", path, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
-        return {"name": path.name, "command": self._command("sample", "decoded", "--decode", str(path))}
+        return {"name": path.name, "command": self.commands.line("sample", "decoded", "--decode", str(path))}
 
     def _has_flow(self) -> bool:
         """Whether a flow is saved with the run: fitting one takes minutes, so the page does not start with it."""
         folder = self.run.folder
         return folder is not None and any((folder / "priors").glob("flow-*.pt"))
 
-    def _codes(self, names: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """The codes (M, D) of images that the page names, and their names in a command."""
-        codes, typed = [], []
-        for name in names:
-            if is_upload(name):
-                upload = self._uploads[name]
-                with self._slow:
-                    if upload.code is None:
-                        pixels, model = upload.pixels[None], self.run.model
-                        (upload.code,) = encode_images(model, pixels, self.run.codes_and_pca_images, self.encoder)
-                codes.append(upload.code)
-                typed.append(upload.file)
-            else:
-                typed.append(self._typed(name))
-                codes.append(codes_by_name(self.run, typed[-1:])[0])
-        return torch.stack(codes), typed
-
-    def _typed(self, name: str) -> str:
-        """The name in a command; no name from the page can be a path, but that of a saved code."""
-        if re.fullmatch(r"[0-9]{1,12}", name) or ("=" in name and name in self.directions):
-            return name
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,60}\.npy", name):
-            return str(self.codes_folder / name)
-        raise InputError("image", name, "is not known. Give an index, name=value, or the name of a saved code (.npy).")
-
-    def _pixels(self, name: str) -> Tensor:
-        if is_upload(name):
-            return self._uploads[name].pixels
-        return codes_and_images(self.run, [self._typed(name)])[1][0]
-
     def _made(self, code: Tensor, script: str, output: str, *arguments: str) -> dict[str, Any]:
         (image,) = generate(self.run.model, code[None])
-        return {"image": as_url(image), "code": as_text(code), "command": self._command(script, output, *arguments)}
-
-    def _command(self, script: str, output: str | None, *arguments: str) -> str:
-        flags = self.flags if output is None else [*self.flags, "--output", self._output(output, ".png", *arguments)]
-        return shlex.join(["python", f"scripts/{script}.py", str(self.path), *arguments, *flags])
-
-    def _output(self, name: str, suffix: str, *arguments: str) -> str:
-        """A file name that no other command has, so that one command can be run after another."""
-        return f"{name}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:6]}{suffix}"
+        command = self.commands.line(script, output, *arguments)
+        return {"image": as_url(image), "code": as_text(code), "command": command}
 
     def _training_image(self, row: int) -> str:
         return as_url(self.run.images([row])[0])

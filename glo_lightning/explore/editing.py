@@ -97,7 +97,7 @@ def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
     """
     codes = run.trained_codes
     by_name = {str(number): axis for number, axis in enumerate(principal_axes(codes, num_axes), 1)}
-    attributes = run.data_or_none.attributes if run.data_or_none else None
+    attributes = run.attributes
     for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
         numbers = attributes.table[run.rows, column].to(codes.device)  # type: ignore[union-attr]
         known = numbers >= 0

@@ -169,6 +169,33 @@ def test_a_click_on_the_map_shows_an_image_and_between_images_their_mean(new_pag
     assert page.inner_text("#found") == "1 found, 1 on the map"
 
 
+def test_a_click_on_the_map_takes_the_image_that_is_seen_there(new_page):
+    """Images overlap: each is painted in a colour of its own where the page draws it, and many points are clicked."""
+    wrong, clicks = new_page().evaluate(
+        """async () => {
+            const context = map.canvas.getContext('2d'), shadow = document.createElement('canvas').getContext('2d');
+            [shadow.canvas.width, shadow.canvas.height] = [map.width, map.height];
+            context.drawImage = (_, left, top, w, h, ...place) => {
+                shadow.fillStyle = `rgb(${1 + (left + map.columns * top) / about.tile}, 0, 0)`;
+                shadow.fillRect(...place);
+            };
+            map.draw();
+            await new Promise(requestAnimationFrame);
+            let taken, wrong = 0, clicks = 0;
+            [map.choose, map.decode] = [row => { taken = map.position.get(row); }, () => { taken = -1; }];
+            for (let y = 5; y < map.height - 5; y += 17) for (let x = 5; x < map.width - 5; x += 17) {
+                const colours = [...shadow.getImageData(x - 1, y - 1, 3, 3).data].filter((_, i) => i % 4 === 0);
+                if (new Set(colours).size > 1) continue;  // an edge
+                map.click(x, y);
+                clicks++;
+                wrong += taken !== colours[0] - 1;
+            }
+            return [wrong, clicks];
+        }"""
+    )
+    assert (wrong, clicks > 500) == (0, True)
+
+
 def test_the_map_is_drawn_zoomed_and_moved_by_the_keys(new_page):
     page = new_page()
     canvas = "document.querySelector('#map canvas').toDataURL()"
@@ -280,7 +307,7 @@ def test_a_painted_region_is_filled_in(new_page, monkeypatch, tmp_path):
 
 def test_a_wrong_file_is_a_message(new_page, tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "huge.png").write_bytes(huge(10_000, 10_000))
+    (tmp_path / "huge.png").write_bytes(huge(8_000, 8_000))
     (tmp_path / "long.png").write_bytes(bytes(21_000_000))
     page = new_page()
     page.click("[data-tab=mix]")
@@ -429,7 +456,8 @@ def pictures_of_tabs(page, folder: Path) -> dict[str, bytes]:
     page.wait_for_function("() => / 1 27 43 9 /.test(document.querySelector('#mix .made code')?.textContent)")
     page.wait_for_function(
         "() => { const strip = document.querySelector('#strip img');"
-        " return strip.src.includes('name=43&name=9') && strip.complete && strip.naturalWidth > 0 }"
+        " return document.querySelector('#strip a').href.includes('name=43&name=9') && strip.complete"
+        " && strip.naturalWidth > 0 }"
     )
     taken["mix"] = page.screenshot()
     page.click("[data-tab=sliders]")

@@ -2,25 +2,38 @@
 
 import asyncio
 import base64
+import contextlib
 import io
+import json
+import os
+import runpy
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import threading
+import time
+from random import Random
 
+import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import encode, flat_image
+from conftest import REPOSITORY, encode, flat_image
+from forked import forks, wait_for
 from PIL import Image
 from programs import make, stands_in
 
 from glo_lightning import load_run
 from glo_lightning.explore.codes import codes_by_name
 from glo_lightning.explore.encoder import fit_and_save_encoder
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
+from glo_lightning.browser import requests, server  # noqa: E402
 from glo_lightning.browser.address import Guard, listen  # noqa: E402
 from glo_lightning.browser.requests import LatestOnly, SupersededError  # noqa: E402
 from glo_lightning.browser.server import make_app  # noqa: E402
@@ -119,9 +132,11 @@ def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, tmp_
 def test_a_strip_is_what_its_command_writes(ask, client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     query = "name=5&name=9&name=70&path=line&steps=4"
-    command = ask(f"strip.command?{query}")["command"]
+    strip = ask("strip", {"names": ["5", "9", "70"], "path": "line", "steps": 4})
+    command = strip["command"]
     with Image.open(io.BytesIO(client.get(f"strip.png?{query}").content)) as shown:
         assert (make(command) == np.asarray(shown.convert("RGB"))).all()
+        assert (pixels(strip["image"]) == np.asarray(shown.convert("RGB"))).all()
     (animation,) = tmp_path.glob("*.webp")
     with Image.open(io.BytesIO(client.get(f"strip.webp?{query}").content)) as shown, Image.open(animation) as written:
         assert shown.n_frames == written.n_frames > 1
@@ -158,6 +173,11 @@ def test_a_flows_mixes_are_the_frames_of_its_strip(faces_run, monkeypatch):
         {"Host": "192.168.1.7:8000"},
         {"Host": "127.0.0.1.glo.example:8000"},
         {"Host": "[:8000"},
+        {"Host": "x@127.0.0.1:8000"},
+        {"Host": "127.0.0.1:8000/about"},
+        {"Host": "127.0.0.1:8000#x"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
         {"Host": ""},
         {"Origin": "http://glo.example"},
         {"Origin": "http://127.0.0.1:9000"},
@@ -172,8 +192,11 @@ def test_another_host_or_origin_is_refused(headers, path, client):
     assert (answer.status_code, answer.text) == (403, "this server only answers its own page")
 
 
+OWN_SITES = ({"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"})  # the page's, and a typed address
+
+
 def test_its_own_page_is_answered_and_may_load_nothing_from_elsewhere(client):
-    for headers in ({}, {"Host": "localhost:8000"}, {"Origin": f"http://{HOST}"}, {"Host": "[::1]:8000"}):
+    for headers in ({}, {"Host": "localhost:8000"}, {"Origin": f"http://{HOST}"}, {"Host": "[::1]:8000"}, *OWN_SITES):
         answer = client.get("/", headers=headers)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -250,16 +273,31 @@ CODE = base64.b64encode(np.zeros(6, np.float32).tobytes()).decode()
     ("path", "asked", "line"),
     [
         ("picture", [], "request body: is not a JSON object"),
-        ("picture", {}, "path None: is not a string. Give a string, or a list."),
+        ("picture", {}, "names None: is not a list of at most 256. Give one."),
+        ("picture", {**PICTURE, "path": None}, "path None: is not a string. Give one."),
+        ("picture", {**PICTURE, "path": ["line"]}, "path ['line']: is not a string. Give one."),
+        ("picture", {**PICTURE, "names": [], "weights": []}, "names : there are none. Give one or more."),
+        ("picture", {**PICTURE, "names": ["1"] * 257}, "names ['1', '1',"),
+        ("picture", {**PICTURE, "names": ["\ud800", "1"]}, "image \ud800: is not known"),
+        ("picture", {**PICTURE, "tab": []}, "tab []: is not a string. Give one."),
+        ("picture", {**PICTURE, "weights": [True, 1]}, "weights True: is not a number. Give one."),
         ("picture", {**PICTURE, "weights": [1]}, "weights 1.0: are 1 for 2 images"),
         ("picture", {**PICTURE, "weights": [0, 0]}, "weights 0.0 0.0: must be from 0 to 1e6"),
-        ("picture", {**PICTURE, "weights": [1, "a"]}, "weights [1, 'a']: is not a number"),
-        ("picture", {**PICTURE, "weights": [1, 10**400]}, "weights [1, 1000"),
+        ("picture", {**PICTURE, "weights": [1, "a"]}, "weights 'a': is not a number"),
+        ("picture", {**PICTURE, "weights": [1, 10**400]}, "weights 1000"),
         ("picture", {**PICTURE, "path": "flow"}, "path flow: give one of line, arc"),
         ("picture", {**PICTURE, "names": ["1", "96"]}, "image 96: the run has 96 images"),
         ("picture", {**PICTURE, "names": ["1", "upload-99"]}, "upload upload-99: is no longer kept"),
         ("picture", {**PICTURE, "names": ["1", "mask=top"]}, "image mask=top: is not known"),
         ("picture", {"tab": "1", "name": "1", "moves": ["99"], "amounts": [1]}, "move 99: there is no such direction"),
+        ("picture", {"tab": "1", "name": [], "moves": [], "amounts": []}, "name []: is not a string"),
+        ("picture", {"tab": "1", "name": "1", "moves": ["1", "2"], "amounts": [1]}, "amounts 1: are for 2 directions"),
+        ("picture", {"tab": "1", "name": "1", "moves": ["1"], "amounts": [1e29]}, "move 1:1e+29: must move by at most"),
+        ("samples", {**SAMPLES, "num": True}, "num True: is out of range"),
+        ("samples", {**SAMPLES, "seed": False}, "seed False: is out of range"),
+        ("samples", {**SAMPLES, "temperature": []}, "temperature []: is not a number"),
+        ("samples", {**SAMPLES, "guidance": []}, "guidance []: is not a number"),
+        ("samples", {**SAMPLES, "guidance": 101}, "guidance 101.0: must be from 0 to 100"),
         ("samples", {**SAMPLES, "prior": "os.system"}, "prior os.system: give one of"),
         ("samples", {**SAMPLES, "prior": "flow"}, "prior flow: 96 codes are too few"),
         ("samples", {**SAMPLES, "num": 65}, "num 65: is out of range. Give a whole number from 1 to 64."),
@@ -270,11 +308,15 @@ CODE = base64.b64encode(np.zeros(6, np.float32).tobytes()).decode()
         ("save", {"name": "../x", "code": CODE}, "name ../x: has other characters. Give letters, digits, - and _"),
         ("save", {"name": "x", "code": CODE[:-4]}, "code AAAAAAAAAAAAAAAAAAAA: is not a code"),
         ("save", {"name": "x", "code": "%"}, "code %: is not a code"),
+        ("save", {"name": "x", "code": "\u00e9"}, "code \u00e9: is not a code"),
         ("decode", {"name": "other.npy"}, "codes "),
+        ("strip", {"names": ["1"], "path": "line", "steps": 3}, "images 1: a strip is between images. Give 2 to 8."),
+        ("strip", {"names": ["1"] * 9, "path": "line", "steps": 3}, "images 9: a strip is between images"),
+        ("strip", {"names": ["1", "2"], "path": "line", "steps": True}, "steps True: is out of range"),
     ],
 )
 def test_a_wrong_question_is_a_message(path, asked, line, client):
-    answer = client.post(f"/{path}", json=asked)
+    answer = client.post(f"/{path}", content=json.dumps(asked))
     assert answer.status_code == 400
     assert answer.json()["message"].startswith(line)
 
@@ -364,7 +406,8 @@ def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_
     (tmp_path / "alone.ckpt").write_bytes((faces_run / "checkpoints" / "last.ckpt").read_bytes())
     session = Session(load_run(tmp_path / "alone.ckpt", "cpu"), tmp_path / "alone.ckpt")
     about = session.about()
-    assert (about["has_images"], about["attributes"], session.map.thumbnails) == (False, {}, None)
+    assert (about["has_images"], session.map.thumbnails) == (False, None)
+    assert about["attributes"] == load_run(faces_run, "cpu").data.attributes.values  # they go with the run
     image = session.image(5)
     assert image["neighbours"] == []
     assert "image" not in image
@@ -393,11 +436,15 @@ def test_the_newest_position_of_a_tab_wins_and_tabs_do_not_wait_for_each_other()
 
     async def all_of_them():
         latest = LatestOnly()
-        tasks = [asyncio.create_task(latest.run("a", lambda: make("a0", first)))]
+
+        def run(name: str, until: threading.Event | None = None):
+            return latest.run(name[0], lambda: asyncio.to_thread(make, name, until))
+
+        tasks = [asyncio.create_task(run("a0", first))]
         await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(latest.run("a", lambda n=n: make(f"a{n}"))) for n in range(1, 5)]
+        tasks += [asyncio.create_task(run(f"a{n}")) for n in range(1, 5)]
         await asyncio.sleep(0.05)
-        assert await latest.run("b", lambda: make("b0")) == "b0"  # while the first of tab a is being made
+        assert await run("b0") == "b0"  # while the first of tab a is being made
         first.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -418,6 +465,183 @@ def test_the_first_free_port_is_taken_and_one_in_use_is_named():
     for host, port in (("no.such.host.invalid", None), ("127.0.0.1", 70000)):
         with pytest.raises(InputError):
             listen(host, port)
+
+
+GETS = ["/", "/page.css", "/page.js", "/thumbnails", "/about", "/map", "/image/3", "/find?text=17"]
+GETS += [f"/strip.{kind}?name=1&name=2&path={path}&steps=3" for kind in ("png", "webp") for path in ("line", "flow")]
+
+
+def test_a_get_fits_nothing_and_writes_nothing(faces_run, monkeypatch):
+    """A page of another site, which a browser without Sec-Fetch-Site shows, could ask for it by an image."""
+    monkeypatch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
+    monkeypatch.setitem(PRIORS, "flow", lambda: Flow(steps=4, width=8, blocks=1))
+    session = Session(load_run(faces_run, "cpu"), faces_run)
+    client = starlette.TestClient(make_app(session), base_url=f"http://{HOST}")
+    before = sorted(faces_run.rglob("*"))
+    statuses = {path: client.get(path).status_code for path in GETS}
+    assert {path for path, status in statuses.items() if status == 400} == {path for path in GETS if "flow" in path}
+    assert sorted(faces_run.rglob("*")) == before
+    strip = client.post("/strip", json={"names": ["1", "2"], "path": "flow", "steps": 3})
+    assert strip.status_code == 200  # fits the flow, which the files of the strip then need
+    assert all(client.get(path).status_code == 200 for path in GETS if "flow" in path)
+    shutil.rmtree(faces_run / "priors")
+
+
+class Blocked:
+    """A session whose images and samples wait for ``until``; ``most`` of them waited at once."""
+
+    def __init__(self, session):
+        self.session, self.until, self.lock = session, threading.Event(), threading.Lock()
+        self.running = self.most = 0
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def image(self, row):
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.until.wait(10)
+        with self.lock:
+            self.running -= 1
+        return {}
+
+    def samples(self, *_):
+        return self.image(0)
+
+
+def ask_at_once(session, requests, between=lambda tasks: None) -> list[int]:
+    """The statuses of requests that come at once; ``between`` is called half a second later, with their tasks."""
+
+    async def ask():
+        transport = httpx.ASGITransport(make_app(session))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
+            tasks = [asyncio.create_task(client.request(method, path, json=body)) for method, path, body in requests]
+            await asyncio.wait(tasks, timeout=0.5)
+            between(tasks)
+            session.until.set()
+            return [(await task).status_code for task in tasks]
+
+    return asyncio.run(ask())
+
+
+IMAGE, DRAW = ("GET", "/image/3", None), ("POST", "/samples", SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("request_", "num", "most", "answered"),
+    [(IMAGE, 40, 2, 40), (IMAGE, 70, 2, 62), (DRAW, 12, 1, 9)],
+    ids=["quick", "too many", "slow"],
+)
+def test_requests_at_once_wait_in_a_queue_and_too_many_are_refused(session, request_, num, most, answered):
+    blocked = Blocked(session)
+    statuses = ask_at_once(blocked, [request_] * num)
+    assert blocked.most == most
+    assert (statuses.count(200), statuses.count(503)) == (answered, num - answered)
+
+
+def test_a_quick_picture_does_not_wait_for_long_work(session):
+    blocked, done = Blocked(session), []
+    blocked.image, blocked.samples = session.image, lambda *_: blocked.until.wait(10) and {}
+    requests = [DRAW, DRAW, IMAGE]
+    assert ask_at_once(blocked, requests, lambda tasks: done.extend(task.done() for task in tasks)) == [200] * 3
+    assert done == [False, False, True]
+
+
+VALUES = [None, True, False, 0, 1, -1, 3, 2**31, 10**400, 0.5, 1e29, 1e300, "", "1", "96", "mask=respirator", "arc"]
+VALUES += ["upload-1", "a.npy", "flow", "\ud800", "\0", "\u00e9", "../x", CODE]
+VALUES += [[], [1], ["1"], ["1", "2"], [1, 1], [[]], {}]
+
+
+def test_no_body_is_a_failure_of_the_server(session):
+    """The fields of each request are replaced by random values, left out, or cut as text."""
+    random, app = Random(0), make_app(session)
+    client = starlette.TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False)
+    bodies = {
+        "picture": [PICTURE, {"tab": "1", "name": "1", "moves": ["1"], "amounts": [1]}],
+        "samples": [SAMPLES],
+        "decode": [{"name": "1"}],
+        "fill": [{"name": "upload-1", "mask": base64.b64encode(encode(flat_image(0))).decode()}],
+        "save": [{"name": "fuzz", "code": CODE}],
+        "strip": [{"names": ["1", "2"], "path": "line", "steps": 2}],
+    }
+    name = client.post("/upload?file=x.png", content=encode(flat_image(7))).json()["name"]
+    for path, body in ((path, body) for path, some in bodies.items() for body in some for _ in range(30)):
+        body = {key: name if value == "upload-1" else value for key, value in body.items()}
+        for key in random.sample(sorted(body), random.randint(1, min(2, len(body)))):
+            body[key] = random.choice(VALUES)
+        content = json.dumps(body)[: random.choice([None, None, None, random.randint(0, 60)])]
+        answer = client.post(f"/{path}", content=content)
+        assert answer.status_code in (200, 400), (path, content, answer.text)
+        assert answer.json()
+    (session.codes_folder / "fuzz.npy").unlink(missing_ok=True)
+
+
+ADDRESSES = ["/image/-1", "/image/96", "/image/", f"/image/{'9' * 5000}", "/image/%ff", "/image/\u0663"]
+ADDRESSES += ["/strip.png", "/strip.png?steps=3", "/strip.?steps=2", "/strip.gif?steps=3"]
+ADDRESSES += [f"/strip.webp?name=1&name=2&path=line&steps={steps}" for steps in ("66", "\u0663", "-3")]
+ADDRESSES += ["/find", "/find?text=%ff%00", "/nothing", "/upload"]
+
+
+def browse(run: str, output: str) -> None:
+    """scripts/browse.py in a process of its own, impatient with clients; its samples take minutes."""
+    for number in (1, 2):
+        os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT), number)
+    requests.MAX_SECONDS = server.MAX_SECONDS = 1
+    Session.samples = lambda *_: time.sleep(100)
+    sys.argv = ["browse.py", run, "--no_open", "--accelerator", "cpu"]
+    runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
+
+
+def test_slow_clients_are_dropped_and_ctrl_c_ends_at_once_during_long_work(faces_run, tmp_path):
+    output, errors = tmp_path / "out.1", tmp_path / "out.2"
+    process = forks.Process(target=browse, args=(str(faces_run), str(tmp_path / "out")))
+    process.start()
+    wait_for(lambda: output.exists() and "Ctrl-C" in output.read_text())
+    port = int(output.read_text().split("/")[2].split(":")[1])
+    host = f"Host: 127.0.0.1:{port}\r\n"
+    samples = f"POST /samples HTTP/1.1\r\n{host}Content-Length: 999\r\n\r\n{json.dumps(SAMPLES):999}"
+    half = f"POST /decode HTTP/1.1\r\n{host}Content-Length: 99\r\n\r\n{{"
+    with contextlib.ExitStack() as clients:
+
+        def connect(sent: str) -> socket.socket:
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            client.sendall(sent.encode())
+            return client
+
+        silent, headers, body = map(connect, ("", "GET / HT", half))
+        assert silent.recv(9) == headers.recv(9) == b""  # closed
+        assert b"took more than 1 s" in b"".join(iter(lambda: body.recv(9999), b""))
+        for _ in range(4):
+            connect(samples)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(10)
+    status = process.exitcode
+    process.kill()
+    assert status == 130
+    assert errors.read_text().endswith("\nstopped\n")
+    assert "Traceback" not in errors.read_text()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_is_a_failure_of_the_server(address, client):
+    assert client.get(address).status_code in (400, 404, 405)
+
+
+def test_no_upload_is_a_failure_of_the_server(client):
+    """Images of several formats, with bytes changed, cut, and emptied."""
+    random = Random(0)
+    for file_format in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        record = encode(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8), file_format)
+        for _ in range(12):
+            damaged = bytearray(record)
+            for _ in range(random.randint(1, 8)):
+                damaged[random.randrange(len(damaged))] = random.randrange(256)
+            content = bytes(damaged[: random.choice([None, None, random.randrange(len(damaged))])])
+            name = random.choice(["x", "../a b", "\0", "-1"])
+            answer = client.post("/upload", params={"file": name}, content=content)
+            assert answer.status_code in (200, 400), answer.text
 
 
 def test_uploads_and_filled_images_start_from_the_runs_encoder(faces_run, tmp_path):

@@ -157,14 +157,14 @@ const map = {
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
       context.clearRect(0, 0, this.width, this.height);
       [context.strokeStyle, context.fillStyle, context.lineWidth] = [accent, accent, 2];
-      this.places.forEach((place, i) => {
-        const [x, y] = this.screen(place);
+      for (const i of this.order) {
+        const [x, y] = this.screen(this.places[i]);
         if (x < -size || y < -size || x > this.width + size || y > this.height + size) return;
         context.globalAlpha = this.found && !this.found.has(about.rows[i]) ? 0.12 : 1;
         const tile = [i % columns, Math.floor(i / columns)].map(number => number * about.tile);
         if (sheet) context.drawImage(sheet, ...tile, about.tile, about.tile, x - size / 2, y - size / 2, size, size);
         else context.fillRect(x - 2, y - 2, 4, 4);
-      });
+      }
       context.globalAlpha = 1;
       if (this.chosen !== null && this.position.has(this.chosen)) {
         const [x, y] = this.screen(this.places[this.position.get(this.chosen)]);
@@ -179,10 +179,16 @@ const map = {
       }
     });
   },
+  // The images as they are drawn: those that were found over the others, the chosen one on top.
+  get order() {
+    const rank = i => about.rows[i] === this.chosen ? 2 : this.found?.has(about.rows[i]) ? 1 : 0;
+    return this.places.map((_, i) => i).sort((a, b) => rank(a) - rank(b) || a - b);
+  },
   click(x, y) {
-    const distances = this.places.map((place, i) => { const [px, py] = this.screen(place); return [Math.hypot(px - x, py - y), i]; });
-    const near = distances.sort((a, b) => a[0] - b[0]).slice(0, 8);
-    if (near[0][0] < Math.max(6, this.size / 2)) return this.choose(about.rows[near[0][1]]);
+    const half = Math.max(6, this.size / 2), offsets = this.places.map(place => { const [px, py] = this.screen(place); return [px - x, py - y]; });
+    const hit = this.order.reverse().find(i => offsets[i].every(offset => Math.abs(offset) <= half));
+    if (hit !== undefined) return this.choose(about.rows[hit]);
+    const near = offsets.map((offset, i) => [Math.hypot(...offset), i]).sort((a, b) => a[0] - b[0]).slice(0, 8);
     const total = near.reduce((sum, [distance]) => sum + 1 / distance, 0);
     const place = [this.x + (x - this.width / 2) / this.unit / this.stretch, this.y + (y - this.height / 2) / this.unit];
     [this.chosen, this.between] = [null, {place, near: near.map(pair => pair[1])}];
@@ -279,11 +285,11 @@ const mixer = {
   },
   picture: newest(async (names, weights, path) => show('mix', await ask('picture', {tab, names, weights, path}))),
   strip: newest(async (names, path) => {
-    const query = new URLSearchParams([...names.map(name => ['name', name]), ['path', path], ['steps', 9]]);
-    const answer = await ask(`strip.command?${query}`);
+    const answer = await ask('strip', {names, path, steps: 9});
     if (!answer) return;
-    $('#strip img').src = `strip.png?${query}`;
+    $('#strip img').src = answer.image;
     bindCopy($('#strip'), answer.command);
+    const query = new URLSearchParams([...names.map(name => ['name', name]), ['path', path], ['steps', 9]]);
     for (const link of $$('#strip a')) Object.assign(link, {href: `strip.${link.dataset.kind}?${query}`, download: `strip.${link.dataset.kind}`});
   }),
 };
