@@ -74,7 +74,7 @@ class Digests:
 
 def key_table(source: Source, num_rows: int | None = None) -> np.ndarray:
     """Returns the keys of the first rows, or of all, as ``pack_keys`` does."""
-    mapped = getattr(source, "keys", None)  # an LMDB's keys are mapped from a file
+    mapped = getattr(source, "packed_keys", None)  # an LMDB's keys are mapped from a file
     if mapped is not None:
         return mapped[:num_rows]
     return pack_keys([source.key(row) for row in range(len(source))][:num_rows])

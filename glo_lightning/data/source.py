@@ -104,8 +104,8 @@ class HeadSource(_View):
         return self.sources[0], index
 
     @property
-    def keys(self) -> np.ndarray | None:
-        keys = getattr(self.sources[0], "keys", None)
+    def packed_keys(self) -> np.ndarray | None:
+        keys = getattr(self.sources[0], "packed_keys", None)
         return None if keys is None else keys[: len(self)]
 
 

@@ -114,11 +114,11 @@ def test_damaged_lists_of_keys(tmp_path, times, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("glo_lightning.data.sources.lmdb.run_in_subprocesses", lambda actions: [0])
     folder = write_lmdb(tmp_path / "lmdb", RECORDS)
-    keys = LMDBSource(folder).keys.tolist()
+    keys = LMDBSource(folder).packed_keys.tolist()
     (file,) = (tmp_path / "cache" / "glo_lightning" / "keys").iterdir()
 
     def read(content: bytes):
         file.write_bytes(content)
-        return LMDBSource(folder).keys.tolist() == keys
+        return LMDBSource(folder).packed_keys.tolist() == keys
 
     assert outcomes(file.read_bytes(), read, times) == {True}

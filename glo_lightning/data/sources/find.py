@@ -60,7 +60,9 @@ def open_source(
         described = describe_source(source)
         kind, arguments = _find_name(described["class_path"]), described["init_args"]
     else:
-        return _check_object(source, split)
+        if split != "train":
+            raise InputError("split", split, "a source given as an object is a single split. Leave it out.")
+        return _check_source(source)
     if categories and kind != "lmdb":
         raise InputError("categories", " ".join(categories), f"are LSUN's, but {root} is {kind}. Leave them out.")
     if kind in SETS:
@@ -83,7 +85,7 @@ def _make_source(path: str, root: str | os.PathLike[str] | None, arguments: Mapp
     parameters = inspect.signature(find_class(path, object, "source", remedy, METHODS)).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         _check_arguments(path, arguments, list(parameters))
-    return make_instance(path, object, "source", remedy, *([] if root is None else [root]), **arguments)
+    return _check_source(make_instance(path, object, "source", remedy, *([] if root is None else [root]), **arguments))
 
 
 def _check_arguments(kind: str, arguments: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -93,12 +95,19 @@ def _check_arguments(kind: str, arguments: Mapping[str, Any], names: Sequence[st
             raise InputError(f"source.{name}", value, f"{kind} has no such argument; {meant}")
 
 
-def _check_object(source: Source, split: str) -> Source:
+def _check_source(source: Any) -> Source:
+    """Checks what everything else relies on, as a user's class has no base class that would see to it."""
+    name = type(source).__name__
     for method in METHODS:
         if not callable(getattr(source, method, None)):
-            raise InputError("source", source, f"has no {method}. Give a name, a class path or a Source.")
-    if split != "train":
-        raise InputError("split", split, "a source given as an object is a single split. Leave it out.")
+            raise InputError("source", name, f"has no {method}. Give a name, a class path or a Source.")
+    if not getattr(source, "fingerprint", None) or not isinstance(source.fingerprint, tuple | list):
+        remedy = "has no fingerprint. Give it a tuple: its location, then values that change with its content."
+        raise InputError("source", name, remedy)
+    if not len(source):
+        raise InputError("source", name, f"holds no images: {source.fingerprint[0]}. Give others.")
+    if not isinstance(source.key(0), bytes):
+        raise InputError("source", name, f"has keys of type {type(source.key(0)).__name__}. Make key(i) return bytes.")
     return source
 
 

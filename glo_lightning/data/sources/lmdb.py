@@ -209,17 +209,17 @@ class LMDBSource:
     def __init__(self, root: str | os.PathLike[str] | None = None, *, category: str | None = None):
         self.path = find_lmdb(root)
         self._category = {} if category is None else {"class": category}
-        self.keys = read_keys(self.path)
+        self.packed_keys = read_keys(self.path)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.packed_keys)
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
         return fingerprint(self.path)
 
     def key(self, index: int) -> bytes:
-        length, key = self.keys[index]
+        length, key = self.packed_keys[index]
         return key.tobytes()[:length]
 
     @functools.cached_property
@@ -255,11 +255,11 @@ class LMDBSource:
     def __getstate__(self) -> dict[str, Any]:
         # pickle would copy a memory map to each worker; the name of its file is enough
         state = {name: value for name, value in self.__dict__.items() if name != "_table"}
-        if isinstance(self.keys, np.memmap):
-            state["keys"] = self.keys.filename
+        if isinstance(self.packed_keys, np.memmap):
+            state["packed_keys"] = self.packed_keys.filename
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not isinstance(self.keys, np.ndarray):
-            self.keys = np.load(self.keys, mmap_mode="r", allow_pickle=False)
+        if not isinstance(self.packed_keys, np.ndarray):
+            self.packed_keys = np.load(self.packed_keys, mmap_mode="r", allow_pickle=False)

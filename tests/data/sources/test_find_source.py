@@ -117,6 +117,39 @@ def test_a_source_has_arguments_of_its_own_on_the_command_line(run, tmp_path):
     assert len(load_run(tmp_path / "a").data.source) == 6
 
 
+class WithKeys(Rainbow):
+    """It has a member ``keys`` of its own, which is none of ours."""
+
+    def keys(self):
+        return ["red", "green"]
+
+
+def test_a_custom_source_may_have_further_members():
+    assert len(LSUNDataModule(source=WithKeys("the sky"), num_samples=3, image_size=8).digests.keys) == 64
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("key", None, "has no key"),
+        ("fingerprint", (), "has no fingerprint. Give it a tuple"),
+        ("fingerprint", "the sky", "has no fingerprint. Give it a tuple"),
+        ("__len__", lambda self: 0, "holds no images: rainbow of the sky. Give others"),
+        ("key", lambda self, index: str(index), "has keys of type str. Make key.i. return bytes"),
+    ],
+)
+def test_a_custom_source_that_lacks_something_is_refused(monkeypatch, member, value, message):
+    source = Rainbow("the sky")
+    if member == "fingerprint":
+        source.fingerprint = value
+    else:
+        monkeypatch.setattr(Rainbow, member, value)
+        with pytest.raises(InputError, match=message):
+            open_source("the sky", "test_find_source.Rainbow")
+    with pytest.raises(InputError, match=message):
+        open_source(source=source)
+
+
 def test_a_run_on_categories_is_resumed(run, lsun, tmp_path):
     flags = ("--data.root", lsun, "--data.categories", "church_outdoor", "bedroom", *TINY[1:], "--model.latent_dim=2")
     assert run(*flags, "--max_epochs=1", "--prior=null", "--output", tmp_path / "a") == (0, "")
