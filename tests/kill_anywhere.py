@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import logging
 import os
 import random
@@ -155,7 +156,9 @@ class Kills:
         since = time.monotonic()
         self.complete(start(whole))
         seconds = time.monotonic() - since
-        for number in range(kills):
+        for number in itertools.count():
+            if self.kills[f"{name}.py"] == kills:
+                break
             output = self.folder / name / f"killed_{number}"
             output.parent.mkdir(exist_ok=True)
             program = start(output)

@@ -133,7 +133,11 @@ def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> Non
         InputError: for wrong input that is only found now.
         OSError: if the folder cannot be written.
     """
-    _connect_processes(start.launch, trainer)
+    try:
+        _connect_processes(start.launch, trainer)
+    except BaseException:
+        wait_for_children(trainer, seconds=0)  # without this process they would wait for half an hour
+        raise
     try:
         _fit(start, trainer, model, data)
     except BaseException as error:

@@ -127,10 +127,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def wait_for_children(trainer: Trainer) -> None:
+def wait_for_children(trainer: Trainer, seconds: float = 10) -> None:
     """Waits for the processes that Lightning started from this one, and kills those that do not end."""
     for child in child_processes(trainer):
         try:
-            child.wait(timeout=10)
+            child.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             child.kill()

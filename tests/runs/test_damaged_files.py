@@ -157,4 +157,4 @@ def test_a_run_with_a_damaged_configuration_resumes_or_says_in_one_line_why_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_thousands_of_damaged_files(folder, loaded, monkeypatch, name):
-    assert check(name, folder, loaded, monkeypatch, 5000) > 0
+    assert check(name, folder, loaded, monkeypatch, 5000) >= (0 if name in WITHOUT_CHECKSUM else 2500)

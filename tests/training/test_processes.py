@@ -446,6 +446,19 @@ def test_lightnings_launcher_exits_with_the_signals_status_and_makes_the_same_ru
     assert same_state(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_port_that_is_taken_is_named_and_no_process_is_left(start, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        flags = (*RUN, "--devices=2", "--output=run")
+        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        (program,) = started = start(1, *flags, by=by_lightning, each={0: variables})
+        assert started.line(1).startswith(f"MASTER_PORT {port}: ")
+        wait_for(lambda: group_is_gone(program), 5)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
