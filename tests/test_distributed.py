@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from glo_lightning.distributed import SyncTimer, gather_rows
+from glo_lightning.distributed import gather_rows
 
 
 class TwoRanks:
@@ -53,16 +53,3 @@ def test_each_row_keeps_its_own_gradient_when_ranks_have_unlike_numbers_of_rows(
     for gathered in TwoRanks(monkeypatch).each(lambda gradient: gather_rows(gradient, parts), gradients):
         assert torch.equal(gathered.to_dense(), expected)
         assert sorted(gathered._indices()[0].tolist()) == sorted([*rows[0], *rows[1]])  # each once, no padding
-
-
-def test_one_process_gathers_nothing():
-    table = torch.nn.Embedding(8, 3, sparse=True)
-    table(torch.tensor([3, 5])).sum().backward()
-    assert gather_rows(table.weight.grad) is table.weight.grad
-
-
-def test_one_process_alone_looks_at_signals_in_every_step_of_a_long_run():
-    timer = SyncTimer()
-    for step in range(5000):
-        assert timer.due()
-        assert timer.sync(step, 0.5) == [step, 0.5]

@@ -6,22 +6,7 @@ import pytest
 import torch
 
 from glo_lightning.errors import InputError
-from glo_lightning.optimizers import RowSGD, WhitenedRows, lr_factor
-
-
-def test_a_constant_schedule_leaves_the_rates():
-    assert [lr_factor("constant", step, steps) for step, steps in ((0, 9), (5, 9), (99, math.inf))] == [1, 1, 1]
-
-
-def test_a_cosine_goes_from_one_to_zero_and_stays_there():
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
-    for step in range(13):
-        assert lr_factor("cosine", step, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
-        optimizer.step()
-        torchs.step()
-    assert lr_factor("cosine", 0, 12) == 1
-    assert lr_factor("cosine", 12, 12) == lr_factor("cosine", 40, 12) == pytest.approx(0, abs=1e-12)
+from glo_lightning.optimizers import RowSGD, WhitenedRows
 
 
 @pytest.fixture

@@ -289,22 +289,20 @@ def test_another_optimizer_starts_from_its_own_defaults(run, tmp_path, named):
     assert (arguments["lr"], arguments["weight_decay"]) == (0.01, AdamW([torch.zeros(1)]).defaults["weight_decay"])
 
 
-def test_the_same_optimizer_keeps_its_arguments(run):
-    assert run("--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5", "--print_config") == (0, "")
-    arguments = yaml.safe_load(run.output)["model"]["optimizer"]["init_args"]
+def test_the_same_class_keeps_its_arguments_and_another_keeps_none(run):
+    """The quickstart's optimizer has a rate and a weight decay, its loss an l2_weight."""
+    flags = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5", "--model.loss=MSELoss")
+    assert run(*flags, "--print_config") == (0, "")
+    model = yaml.safe_load(run.output)["model"]
+    arguments = model["optimizer"]["init_args"]
     assert (arguments["lr"], arguments["weight_decay"], arguments["momentum"]) == (1.0, 0.001, 0.5)
+    assert "l2_weight" not in model["loss"]["init_args"]
 
 
 def test_a_configuration_may_hold_the_flags_that_lightning_adds_as_null(run, tmp_path):
     (tmp_path / "old.yaml").write_text("{optimizer: null, lr_scheduler: null}")
     assert run("--config", tmp_path / "old.yaml", "--print_config") == (0, "")
     assert not {"optimizer", "lr_scheduler"} & yaml.safe_load(run.output).keys()
-
-
-def test_another_class_keeps_no_arguments_of_the_one_before(run, tmp_path):
-    """The quickstart's loss has an l2_weight."""
-    assert run(*ONE, "--model.loss=MSELoss", "--output", tmp_path / "run") == (0, "")
-    assert type(GLO.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").loss) is nn.MSELoss
 
 
 @pytest.mark.parametrize(

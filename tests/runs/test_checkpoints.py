@@ -17,7 +17,6 @@ from programs import refusal
 
 from glo_lightning.errors import InputError
 from glo_lightning.module import GLO
-from glo_lightning.runs import checkpoints
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.callbacks import Curves, ReconstructionGrid
@@ -112,12 +111,10 @@ def test_a_run_cut_off_by_max_steps_goes_on_in_its_epoch(run, whole, tmp_path):
     assert all(torch.equal(expected[key], value) for key, value in load(tmp_path / "cut")["state_dict"].items())
 
 
-def test_a_checkpoint_every_so_many_minutes(run, whole, tmp_path, at_step):
+def test_a_checkpoint_every_so_many_minutes(run, tmp_path, at_step):
     at_step({5: cut})
     run(*RUN, "--checkpoint.every_minutes=0", "--output", tmp_path / "cut")
     assert load(tmp_path / "cut")["global_step"] == 4
-    run("--resume", tmp_path / "cut")
-    assert_same_run(whole(), tmp_path / "cut")
 
 
 def test_another_order_in_mid_epoch_is_refused(run, tmp_path, at_step):
@@ -387,15 +384,6 @@ def test_deterministic_is_heard_without_prefix(run, whole, tmp_path):
     assert run(*RUN, "--deterministic=true", "--output", tmp_path / "run")[0] == 0
     torch.use_deterministic_algorithms(False)
     assert_same_run(whole(), tmp_path / "run")
-
-
-def test_the_checkpoint_before_is_not_read_where_the_last_is_whole(run, tmp_path, monkeypatch):
-    run(*RUN, "--max_epochs=1", "--checkpoint.every_n_steps=4", "--output", tmp_path / "run")
-    folder = RunFolder(tmp_path / "run")
-    read, real = [], checkpoints.load_torch
-    monkeypatch.setattr(checkpoints, "load_torch", lambda path: read.append(path) or real(path))
-    assert read_newest(folder, "resume")[0] == folder.last
-    assert read == [folder.last]
 
 
 def test_best_has_the_highest_psnr_of_held_out_images(run, tmp_path, monkeypatch):
