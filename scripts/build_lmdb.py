@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from glo_lightning.data.image_files import find_images, told_of
+from glo_lightning.data.sources.folder import path_text
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, open_image, reading_image, to_rgb
@@ -47,7 +48,7 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
                 record = encode(content, size, quality)
         except (OSError, NotAnImageError) as error:
             unreadable += 1
-            tqdm.write(f"{file}: left out, not a readable image ({error})", file=sys.stderr)
+            tqdm.write(f"{path_text(file)}: left out, not a readable image ({error})", file=sys.stderr)
             continue
         key = hashlib.sha1(content)
         with environment.begin(write=True) as transaction:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.data.decoding import captured
-from glo_lightning.data.sources.folder import list_images
+from glo_lightning.data.sources.folder import list_images, path_text
 from glo_lightning.data.sources.lmdb import LMDBSource, is_lmdb
 from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
@@ -44,7 +44,7 @@ def told_of(path: Path) -> Iterator[None]:
     with tempfile.TemporaryFile() as file, captured(file) as said:
         yield
     for line in dict.fromkeys(said):
-        log.warning("%s: %s", path, line)
+        log.warning("%s: %s", path_text(path), line)
 
 
 def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
@@ -77,9 +77,9 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
             try:
                 with told_of(file):
                     images.append(decode_image(file.read_bytes(), image_format))
-                names.append(str(file))
+                names.append(path_text(file))
             except (OSError, NotAnImageError) as error:
-                log.warning("skipped %s: not an image (%s)", file, error)
+                log.warning("skipped %s: not an image (%s)", path_text(file), error)
                 num_invalid += 1
     if not images:
         raise InputError("images", " ".join(map(str, paths)), "no image was found there")

@@ -104,6 +104,9 @@ class TrainCLI(LightningCLI):
         on_the_hub = kind == "huggingface" and not os.path.exists(config.data.root or "")
         if config.data.root is not None and not on_the_hub:
             config.data.root = os.path.abspath(os.path.expanduser(config.data.root))
+            if config.data.root.encode(errors="replace").decode() != config.data.root:
+                remedy = "is not UTF-8, as config.yaml has to be. Rename it, or give a link to it."
+                raise InputError("root", ascii(config.data.root), remedy)
         refuse_untrusted(config, sys.argv[1:])
         if config.prior is not None:
             make_prior(config.prior)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.source import digest_order
+from glo_lightning.data.source import digest_order, key_text
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.files import holds_run
 
@@ -87,10 +87,10 @@ def list_images(folder: str | os.PathLike[str], key: str = "root") -> list[os.Di
             entries[kind].append(entry)
     except OSError as error:
         raise InputError(key, error.filename or folder, f"cannot be read ({error.strerror}).") from error
-    for entry in sorted(entries["run"], key=lambda entry: entry.path):
-        log.info("passed over %s: it is a run folder, whose pictures are not training images", entry.path)
-    for entry in sorted(entries["broken"], key=lambda entry: entry.path):
-        log.warning("passed over %s: it is a link to nothing, or no regular file", entry.path)
+    for path in sorted(map(path_text, entries["run"])):
+        log.info("passed over %s: it is a run folder, whose pictures are not training images", path)
+    for path in sorted(map(path_text, entries["broken"])):
+        log.warning("passed over %s: it is a link to nothing, or no regular file", path)
     passed_over = _count(entries)
     if passed_over:
         log.info("passed over: %s", passed_over)
@@ -98,6 +98,11 @@ def list_images(folder: str | os.PathLike[str], key: str = "root") -> list[os.Di
         problem = f"holds no images{passed_over and f'; passed over: {passed_over}'}"
         raise InputError(key, folder, f"{problem}. Give a folder of files such as .jpg, .png, .webp, .tif or .avif.")
     return entries["image"]
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Returns a path as text that can be printed: a name need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _count(entries: dict[str, list[os.DirEntry[str]]]) -> str:
@@ -172,7 +177,7 @@ class FolderSource:
             InputError: when that file belongs to other images.
         """
         key = self.key(index)
-        first, slash, _ = os.fsdecode(key).partition("/")
+        first, slash, _ = key_text(self, index).partition("/")
         return ({"class": first} if slash else {}) | self._table.get(key, {})
 
     def __getstate__(self) -> dict[str, Any]:

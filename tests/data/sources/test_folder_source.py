@@ -7,7 +7,7 @@ from image_sets import NAMES, in_digest_order, keys_of, write_folder
 from PIL import Image, features
 
 from glo_lightning import LSUNDataModule
-from glo_lightning.data.image_files import find_images
+from glo_lightning.data.image_files import find_images, read_images
 from glo_lightning.data.source import read_image
 from glo_lightning.data.sources.find import open_source
 from glo_lightning.data.sources.folder import SUFFIXES
@@ -69,6 +69,23 @@ def test_what_is_passed_over_is_named_and_counted(odd_folder, caplog):
     (odd_folder / "1.png").unlink()
     with pytest.raises(InputError, match=f"holds no images; {PASSED_OVER}"):
         open_source(odd_folder)
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path, caplog):
+    folder = tmp_path / "photos"
+    write_folder(folder, [os.fsdecode(b"caf\xe9/1.png"), "other/1.png"])
+    (folder / os.fsdecode(b"\xe9.png")).symlink_to(tmp_path / "nothing")
+    data, (images, names) = LSUNDataModule(folder, image_size=32), read_images([folder], ImageFormat(32))
+    assert len(images) == data.num_images == 2
+    assert data.attributes.values == {"class": ["caf\\xe9", "other"]}
+    assert (caplog.text + "".join(names)).encode().count(b"xe9") >= 3
+
+
+def test_a_root_that_is_not_utf8_is_refused(run, tmp_path):
+    folder = write_folder(tmp_path / os.fsdecode(b"caf\xe9"), ["1.png"])
+    status, line = run("--data.root", folder, "--output", tmp_path / "a")
+    assert (status, "config.yaml" in line, "caf" in line) == (2, True, True)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_pipe_is_no_image_file(odd_folder):
