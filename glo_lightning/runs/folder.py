@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,11 +177,11 @@ class WriteConfig(Callback):
     ``environment.json`` is a list with one entry for each start: the first one and every resume.
 
     Args:
-        config: the configuration as YAML.
+        config: gives the configuration as YAML, when training starts.
         seed: the run's seed.
     """
 
-    def __init__(self, config: str, seed: int | None):
+    def __init__(self, config: Callable[[], str], seed: int | None):
         self.config, self.seed = config, seed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,7 +191,7 @@ class WriteConfig(Callback):
             data = trainer.datamodule  # type: ignore[attr-defined]
             starts.append({**describe_environment(self.seed), "data": describe_data(data)})
             write_text(folder.environment, json.dumps(starts, indent=1, ensure_ascii=False))
-            write_text(folder.config, self.config)
+            write_text(folder.config, self.config())
 
 
 class RunLogger(TensorBoardLogger):

@@ -61,7 +61,7 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
             expanded[-1] = f"{flag}=[{', '.join(filter(None, (others.strip('[]'), argument.strip('[]'))))}]"
         elif expanded and expanded[-1] in ("--config", "--resume", "--data.source", *_PART_FLAGS):
             expanded[-1] += f"={argument}"
-        elif name.startswith("--") and name[2:] in trainer_arguments:
+        elif name.startswith("--") and re.split("[.+]", name[2:])[0] in trainer_arguments:  # --logger.save_dir too
             expanded.append(f"--trainer.{name[2:]}{equals}{value}")
         else:
             expanded.append("--config" + argument[2:] if name == "-c" else argument)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, LearningRateFinder
+from pytorch_lightning.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+)
 from torch import Tensor
 
 from glo_lightning.data.sampler import rows_without
@@ -46,7 +51,7 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
 
 
 def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
-    """Raises InputError for callbacks of Lightning's that would set the learning rates wrongly."""
+    """Raises InputError for callbacks of Lightning's that would set learning rates wrongly, or log them twice."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, LearningRateFinder):
@@ -55,13 +60,15 @@ def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
         if isinstance(callback, GradientAccumulationScheduler) and schedule == "cosine":
             remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
             raise InputError("callbacks", name, remedy)
+        if isinstance(callback, LearningRateMonitor):
+            raise InputError("callbacks", name, "logs learning rates, which are logged already. Leave it out")
 
 
 class Curves(Callback):
     """Logs the loss, the learning rates, and the norms and movement of the codes.
 
-    ``train/loss`` and the learning rates are logged every ``log_every_n_steps`` batches and at an epoch's end. After
-    each epoch come ``train/loss_epoch``, the mean over all images with a finite loss; ``latents/norm_mean``; and
+    ``train/loss`` and the learning rates are logged every ``log_every_n_steps`` steps, or once an epoch that has fewer.
+    After each epoch come ``train/loss_epoch``, the mean over all images with a finite loss; ``latents/norm_mean``; and
     ``latents/moved``, the mean distance of the first 16,384 codes from their initial values. Checkpoints keep the
     initial codes, and the sums of an epoch that is cut off.
     """
@@ -71,6 +78,9 @@ class Curves(Callback):
         self.initial: Tensor | None = None  # (n, D)
 
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
         codes = pl_module.latents.weight.detach()
         self.initial = (codes[:INITIAL_ROWS].clone() if self.initial is None else self.initial).to(codes.device)
 
@@ -110,8 +120,8 @@ class Curves(Callback):
         checkpoint["initial_codes"] = self.initial
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.initial = checkpoint["initial_codes"]
-        if trainer.is_global_zero:  # it includes the sums of the other ranks
+        self.initial = checkpoint.get("initial_codes")  # none of a Trainer without this callback
+        if trainer.is_global_zero and "epoch_loss" in checkpoint:  # it includes the sums of the other ranks
             self.total = torch.tensor(checkpoint["epoch_loss"])
 
 

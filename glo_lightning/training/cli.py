@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import enum
 import logging
-import math
 import os
 import sys
 import warnings
@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import torch
 from jsonargparse import SUPPRESS, ArgumentError, Namespace
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -40,12 +41,15 @@ from glo_lightning.training.exits import (
 )
 from glo_lightning.training.finite_loss import FiniteLoss
 from glo_lightning.training.fit import Start, create_folder, fit, show_samples
-from glo_lightning.training.flags import UNUSED, shorten_help
+from glo_lightning.training.flags import UNUSED, constructor_error, shorten_help
 from glo_lightning.training.launch import Launch, check_strategy, check_trainer, is_child
 from glo_lightning.training.loggers import complete_loggers, keep_csv_rows
 from glo_lightning.training.reports import Bar, Lines, WriteMetrics
 
 log = logging.getLogger(__name__)
+
+# Lightning's messages that a user has asked for.
+REPORTS = ("callbacks.model_summary", "callbacks.early_stopping", "profilers.profiler", "utilities.rank_zero")
 
 
 class TrainCLI(LightningCLI):
@@ -108,13 +112,27 @@ class TrainCLI(LightningCLI):
                 remedy = "is not UTF-8, as config.yaml has to be. Rename it, or give a link to it."
                 raise InputError("root", ascii(config.data.root), remedy)
         refuse_untrusted(config, sys.argv[1:])
+        config.trainer = _without_objects(config.trainer)
         if config.prior is not None:
             make_prior(config.prior)
         set_progress("none" if config.trainer.enable_progress_bar is False else config.progress)
         self.start = create_folder(config, self.recipe)
         self.start.read(config)
-        self.resolved = self._resolved()
+        self.resolved = Namespace(config.clone())
         complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe)
+
+    def instantiate_classes(self) -> None:
+        """Creates the model, the data and the Trainer.
+
+        Raises:
+            InputError: for a class of the command line that raises an error.
+        """
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except ValueError as error:
+            raise constructor_error(error, self.config.trainer) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's.
@@ -126,12 +144,14 @@ class TrainCLI(LightningCLI):
         check_strategy(flags.strategy)
         kwargs["default_root_dir"] = self.start.folder.path
         kwargs["devices"], kwargs["num_nodes"] = launch.complete(flags.devices, flags.num_nodes)
+        for plugin in _as_list(flags.plugins):
+            if isinstance(plugin, CheckpointIO):
+                remedy = "would replace the checkpoints that survive a kill. Leave it out."
+                raise InputError("plugins", type(plugin).__name__, remedy)
         kwargs["plugins"] = [*_as_list(flags.plugins), *launch.plugins]
         if flags.barebones:
             kwargs["log_every_n_steps"] = None  # Lightning refuses an interval here, and a recipe may have one
         else:
-            batches = math.ceil(self.datamodule.num_images / self.datamodule.batch_size)
-            kwargs["log_every_n_steps"] = min(flags.log_every_n_steps or 50, batches)
             kwargs["callbacks"] = self._callbacks(flags)
             kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_write_error))
             if flags.logger in (None, True):
@@ -148,7 +168,7 @@ class TrainCLI(LightningCLI):
             raise InputError("accelerator", flags.accelerator, "torch finds no GPU. Give cpu or auto.")
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
         check_trainer(trainer, launch, flags.precision, flags.sync_batchnorm)
         return trainer
@@ -159,20 +179,21 @@ class TrainCLI(LightningCLI):
         callbacks = [AbortOnError(self.start.folder), *_as_list(flags.callbacks), curves, throughput]
         callbacks.append(FiniteLoss(self.config.on_nonfinite_loss))
         # before the pictures: a folder with pictures must have a config.yaml
-        callbacks.append(WriteConfig(self.resolved, self.config.seed_everything))
-        callbacks += [*pictures, WriteMetrics(self.start.folder.path)]
+        callbacks.append(WriteConfig(self._yaml, self.config.seed_everything))
+        if not flags.fast_dev_run:  # which writes nothing
+            callbacks += [*pictures, WriteMetrics(self.start.folder.path)]
         if progress_mode() != "none" and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Bar() if progress_mode() == "bar" else Lines())
         if flags.enable_checkpointing is not False:
             callbacks.append(self.config_init.checkpoint)
         return callbacks
 
-    def _resolved(self) -> str:
+    def _yaml(self) -> str:
         """The configuration as YAML, without the flags that belong to this folder only."""
-        config = Namespace(self.config.clone())
         for key in ("config", "output", "resume", "ckpt_path", *UNUSED):
-            config.pop(key, None)
-        return self.parser.dump(config, skip_none=False)
+            self.resolved.pop(key, None)
+        self.resolved.data.batch_size = self.datamodule.batch_size  # a BatchSizeFinder may have found another
+        return self.parser.dump(self.resolved, skip_none=False)
 
 
 @streams_may_close()
@@ -210,24 +231,41 @@ def main(default_config: Path) -> None:
                 folder.release() if folder.config.exists() else folder.abandon()
 
 
+def _without_objects(value: Any) -> Any:
+    """The arguments, those that YAML cannot hold, which are defaults of Lightning's classes, by their names."""
+    if isinstance(value, Namespace):
+        return Namespace({key: _without_objects(part) for key, part in vars(value).items()})
+    if isinstance(value, list):
+        return [_without_objects(part) for part in value]
+    return value.value if isinstance(value, enum.Enum) else str(value) if isinstance(value, torch.device) else value
+
+
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _set_up_logging() -> None:
-    """Sends messages to standard output and warnings to standard error; of Lightning's messages, only warnings."""
+    """Sends messages to standard output and warnings to standard error; of Lightning's, warnings and REPORTS."""
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    for name in REPORTS:
+        reports = logging.getLogger(f"pytorch_lightning.{name}")
+        reports.handlers, reports.propagate = handlers, False
+        reports.setLevel(logging.INFO)
+    # Many of Lightning's files write here; of a Timer's and a BatchSizeFinder's the user wants to know.
+    reports.filters = [lambda record: record.module in ("timer", "batch_size_scaling") or record.levelno > logging.INFO]
     ours = logging.getLogger("glo_lightning")
     ours.setLevel(logging.INFO if Launch.detect().is_first else logging.WARNING)
-    ours.handlers = [logging.StreamHandler(sys.stdout)]
+    ours.handlers = handlers
     # CSVLogger deletes the rows of a run that it continues; keep_csv_rows has read them.
     warnings.filterwarnings("ignore", ".*Experiment logs directory.*")
     # The recipes decode in the training process on purpose, whatever the number of cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Curves sums what differs between ranks; the rest is equal on all.
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+    # Curves lowers the interval then.
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # Without held-out images there is nothing to validate.
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # Lightning 2.6 still uses what torch 2.15 and jsonargparse 4.5 deprecate.

@@ -9,11 +9,13 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
 from glo_lightning.errors import InputError
@@ -96,6 +98,19 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
     if is_peer_failure(error):
         return "Lost contact with another process. Its own output or its launcher's says why.", 1
     return None
+
+
+@contextlib.contextmanager
+def lightning_checks() -> Iterator[None]:
+    """Turns what Lightning itself raises for arguments that do not fit, such as an absent metric, into InputError."""
+    try:
+        yield
+    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1]
+        packages = {"pytorch_lightning", "lightning_fabric"} & set(Path(raised_in.filename).parts)
+        if packages and (raised_in.line or "").startswith("raise "):  # and not a bug
+            raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
+        raise
 
 
 def _memory_line(trainer: Trainer) -> str:

@@ -34,6 +34,7 @@ from glo_lightning.training.exits import (
     exit_on_signal,
     exit_with,
     handle_signals,
+    lightning_checks,
 )
 from glo_lightning.training.launch import (
     PARENT_VARIABLE,
@@ -180,7 +181,8 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
             with raise_on_all_ranks():
                 _prepare_folder(start, trainer, model)
             log.info("run folder: %s", folder.path)
-            trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
+            with lightning_checks():
+                trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
         except (InputError, OSError) as error:
             if isinstance(error, InputError) or not folder.config.exists():
                 folder.abandon()

@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer, callbacks, loggers, plugins, profilers, strategies
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.errors import did_you_mean
+from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
@@ -30,6 +31,16 @@ CHOICES: dict[str, list[type]] = {
     "optimizer": OPTIMIZERS,
     "latent_optimizer": [RowSGD, WhitenedRows],
 }
+# Lightning's classes by the Trainer argument that takes them.
+LIGHTNINGS = {
+    "trainer.callbacks": callbacks,
+    "trainer.logger": loggers,
+    "trainer.plugins": plugins,
+    "trainer.profiler": profilers,
+    "trainer.strategy": strategies,
+}
+
+OWN = ("output", "resume", "ckpt_path", "on_nonfinite_loss", "prior", "progress", "config")
 UNUSED = ("optimizer", "lr_scheduler")  # LightningCLI's, which run folders hold as null
 
 
@@ -52,9 +63,7 @@ def flag_of(key: str) -> str:
     for group, owner in OWNERS:
         if key.partition(".")[0] in inspect.signature(owner).parameters:
             return f"--{group}.{key}"
-    own = ["accelerator", "output", "resume", "ckpt_path", "config", "on_nonfinite_loss", "prior"]
-    own += ["devices", "num_nodes", "strategy", "precision", "sync_batchnorm"]
-    return f"--{key}" if key in own else key
+    return f"--{key}" if key in OWN or key in inspect.signature(Trainer).parameters else key
 
 
 def _arguments(owner: Any) -> list[str]:
@@ -67,16 +76,15 @@ def _all_flags() -> list[str]:
     owners = (*OWNERS, ("trainer", Trainer))
     flags = [f"{group}.{name}" for group, owner in owners for name in _arguments(owner)]
     flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
-    own = ["output", "resume", "ckpt_path", "on_nonfinite_loss", "prior"]
-    return [*flags, *own, "config", "seed_everything", "help", "print_config"]
+    return [*flags, *OWN, "seed_everything", "help", "print_config"]
 
 
 def one_line(message: str) -> str:
     """Turns jsonargparse's message of several lines into one: flag, value, remedy."""
     # the wordings of jsonargparse 4.39 to 4.53
-    part = re.match(r'\s*Parser key "model\.(\w+)":(.*)', message, re.DOTALL)
-    if part and part[1] in CHOICES:
-        return _part_line(part[1], part[2])
+    wrong = re.match(r'\s*Parser key "([\w.]+)":(.*)', message, re.DOTALL)
+    if wrong and wrong[1] in (*(f"model.{part}" for part in CHOICES), *LIGHTNINGS):
+        return _class_line(*wrong.groups())
     unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
     unknown = unknown or re.match(rf'\s*(?:Parser key "|argument --)({"|".join(UNUSED)})\b', message)
     if unknown:
@@ -92,6 +100,9 @@ def one_line(message: str) -> str:
             return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
         meant = did_you_mean(last, by_last_part, otherwise="see --help", cutoff=0.5)
         return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
+    if message.startswith("Unexpected config"):
+        what = " ".join(message.partition(":")[2].split()) or "nothing"
+        return f"--config: a file holds {what}, and no arguments; give a YAML file such as configs/d100.yaml"
     if re.search("Problems parsing config|File does not exist", message):
         return f"--config: {' '.join(message.split())}; give a YAML file such as configs/d100.yaml"
     wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
@@ -106,27 +117,65 @@ def one_line(message: str) -> str:
     return f"--{key} {value[1]}: give {kinds}"
 
 
-def _part_line(part: str, details: str) -> str:
-    """The same for a class that is injected, and for its arguments."""
-    flag, names = f"--model.{part}", [choice.__name__ for choice in CHOICES[part]]
-    path = re.search(r"class_path='([^']+)'", details)
+def _class_line(key: str, details: str) -> str:
+    """The same for an argument that takes a class, and for the arguments of the class."""
+    flag, names = f"--{key}", _class_names(key)
+    problem = re.search(
+        r"Problem with given class_path '([^']+)':\s*(.*?)(?=\n +- |\n *Given value|\Z)", details, re.DOTALL
+    )
+    path, details = problem.groups() if problem else (_class_path(details), details)
+    name = path.rpartition(".")[2] if path else key.rpartition(".")[2]
     if unknown := re.search(r"Option '(\w+)' is not accepted", details):
-        own = _arguments(_class_at(path[1])) if path else []
-        meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path[1] if path else ''}"))
-        return f"{flag}.{unknown[1]}: {path[1].rpartition('.')[2] if path else part} has no such argument. {meant}"
+        own = _arguments(_class_at(path)) if path else []
+        meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path or ''}"))
+        return f"{flag}.{unknown[1]}: {name} has no such argument. {meant}"
     if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
         value = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
         named = re.findall(r"Expected an? (?!path|dot)(?:<class ')?([\w.]+)", wrong[2])
         kinds = " or ".join(named).replace("NoneType", "null")
         return f"{flag}.{wrong[1]} {value[1] if value else ''}: is of another type. Give {kinds}"
     if missing := re.search(r"arguments are required: ([\w, ]+)", details):
-        return f"{flag} {path[1] if path else ''}: needs the arguments {missing[1]}. Give them, or another class"
-    if other := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", details):
-        return f"{flag} {other[1]}: is no {other[2]}. Give {', '.join(names)} or the path of another class"
-    given = re.search(r"Expected a path but (\S+) either|Got value: (\S+)$", details)
+        return f"{flag} {path or ''}: needs the arguments {missing[1]}. Give them, or another class"
+    if problem:
+        return f"{flag} {path}: cannot be made ({' '.join(details.split())}). Give another class"
+    given = re.search(
+        r"Expected '([\w.]+)' to be a subclass|(?:path but|path string:|'class_path':) '?([\w./]+)", details
+    )
+    given = given or re.search(r"(?:val='|Got value: |Given value: )([^\s']+)'?\)?$", details, re.MULTILINE)
     name = next(filter(None, given.groups())) if given else " ".join(details.split())
-    meant = _sentence(did_you_mean(name, names, otherwise=f"give {', '.join(names)} or the path of a class"))
-    return f"{flag} {name}: there is no such class. {meant}"
+    choices = f"give {', '.join(names[:5])} or the path of a class"
+    if other := re.search(r"subclass of (?:<class ')?(\w+)", details):
+        return f"{flag} {name}: is no {other[1]}. {_sentence(choices)}"
+    return f"{flag} {name}: there is no such class. {_sentence(did_you_mean(name, names, otherwise=choices))}"
+
+
+def _class_names(key: str) -> list[str]:
+    """The classes that an argument takes by their short names."""
+    if key in LIGHTNINGS:
+        return [name for name in LIGHTNINGS[key].__all__ if inspect.isclass(getattr(LIGHTNINGS[key], name))]
+    return [choice.__name__ for choice in CHOICES[key.removeprefix("model.")]]
+
+
+def _class_path(details: str) -> str | None:
+    path = re.search(r"class_path='([^']+)'", details)
+    return path[1] if path else None
+
+
+def constructor_error(error: ValueError, trainer: Namespace) -> InputError:
+    """The error of a class that the parser has made: what the class has raised, with the flag that names it.
+
+    Args:
+        error: the parser's.
+        trainer: the parsed arguments of the Trainer.
+    """
+    path = re.search(r"class_path[=' ]+([\w.]+)'", str(error))
+    name = path[1] if path else "arguments"
+    flags = [key for key in LIGHTNINGS if name in str(trainer.get(key.rpartition(".")[2]))]
+    first: BaseException = error
+    while first.__cause__ or first.__context__:
+        first = first.__cause__ or first.__context__  # type: ignore[assignment]
+    remedy = f"cannot be made ({' '.join(str(first).split())}). Give other arguments, or another class"
+    return InputError(f"--{flags[0]}" if flags else "trainer", name, remedy)
 
 
 def _sentence(text: str) -> str:
