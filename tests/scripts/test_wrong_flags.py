@@ -2,9 +2,10 @@
 
 import pytest
 from conftest import REPOSITORY
-from programs import call
+from programs import refusal
 
 COMMANDS = sorted(path.stem for path in (REPOSITORY / "scripts").glob("*.py"))
+COMMANDS.remove("sweep")  # hands them to scripts/train.py; see test_sweep.py
 REQUIRED = {
     "train": [],
     "benchmark": [],
@@ -19,9 +20,7 @@ REQUIRED = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_mistyped_flag_ends_every_command_with_one_line_and_status_2(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    status, _, (line,) = call(name, *REQUIRED.get(name, ["one"]), "--no_such_flag")
-    assert status == 2
-    assert "no_such_flag" in line
+    assert "no_such_flag" in refusal(name, *REQUIRED.get(name, ["one"]), "--no_such_flag")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -35,6 +34,4 @@ def test_a_mistyped_flag_ends_every_command_with_one_line_and_status_2(name, mon
     ],
 )
 def test_a_flag_of_the_page_without_effect_is_refused(flags, line, tmp_path):
-    status, _, errors = call("browse", tmp_path / "no_run", *flags)
-    assert (status, len(errors)) == (2, 1)
-    assert errors[0].startswith(line)
+    assert refusal("browse", tmp_path / "no_run", *flags).startswith(line)
