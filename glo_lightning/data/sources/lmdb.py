@@ -44,6 +44,11 @@ def is_lmdb(path: Path) -> bool:
     return any(magic in start for magic in (b"\xde\xc0\xef\xbe", b"\xbe\xef\xc0\xde"))
 
 
+def may_read(path: Path) -> bool:
+    """Returns whether this process may read a file or folder that exists."""
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
     """Finds the LMDB: ``root`` itself, or in it ``bedroom_train_lmdb``; the shipped faces for None.
 
@@ -129,7 +134,7 @@ def _open_file(file: Path) -> tuple[int, lmdb.Environment]:
     """Returns the smallest valid size of the file, and its environment."""
     import lmdb  # here, so that other sources do not need the package
 
-    if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+    if not may_read(file):
         raise InputError("root", file, "may not be read. Ask for permission to read it.")
     with decoding("root", file, REMEDY):
         environment = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import find_attributes
 from glo_lightning.data.digests import keys_digest
+from glo_lightning.data.image_files import read_images
 from glo_lightning.data.sampler import RowBatchSampler
 from glo_lightning.data.source import HeadSource, read_image
 from glo_lightning.data.sources.find import open_source
@@ -236,6 +237,23 @@ def test_no_permission(what):
     finally:
         os.seteuid(0)
         shutil.rmtree(base)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_file_among_images_that_may_not_be_read_is_skipped(caplog):
+    base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
+    base.chmod(0o755)
+    for number, name in enumerate(("closed.png", "open.png")):
+        (base / name).write_bytes(encode(flat_image(number)))
+    (base / "closed.png").chmod(0)
+    os.seteuid(65534)
+    try:
+        images, names = read_images([base / "closed.png", base / "open.png"], ImageFormat(32))
+        assert (rows_of(images).tolist(), names) == ([1], [str(base / "open.png")])
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(base)
+    assert "closed.png" in caplog.text
 
 
 def test_two_datasets_share_one_environment(flat_lmdb):
