@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import Attributes, find_attributes
+from glo_lightning.data.device_memory import fits_on_gpu
 from glo_lightning.data.digests import Digests
 from glo_lightning.data.sampler import OneBatchSampler, ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import ConcatSource, HeadSource, MirroredSource, Source, channels_of
@@ -34,9 +35,6 @@ CHOICES = {
 }
 # settings that a resumed run may change, with their flags
 SETTINGS = {"crop": "--data.crop", "batch_size": "--data.batch_size", "seed": "--seed_everything"}
-# Device memory of a step beside images and model: kernels and their workspace; and for each byte of RGB images the
-# default generator's activations (99 bytes are kept for the backward pass), their gradients and the pyramids.
-STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
 def _ignore_signals(_: int) -> None:
@@ -167,9 +165,13 @@ class LSUNDataModule(LightningDataModule):
 
     def holdout_rows(self, num: int) -> list[int]:
         """Returns the indices in the dataset of the first ``num`` held-out images that can be read."""
-        skipped = set(self.dataset.skipped)
-        rows = (row for row in range(self.num_images, len(self.source)) if row not in skipped)
-        return list(itertools.islice(rows, num))
+        rows = range(self.num_images, len(self.source))
+        if not self.cache and self.on_invalid_image == "skip":  # which can be read is known when they have been
+            found: Any = itertools.chain.from_iterable(self.dataset[[row]][1].tolist() for row in rows)
+        else:
+            skipped = set(self.dataset.skipped)
+            found = (row for row in rows if row not in skipped)
+        return list(itertools.islice(found, num))
 
     def setup(self, stage: str) -> None:
         """Decodes the images that are not cached, and checks that all processes have the same ones.
@@ -192,9 +194,9 @@ class LSUNDataModule(LightningDataModule):
                 remedy = f"process {rank} has other images there than the first. Give all nodes the same."
                 raise InputError("root", self.source.fingerprint[0], remedy)
         turn = 0 if rank == 0 else 1 if self.trainer and self.trainer.local_rank == 0 else 2
-        for now in range(3):
+        for present_turn in range(3):
             with raise_on_all_ranks():
-                if turn == now:
+                if turn == present_turn:
                     _ = self.dataset
         with raise_on_all_ranks():
             self._order(self.seed)  # refuses batches that are too small
@@ -246,21 +248,12 @@ class LSUNDataModule(LightningDataModule):
         device, images = self.trainer.strategy.root_device, self.dataset.images
         if self.device_images is not None and self.device_images.device != device:
             self.device_images = None
-        if self.device_images is None and self._fits_on_device(device, images):
-            self.device_images = images.to(device, copy=True)
+        if self.device_images is None:
+            wanted = self.cache_on_device
+            is_kept = fits_on_gpu(images, device, self.batch_size) if wanted == "auto" else wanted
+            if is_kept:
+                self.device_images = images.to(device, copy=True)
         return self.device_images
-
-    def _fits_on_device(self, device: torch.device, images: Tensor) -> bool:
-        """Returns whether to copy the images: as the user says, or where a step has room on a GPU beside them."""
-        if self.cache_on_device != "auto" or device.type != "cuda":
-            return self.cache_on_device is True
-        free = torch.cuda.mem_get_info(device)[0]  # the model is there already
-        step = STEP_MEMORY + BATCH_MEMORY * self.batch_size * 3 * self.image_size**2
-        fits = images.nbytes + step <= free
-        message = "images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f"
-        sizes = [size / 1e9 for size in (images.nbytes, step, free)]
-        log.info(message, "device" if fits else "host", *sizes)
-        return fits
 
     def teardown(self, stage: str) -> None:
         self.device_images = None

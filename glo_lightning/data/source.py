@@ -41,12 +41,7 @@ class Source(Protocol):
 
 
 class _View:
-    """A source that shows the images of other sources; a subclass says which row shows which image.
-
-    Args:
-        sources: the sources to read from.
-        fingerprint: see ``Source``.
-    """
+    """A source that shows the images of other sources; a subclass says which row shows which image."""
 
     def __init__(self, sources: Sequence[Source], fingerprint: tuple[Any, ...]):
         self.sources, self.fingerprint = list(sources), fingerprint
@@ -91,9 +86,8 @@ class HeadSource(_View):
 
     def __init__(self, source: Source, num_images: int, key: str = "num_samples"):
         if not 1 <= num_images <= len(source):
-            raise InputError(
-                key, num_images, f"{source.fingerprint[0]} has {len(source)} images. Give 1 to {len(source)}."
-            )
+            remedy = f"{source.fingerprint[0]} has {len(source)} images. Give 1 to {len(source)}."
+            raise InputError(key, num_images, remedy)
         super().__init__([source], source.fingerprint)
         self.num_images = num_images
 
@@ -171,11 +165,7 @@ def digest_order(keys: Sequence[bytes]) -> list[int]:
 
 def numbered_order(split: str, num_images: int) -> list[int]:
     """Returns the numbers of a split's images, sorted by the SHA-256 of their keys; see ``NumberedSource``."""
-    return digest_order([_numbered_key(split, number) for number in range(num_images)])
-
-
-def _numbered_key(split: str, number: int) -> bytes:
-    return f"{split}/{number}".encode()
+    return digest_order([f"{split}/{number}".encode() for number in range(num_images)])
 
 
 class NumberedSource:
@@ -195,7 +185,7 @@ class NumberedSource:
         return len(self.order)
 
     def key(self, index: int) -> bytes:
-        return _numbered_key(self.split, self.order[index])
+        return f"{self.split}/{self.order[index]}".encode()
 
     def labels(self, index: int) -> dict[str, str]:
         values = {name: column[self.order[index]] for name, column in self.columns.items()}

@@ -140,11 +140,10 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
 
     def _read_ahead(self, rows: Sequence[int]) -> None:
         """Tells the system which rows come next, so that it reads those that are not in memory in parallel."""
-        if hasattr(mmap, "MADV_WILLNEED"):
-            size = int(np.prod(self.shape[1:]))
-            for row in rows:
-                first = row * size // mmap.PAGESIZE * mmap.PAGESIZE
-                self._memory.madvise(mmap.MADV_WILLNEED, first, (row + 1) * size - first)
+        size = int(np.prod(self.shape[1:]))
+        for row in rows:
+            first = row * size // mmap.PAGESIZE * mmap.PAGESIZE
+            self._memory.madvise(mmap.MADV_WILLNEED, first, (row + 1) * size - first)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("images", "_memory")}

@@ -18,18 +18,12 @@ def run_in_subprocesses(
 ) -> list[int]:
     """Runs all actions at the same time, each in a process forked from this one; returns their exit statuses.
 
-    A status is 0, or minus the number of the signal that killed the process. On a system without fork the actions run
-    in this process.
+    A status is 0, or minus the number of the signal that killed the process.
 
     Args:
         actions: functions that catch their own exceptions; what they return is lost.
         on_wait: is called at least twice a second while they run, and when they have ended.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
-        for action in actions:
-            action()
-            on_wait()
-        return [0] * len(actions)
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_run, args=(action,), daemon=True) for action in actions]
     try:

@@ -5,6 +5,7 @@ import torch
 from conftest import TINY, encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.data.device_memory import fits_on_gpu
 from glo_lightning.errors import InputError
 
 
@@ -53,6 +54,14 @@ def test_skipped_rows_have_no_pixels(mixed, cached):
         _ = data.dataset[3]
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_held_out_rows_that_are_not_images_are_passed_over(mixed, cached):
+    data = LSUNDataModule(mixed, image_size=32, holdout=14, cache=cached, on_invalid_image="skip")  # 16 to 29
+    assert data.holdout_rows(3) == [16, 18, 19]
+    ((images, rows),) = data.val_dataloader()
+    assert rows.tolist() == rows_of(images).tolist() == [16, *range(18, 30)]
+
+
 def test_a_streamed_batch_without_an_image_is_left_out(mixed):
     data = LSUNDataModule(mixed, image_size=32, batch_size=1, cache=False, on_invalid_image="skip")
     assert sorted(index.item() for _, index in data.train_dataloader()) == sorted({*range(30)} - {3, 17})
@@ -75,9 +84,8 @@ LSUN = torch.empty(3_033_042, 3, 64, 64, dtype=torch.uint8, device="meta")  # 37
 )
 def test_images_are_kept_on_a_gpu_that_has_room_for_a_step_beside_them(monkeypatch, caplog, free, batch_size, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
-    data = LSUNDataModule(batch_size=batch_size)
     with caplog.at_level("INFO", "glo_lightning"):
-        assert data._fits_on_device(torch.device("cuda"), LSUN) == fits
+        assert fits_on_gpu(LSUN, torch.device("cuda"), batch_size) == fits
     assert f"images stay on the {'device' if fits else 'host'}: they take 37.3 GB" in caplog.text
 
 
