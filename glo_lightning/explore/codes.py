@@ -26,6 +26,8 @@ from glo_lightning.module import GLO
 
 log = logging.getLogger(__name__)
 
+MAX_NUMBER = 1e15  # in a code: distances of codes stay finite
+
 
 @torch.no_grad()
 def generate(generator: Generate, codes: Tensor) -> Tensor:
@@ -191,8 +193,8 @@ def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
         codes = np.load(io.BytesIO(content), allow_pickle=False)
         about = json.loads(about_file(path).read_bytes()) if about_file(path).is_file() else None
     is_float = isinstance(codes, np.ndarray) and codes.dtype.kind == "f"
-    if not is_float or not (np.abs(codes) <= np.finfo(np.float32).max).all():
-        raise InputError("codes", path, "does not hold finite floats. Give a .npy of codes.")
+    if not is_float or not (np.abs(codes.astype(np.float64)) < MAX_NUMBER).all():
+        raise InputError("codes", path, f"does not hold floats below {MAX_NUMBER:g}. Give a .npy of codes.")
     if codes.shape[-1:] != (latent_dim,) or codes.ndim > 2 or not len(codes):
         remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}). Give such codes."
         raise InputError("codes", path, remedy)

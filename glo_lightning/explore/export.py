@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
@@ -54,7 +55,8 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         InputError: when there is no such run, its images have changed, the output exists or cannot be written, or
             without safetensors.
     """
-    save_file = safetensors().torch.save_file
+    library = safetensors()
+    save_file = library.torch.save_file
     output = Path(output).absolute()
     if output.exists():
         raise InputError("output", output, "exists already. Give another folder.")
@@ -85,8 +87,11 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> N
         codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()
     generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
     with named_writing("output", output), whole_folder(output) as folder:
-        save_file(generator, folder / GENERATOR)
-        save_file(codes, folder / CODES)
+        try:
+            save_file(generator, folder / GENERATOR)
+            save_file(codes, folder / CODES)
+        except library.SafetensorError as error:  # of the disk: the tensors are plain
+            raise OSError(errno.EIO, str(error)) from error
         about["sha256"] = {name: _sha256(folder / name) for name in (GENERATOR, CODES)}
         (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
 

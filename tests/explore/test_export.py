@@ -1,5 +1,6 @@
 import json
 import pkgutil
+import resource
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ from programs import call, refusal
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
-from glo_lightning.explore.export import load_export
+from glo_lightning.explore.export import export_run, load_export
 from glo_lightning.module import GLO
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -52,6 +53,17 @@ def test_wrong_input_is_named(export, tiny_run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     with pytest.raises(InputError, match="no export"):
         load_export(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_run, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            export_run(tiny_run, tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_databases_keys_are_not_exported(tiny_run, tmp_path):

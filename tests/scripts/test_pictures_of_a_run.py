@@ -138,7 +138,8 @@ def test_saved_codes_are_decoded_to_the_pictures_that_they_were_saved_from(tiny)
     [
         ("other.npy", "--codes other.npy: was saved from another run, or before it was continued. Give that run."),
         ("wide.npy", "--codes wide.npy: is of shape (2, 7), codes of this run are (M, 6). Give such codes."),
-        ("whole.npy", "--codes whole.npy: does not hold finite floats. Give a .npy of codes."),
+        ("large.npy", "--codes large.npy: does not hold floats below 1e+15. Give a .npy of codes."),
+        ("whole.npy", "--codes whole.npy: does not hold floats below 1e+15. Give a .npy of codes."),
         ("text.npy", "--codes text.npy: cannot be read ("),
         ("nothing.npy", "--codes nothing.npy: cannot be read ("),
         ("several.npy", "--codes several.npy: holds 2 codes. Give a file with one."),
@@ -148,6 +149,7 @@ def test_codes_that_are_not_of_this_run_are_named(name, line, tiny, tmp_path):
     np.save("other.npy", np.zeros((2, 6), np.float32))
     (tmp_path / "other.npy.json").write_text('{"run": "another"}')
     np.save("wide.npy", np.zeros((2, 7), np.float32))
+    np.save("large.npy", np.full((2, 6), 1e30, np.float32))
     np.save("whole.npy", np.zeros((2, 6), np.int64))
     np.save("several.npy", np.zeros((2, 6), np.float32))
     (tmp_path / "text.npy").write_text("no codes")
