@@ -1,4 +1,4 @@
-"""The training images in the order of their rows, from an LSUNDataModule or any DataLoader of (image, index)."""
+"""Batches from an LSUNDataModule or any DataLoader of (image, index): what they must be, and in the order of rows."""
 
 from __future__ import annotations
 
@@ -37,6 +37,30 @@ def sequential_batches(trainer: Trainer) -> Batches:
         remedy = "needs an LSUNDataModule, or a DataLoader with a batch_size whose dataset has a length and items."
         raise InputError("init", "pca", f"{remedy} Give such a one, or init random.")
     return lambda: _in_order(dataset, training.collate_fn)
+
+
+def check_batch(batch: Any, num_images: int, channels: int, image_size: int) -> None:
+    """Checks a training batch: float images (B, C, H, W) in [-1, 1], and their rows (B,).
+
+    Args:
+        batch: on the device.
+        num_images, channels, image_size: N, C and H of the model.
+
+    Raises:
+        InputError: for anything else, of which some would be trained on without an error.
+    """
+    if not isinstance(batch, tuple | list) or [getattr(part, "ndim", None) for part in batch] != [4, 1]:
+        raise InputError("batch", type(batch).__name__, "is not (images (B, C, H, W), rows (B,)). Give such batches")
+    images, rows = batch
+    for key, own, size in (("channels", channels, images.shape[1]), ("image_size", image_size, images.shape[2])):
+        if own != size:
+            raise InputError(key, own, f"the images have {size}. Give that to the model, or other images")
+    low, high, last = (float(value) for value in (images.min(), images.max(), rows.max()))
+    if not images.is_floating_point() or not -1.01 <= low <= high <= 1.01:
+        kind = str(images.dtype).removeprefix("torch.")
+        raise InputError("images", f"{kind} from {low:g} to {high:g}", "are not floats in [-1, 1]. Scale them so")
+    if last >= num_images:
+        raise InputError("num_images", num_images, f"a batch has row {last:.0f}. Give the model a row for each image")
 
 
 def _in_order(dataset: Any, collate: Callable) -> Iterator[tuple[Tensor, Tensor]]:

@@ -29,7 +29,7 @@ from glo_lightning.latents import (
     random_codes,
 )
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
-from glo_lightning.loaders import sequential_batches
+from glo_lightning.loaders import check_batch, sequential_batches
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
 from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer
@@ -263,7 +263,7 @@ class GLO(LightningModule):
             self.objective = torch.compile(self.objective, dynamic=False, mode=mode)  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        self.initialised, self._scheduled_lrs = True, {}
+        self.initialised, self._is_first_batch, self._scheduled_lrs = True, True, {}
         saved, self.total_steps = self.total_steps, self.trainer.estimated_stepping_batches
         if self.schedule == "cosine":
             if math.isinf(self.total_steps):
@@ -271,6 +271,11 @@ class GLO(LightningModule):
             if not math.isnan(saved) and saved != self.total_steps:
                 message = "the schedule follows the new length of %d batches (was %d) from batch %d on"
                 log.info(message, self.total_steps, saved, self.global_step)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._is_first_batch:
+            check_batch(batch, self.latents.num_embeddings, self.hparams["channels"], self.hparams["image_size"])
+            self._is_first_batch = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"format_version": FORMAT_VERSION} | {key: getattr(self, key) for key in STATE}

@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 
 import numpy as np
@@ -56,6 +57,14 @@ def test_encoding_finds_the_code_of_a_generated_image(model, images):
     after = float((model(codes) - images).square().mean())
     assert after < 0.02 * before
     assert codes.norm(dim=1).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("starts", [("pca", "nearest", "mean", "random"), ("nearest",)])
+def test_a_model_whose_weights_are_learned_encodes_as_a_frozen_one(model, images, training, starts):
+    learned = copy.deepcopy(model).requires_grad_(True)
+    codes = learned.encode(images, training, starts, steps=10)
+    assert torch.equal(codes, model.encode(images, training, starts, steps=10))
+    assert all(weight.grad is None for weight in learned.parameters())
 
 
 def test_whatever_generates_can_be_encoded_with(images):

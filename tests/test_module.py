@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.plugins import Precision
 from sklearn.decomposition import PCA
 from torch.optim import SGD, AdamW
+from torch.utils.data import DataLoader
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -339,6 +340,30 @@ class TestTraining:
         assert torch.equal(model.latents.weight, initial)
         assert all(map(torch.equal, model.generator.parameters(), before))
         assert precision.scaler.get_scale() == 512
+
+
+GOOD = torch.zeros(8, 3, 32, 32)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*no `val_dataloader`.*")
+@pytest.mark.parametrize(
+    ("images", "rows", "said"),
+    [
+        (GOOD.byte(), range(8), "images uint8 from 0 to 0: are not floats in"),
+        (GOOD + 255, range(8), r"images float32 from 255 to 255: are not floats in \[-1, 1\]"),
+        (GOOD * torch.nan, range(8), "images float32 from nan to nan: are not floats in"),
+        (GOOD[:, :1], range(8), "channels 3: the images have 1. Give that"),
+        (GOOD[..., :16, :16], range(8), "image_size 32: the images have 16. Give that"),
+        (GOOD, range(1, 9), "num_images 8: a batch has row 8. Give the model a row for each image"),
+        (GOOD[:, 0], range(8), r"batch list: is not \(images"),
+    ],
+    ids=["uint8", "0 to 255", "NaN", "grey", "smaller", "more rows", "no channels"],
+)
+def test_images_that_the_model_cannot_be_meant_for_are_refused_at_the_first_batch(tmp_path, images, rows, said):
+    loader = DataLoader(list(zip(images, rows, strict=True)), batch_size=8)
+    model = GLO(8, **SMALL, init="random")
+    with pytest.raises(InputError, match=said):
+        fit(model, loader, tmp_path)
 
 
 class Rates(Callback):
