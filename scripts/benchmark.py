@@ -162,12 +162,12 @@ def show(result: dict[str, Any]) -> None:
         how = "compiled" if waits["compile"] else "not compiled"
         between, all_steps = waits["waits_a_step_between_logs"], waits["waits_a_step"]
         print(f"waits a step, {how}: {between:.2f} between two that are logged, {all_steps:.2f} over all")
-    fit, plain = pca["fit_seconds"], pca["sklearn_fit_seconds"]
+    fit, plain, explained = (pca[key] for key in ("fit_seconds", "sklearn_fit_seconds", "explained_over_sklearn"))
     print(
         f"PCA fit on {pca['n_pca']} images: {fit:.1f} s, scikit-learn's {plain:.1f} s, ratio {pca['ratio']:.2f}; ",
         end="",
     )
-    print(f"it explains {100 * pca['explained_over_sklearn']:.2f} % of what that explains")
+    print(f"it explains {100 * explained:.2f} % of what that explains")
     print(f"PCA start of {pca['start_images']} codes: {pca['start_seconds']:.1f} s")
     if "encoding" in result:
         print(f"encoding {result['encoding']['images']} images: {result['encoding']['seconds']:.1f} s")

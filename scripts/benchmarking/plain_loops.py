@@ -105,18 +105,15 @@ class MinimalLoop:
         groups += [{"params": [codes], "lr": CODES_LR * len(index)}]
         optimizer = torch.optim.SGD(groups)
         generated = self.generator(codes[:, :, None, None])
-        pairs = zip(self._pyramid(generated), self._pyramid(images), strict=True)
-        loss = torch.stack([F.l1_loss(fake, image) for fake, image in pairs]).sum()
+        # its kernel is made anew at each call
+        pyramids = [plain_pyramid(some, blur_kernel().to(self.device)) for some in (generated, images)]
+        loss = torch.stack([F.l1_loss(fake, image) for fake, image in zip(*pyramids, strict=True)]).sum()
         self.generator.zero_grad()
         loss.backward()
         optimizer.step()
         moved = codes.detach().cpu().numpy()
         self.codes[index.numpy()] = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1)
         return loss.item()
-
-    @staticmethod
-    def _pyramid(images: Tensor) -> list[Tensor]:
-        return plain_pyramid(images, blur_kernel().to(images))  # made anew at each call
 
 
 class CarefulLoop(nn.Module):

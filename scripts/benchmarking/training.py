@@ -136,11 +136,6 @@ def fit(
     return model
 
 
-def log_interval(data: Images) -> int:
-    """As scripts/train.py has it by default."""
-    return min(50, data.num_images // data.batch_size)
-
-
 def measure_training(
     options: argparse.Namespace, data: Images, device: torch.device
 ) -> tuple[list[dict[str, Any]], GLO]:
@@ -150,6 +145,8 @@ def measure_training(
         A row for each setting, with the best of the rounds; and the last model that was trained in the first precision.
     """
     rates: dict[Any, list[float]] = defaultdict(list)
+    steps = options.warm + options.batches
+    log_every = min(50, data.num_images // data.batch_size)  # as scripts/train.py has it by default
     minimal = _MinimalRate(options, data, device)
     for _ in range(options.rounds):
         torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
@@ -159,8 +156,7 @@ def measure_training(
             rates["careful", precision].append(_careful_rate(options, data, precision, device))
             for compiled in options.compile:
                 clock = Clock(options.warm, options.batches)
-                steps = options.warm + options.batches
-                trained = fit(options, data, precision, compiled, [clock], steps, log_interval(data))
+                trained = fit(options, data, precision, compiled, [clock], steps, log_every)
                 if precision == options.precision[0]:
                     model = trained
                 rates["ours", precision, compiled].append(clock.images / (clock.seconds - clock.pauses))

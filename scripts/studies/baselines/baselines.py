@@ -116,14 +116,9 @@ def make_recipes(trained: TrainedRun) -> dict[str, Recipe]:
         def build(seed: int) -> tuple[LightningModule, LSUNDataModule]:
             generator = make_generator(hparams["generator"], **sizes)
             loss = copy.deepcopy(model.loss).train()
-            made = Autoencoder(
-                hparams["latent_dim"],
-                generator,
-                loss,
-                image_size=hparams["image_size"],
-                width=hparams["generator"]["init_args"].get("width", 64),
-                variational=variational,
-            )
+            width = hparams["generator"]["init_args"].get("width", 64)
+            shape = (hparams["image_size"], width)
+            made = Autoencoder(hparams["latent_dim"], generator, loss, *shape, variational=variational)
             return made, LSUNDataModule(**arguments | {"seed": seed})
 
         return build

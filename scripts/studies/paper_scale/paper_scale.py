@@ -50,12 +50,8 @@ def plain_epoch(trained: TrainedRun, workers: int) -> dict[str, float]:
     """The mean loss of one epoch of minimal_glo's loop on a run's training images, and images/s."""
     source = Records(trained.config["data"]["root"], trained.data.num_images)
     model, batch_size = trained.model, trained.data.batch_size
-    loop = MinimalLoop(
-        len(source),
-        model.hparams["latent_dim"],
-        model.hparams["generator"]["init_args"]["width"],
-        torch.device(model.device),
-    )
+    width = model.hparams["generator"]["init_args"]["width"]
+    loop = MinimalLoop(len(source), model.hparams["latent_dim"], width, torch.device(model.device))
     batches = loop.batches(source, batch_size, workers)
     began = time.monotonic()
     losses = [loop.step(*next(batches)) for _ in range(len(source) // batch_size)]

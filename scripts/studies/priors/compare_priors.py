@@ -16,11 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,17 +39,10 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 OTHERS = ["other_priors.KernelDensity", "other_priors.IMLE"]
 
 
-def read_idx(file: Path) -> np.ndarray:
-    """The array in one of MNIST's files: two zero bytes, 8 (unsigned bytes), the number of axes, the axes, the data."""
-    content = file.read_bytes()
-    shape = np.frombuffer(content, ">i4", content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-
-
 def read_digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 32, 32), uint8, with a black border of two pixels, and labels (N,)."""
-    images, labels = (read_idx(folder / f"{part}-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
-    return F.pad(torch.tensor(images)[:, None], (2, 2, 2, 2)), torch.tensor(labels, dtype=torch.long)
+    images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
+    return F.pad(images[:, None], (2, 2, 2, 2)), read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
 
 
 class Features(nn.Module):
@@ -93,9 +86,8 @@ def prepare(mnist: Path, output: Path, images: Tensor, latent_dim: int, max_epoc
         held_out, labels = read_digits(mnist, "t10k")
         with torch.no_grad():
             answers = torch.cat([classifier(some).argmax(1) for some in held_out.split(500)])
-        print(
-            f"the classifier is right about {float((answers == labels).float().mean()):.2%} of the test set", flush=True
-        )
+        right = float((answers == labels).float().mean())
+        print(f"the classifier is right about {right:.2%} of the test set", flush=True)
         torch.jit.script(classifier[0]).save(output / "features.pt")
     if not (output / "run").exists():
         train = [SCRIPTS / "train.py", "--data.root", output / "lmdb", "--data.image_size=32", "--prior=null"]

@@ -85,9 +85,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="epochs of every training, instead of equal seconds")
     parser.add_argument("--root", help="images, as --data.root takes them; the shipped faces if not given")
     parser.add_argument("--width", type=int, default=64, help="width of the generator")
-    parser.add_argument(
-        "--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE", help="rows"
-    )
+    names = list(RECIPES)
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="RECIPE", help="rows")
     options = parser.parse_args()
     silence()
     results = Results(options.json)
@@ -95,10 +94,9 @@ def main() -> None:
     if not options.epochs:
         results.measure_steps(options.seconds, recipes, options.precision, "auto")
     for name, seed in results.missing(options.only, options.seeds):
-        length = (
-            {"max_epochs": options.epochs} if options.epochs else {"max_steps": results.steps[name], "max_epochs": -1}
-        )
-        model, data, _ = train(recipes[name], seed, options.precision, **length)
+        steps = -1 if options.epochs else results.steps[name]
+        limits = {"max_steps": steps, "max_epochs": options.epochs or -1}
+        model, data, _ = train(recipes[name], seed, options.precision, **limits)
         images, _ = data.dataset[list(range(min(data.num_images, 4096)))]
         measured = quality(generate(model, model.latents.weight[: len(images)]), from_uint8(images), model.loss)
         epochs = model.trainer.global_step / len(data.train_dataloader())
