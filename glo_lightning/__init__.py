@@ -12,7 +12,7 @@ if sys.platform == "win32":
 if TYPE_CHECKING:
     from glo_lightning.data import LSUNDataModule
     from glo_lightning.encoding import encode
-    from glo_lightning.explore.trained_run import load_run
+    from glo_lightning.explore.interactive import load_run
     from glo_lightning.generator import Generator
     from glo_lightning.losses import LaplacianLoss
     from glo_lightning.module import GLO
@@ -26,7 +26,7 @@ _HOMES = {
     "LSUNDataModule": "data",
     "LaplacianLoss": "losses",
     "encode": "encoding",
-    "load_run": "explore.trained_run",
+    "load_run": "explore.interactive",
 }
 
 

@@ -27,8 +27,8 @@ from glo_lightning.browser.offline import export_page, require_offline  # noqa: 
 from glo_lightning.browser.server import require_server, serve  # noqa: E402
 from glo_lightning.browser.session import Session  # noqa: E402
 from glo_lightning.explore.commands import CommandParser, refuse_unused  # noqa: E402
+from glo_lightning.explore.interactive import load_run  # noqa: E402
 from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
-from glo_lightning.explore.trained_run import load_run  # noqa: E402
 
 
 def main() -> None:

@@ -31,11 +31,12 @@ from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser, refuse_unused
 from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.restoration import Restoration, enforce_consistency
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.parts import make_part

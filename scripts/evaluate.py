@@ -25,12 +25,13 @@ from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.commands import CommandParser
 from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import default_path, interpolation
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, pca_reconstructions, probe, quality
 from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import Projection, fit_pca, flatten_images

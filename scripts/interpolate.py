@@ -13,15 +13,16 @@ import argparse
 
 import torch
 
-from glo_lightning.errors import InputError, check_at_least
-from glo_lightning.explore.codes import codes_and_images, generate
-from glo_lightning.explore.commands import CommandParser, check_images_fit, refuse_unused, write_picture
-from glo_lightning.explore.editing import Mixer, interpolation_strips
+from glo_lightning.errors import check_at_least
+from glo_lightning.explore.codes import check_images_fit, codes_and_images, generate
+from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
+from glo_lightning.explore.editing import Mixer, check_pairs, interpolation_strips
 from glo_lightning.explore.flows import default_path, interpolation
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.path_metrics import random_pairs
 from glo_lightning.explore.paths import INTERPOLATIONS, gradient_magnitude
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.trained_run import TrainedRun
 
 
 def main() -> None:
@@ -37,15 +38,14 @@ def main() -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    if options.weights is None and len(options.images) % 2:
-        raise InputError("START END", " ".join(options.images), "must be pairs. Give an even number of images.")
-    if options.weights is not None:
+    if options.weights is None:
+        check_pairs(options.images)
+    else:
         refuse_unused(options, "with --weights, which makes one image", "steps", "animation")
     check_at_least("steps", options.steps, 2)
     check_at_least("sharpness", options.sharpness, 0)
     run = load_run(options.run, options.accelerator, options.root)
     paths = list(dict.fromkeys(options.path or [default_path(run)]))
-    check_images_fit(run, "steps", options.steps, options.steps * len(paths) * len(options.images))
     check_images_fit(run, "sharpness", options.sharpness, 3 * options.sharpness)
     codes, images = codes_and_images(run, options.images)
     if options.weights is not None:

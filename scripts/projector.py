@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.commands import CommandParser
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.outputs import output_folder
-from glo_lightning.explore.trained_run import load_run
 from glo_lightning.images import from_uint8, to_unit
 
 SPRITE = 8192  # pixels: TensorBoard takes one picture of all images, at most this large

@@ -11,21 +11,16 @@ instead, of --codes or of the page of browse.py.
 from __future__ import annotations
 
 import argparse
-import itertools
 
 import torch
 from torch import Tensor
 
 from glo_lightning.explore.codes import codes_by_name, generate, load_codes
 from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
-from glo_lightning.explore.flows import check_flow, parse_conditions
-from glo_lightning.explore.neighbours import nearest_rows
-from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import TrainedRun, load_run
-from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, default_prior, make_prior, sample_codes
-
-MAX_SHOWN = 64  # samples in the picture; --codes has all of them
-PER_ROW = 4
+from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
+from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, make_prior
 
 
 def main() -> None:
@@ -53,32 +48,14 @@ def sample(options: argparse.Namespace) -> None:
         conditions = " ".join(options.condition) or None
         check_conditions(make_prior(options.prior, options.n_components), conditions, options.guidance)
     run = load_run(options.run, options.accelerator, options.root)
-    codes, title = decoded(run, options.decode) if options.decode else drawn(run, options)
+    if options.decode:
+        codes, title = decoded(run, options.decode)
+    else:
+        labels = (options.condition, options.guidance, options.n_components)
+        codes, title = draw_codes(run, options.num, options.prior, options.seed, options.temperature, *labels)
     images = generate(run.model, codes[:MAX_SHOWN]).cpu()
-    cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]
-    headings = ["decoded" if options.decode else "sample"]
-    if run.data_or_none is not None:
-        rows_by = nearest_rows(run, codes[:MAX_SHOWN], images)
-        cells = [(*triple, "") for triple in zip(images, *(run.images(rows) for rows in rows_by), strict=True)]
-        headings = [*headings, "nearest\nby code", "nearest\nby pixels", "   "]
-        title += ", and the training images most like them"
-    rows = [list(itertools.chain(*cells[first : first + PER_ROW])) for first in range(0, len(cells), PER_ROW)]
-    write_picture(options, run, "explore/samples", picture(rows, title, headings * len(cells[:PER_ROW])), codes)
-
-
-def drawn(run: TrainedRun, options: argparse.Namespace) -> tuple[Tensor, str]:
-    """Draw codes (num, D) from the prior; return them and a title."""
-    conditions = parse_conditions(run, options.condition)
-    conditional = {"condition": " ".join(options.condition) or None, "guidance": options.guidance}
-    needs_flow = [key for key, value in conditional.items() if value is not None and options.prior is None]
-    for key in needs_flow:
-        check_flow(run, key, conditional[key])
-    name = options.prior or ("flow" if needs_flow else default_prior(*run.trained_codes.shape))
-    prior = run.fit_prior(make_prior(name, options.n_components))
-    settings = (options.seed, options.temperature, conditions, options.guidance)
-    codes = sample_codes(prior, run.trained_codes, options.num, run.model.project, *settings)
-    labels = f", with {' '.join(options.condition)}" if options.condition else ""
-    return codes, f"New images, drawn from the {name} prior{labels}"
+    shown = samples_picture(run, codes, images, title, "decoded" if options.decode else "sample")
+    write_picture(options, run, "explore/samples", shown, codes)
 
 
 def decoded(run: TrainedRun, names: list[str]) -> tuple[Tensor, str]:

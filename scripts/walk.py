@@ -15,13 +15,10 @@ import torch
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.explore.codes import codes_by_name, generate
-from glo_lightning.explore.commands import CommandParser, check_images_fit, refuse_unused, write_picture
+from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
 from glo_lightning.explore.editing import directions, move
-from glo_lightning.explore.flows import edit_space
-from glo_lightning.explore.paths import principal_axes, walk
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.pictures import picture
-from glo_lightning.explore.trained_run import load_run
-from glo_lightning.latents import identity
 
 
 def main() -> None:
@@ -63,21 +60,10 @@ def moved(options: argparse.Namespace) -> None:
 def walked(options: argparse.Namespace) -> None:
     check_at_least("steps", options.steps, 2)
     run = load_run(options.run, options.accelerator, options.root)
-    enter, leave = edit_space(run, options.path)
-    places = enter(run.trained_codes)
-    axes = principal_axes(places, options.axes)
-    check_images_fit(run, "steps", options.steps, 2 * options.steps * options.axes)
-    origin = places.mean(0) if options.image is None else enter(codes_by_name(run, [options.image]))[0]
-    walks = [walk(origin, axis, options.steps, options.reach, identity) for axis in axes]
-    codes = torch.cat([run.model.project(leave(places)) for places in walks])
-    rows = generate(run.model, codes).cpu().split(options.steps)
-    shifts = torch.linspace(-options.reach, options.reach, options.steps).tolist()
-    columns = [f"{shift:+.3g}" if shift else "0" for shift in shifts]
-    start = "the mean code" if options.image is None else f"the code of image {options.image}"
-    title = f"Walks: {start} is changed along one principal axis, in standard deviations"
-    captions = [f"axis {number + 1}" for number in range(len(axes))]
+    made = run.walk(options.image, options.axes, options.steps, options.reach, options.path)
+    rows = made.images.split(options.steps)
     there_and_back = torch.cat([torch.cat([row, row.flip(0)]) for row in rows])
-    write_picture(options, run, "explore/walk", picture(rows, title, columns, captions), codes, there_and_back)
+    write_picture(options, run, "explore/walk", made.picture, made.codes, there_and_back)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import glo_lightning
 def test_the_public_names_resolve_and_are_listed():
     from glo_lightning.data.datamodule import LSUNDataModule
     from glo_lightning.encoding import encode
-    from glo_lightning.explore.trained_run import load_run
+    from glo_lightning.explore.interactive import load_run
     from glo_lightning.generator import Generator
     from glo_lightning.losses import LaplacianLoss
     from glo_lightning.module import GLO

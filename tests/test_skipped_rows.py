@@ -16,7 +16,7 @@ from programs import call, codes_of, refusal, train
 
 from glo_lightning.browser.session import Session
 from glo_lightning.explore.encoder import fit_encoder
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.module import GLO
 
 SKIPPED = [1, 5, 20]

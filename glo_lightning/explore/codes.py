@@ -13,20 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
 from glo_lightning.errors import InputError, check_at_least, decoding
 from glo_lightning.explore.encoder import Encoder, load_encoder
+from glo_lightning.explore.pictures import SIZE
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json, write_whole
-from glo_lightning.images import from_uint8, to_uint8
+from glo_lightning.images import decode_image, from_uint8, to_uint8
+from glo_lightning.memory import check_fits
 from glo_lightning.module import GLO
 
 log = logging.getLogger(__name__)
 
 MAX_NUMBER = 1e15  # in a code: distances of codes stay finite
+ImageName = str | Image.Image  # see ``codes_by_name``
 
 
 @torch.no_grad()
@@ -35,13 +39,19 @@ def generate(generator: Generate, codes: Tensor) -> Tensor:
     return torch.cat([generator(batch) for batch in codes.split(128)])
 
 
-def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
+def check_images_fit(run: TrainedRun, key: str, value: object, num: int) -> None:
+    """Raise InputError where ``num`` images of a run, and a picture of them, do not fit into memory."""
+    side = max(run.model.hparams["image_size"], SIZE)
+    check_fits(key, value, f"{num} images", 48 * num * side**2)
+
+
+def codes_by_name(run: TrainedRun, names: Sequence[ImageName]) -> Tensor:
     """Find the codes (M, D), on the model's device, of images by name.
 
     Args:
         run: the run.
         names: the index of a training image, such as ``17``; ``name=value``, for the mean code of the training images
-            with that label; a saved code, ``FILE.npy``; or an image file, which is encoded.
+            with that label; a saved code, ``FILE.npy``; or an image, a file or a Pillow image, which is encoded.
 
     Raises:
         InputError: for an index out of range, a file that is neither an image nor a code of this run, or a label that
@@ -52,7 +62,7 @@ def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
         rows = _rows(run, name)
         if rows is not None:
             codes[position] = run.codes[rows.to(run.codes.device)].mean(0)
-        elif name.endswith(".npy"):
+        elif isinstance(name, str) and name.endswith(".npy"):
             codes[position] = _saved_code(run, name)
         else:
             files.append(position)
@@ -62,7 +72,7 @@ def codes_by_name(run: TrainedRun, names: Sequence[str]) -> Tensor:
     return codes
 
 
-def codes_and_images(run: TrainedRun, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+def codes_and_images(run: TrainedRun, names: Sequence[ImageName]) -> tuple[Tensor, Tensor]:
     """Find the codes and the images of names; see ``codes_by_name``.
 
     Returns:
@@ -123,13 +133,15 @@ def check_steps(steps: int, encoder: Encoder | None) -> None:
         raise InputError("steps", steps, "needs an encoder. Fit one by encode.py RUN --fit_encoder, or give more.")
 
 
-def is_label(name: str) -> bool:
+def is_label(name: ImageName) -> bool:
     """Whether a name is ``name=value``, and not the path of a file."""
-    return "=" in name and not Path(name).exists()
+    return isinstance(name, str) and "=" in name and not Path(name).exists()
 
 
-def _rows(run: TrainedRun, name: str) -> Tensor | None:
-    """The training images that a name means, by row; None for the name of a file."""
+def _rows(run: TrainedRun, name: ImageName) -> Tensor | None:
+    """The training images that a name means, by row; None for another image."""
+    if isinstance(name, Image.Image):
+        return None
     if is_label(name):
         rows = run.rows_with([name])
         if not len(rows):
@@ -153,8 +165,10 @@ def _saved_code(run: TrainedRun, name: str) -> Tensor:
     return codes[0]
 
 
-def _image(run: TrainedRun, name: str) -> Tensor:
+def _image(run: TrainedRun, name: ImageName) -> Tensor:
     """The image (C, H, W), uint8, of a name."""
+    if isinstance(name, Image.Image):
+        return decode_image(name, run.data.image_format)
     rows = _rows(run, name)
     if rows is not None:
         return run.data.dataset[int(rows[0])][0]

@@ -18,10 +18,8 @@ from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.codes import save_codes
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
-from glo_lightning.explore.pictures import SIZE
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
-from glo_lightning.memory import check_fits
 from glo_lightning.streams import streams_may_close
 
 log = logging.getLogger(__name__)
@@ -116,12 +114,6 @@ def refuse_unused(options: argparse.Namespace, reason: str, *keys: str) -> None:
             value = getattr(options, key)
             text = " ".join(map(str, value)) if isinstance(value, list) else value
             raise InputError(key, text, f"has no effect {reason}. Leave it out.")
-
-
-def check_images_fit(run: TrainedRun, key: str, value: object, num: int) -> None:
-    """Raise InputError where ``num`` images of a run, and a picture of them, do not fit into memory."""
-    side = max(run.model.hparams["image_size"], SIZE)
-    check_fits(key, value, f"{num} images", 48 * num * side**2)
 
 
 def write_picture(

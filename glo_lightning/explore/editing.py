@@ -1,19 +1,22 @@
-"""Edits of codes: mixes, strips between images, moves along directions."""
+"""Edits of codes: mixes, strips between images, walks, arithmetic, moves along directions."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from glo_lightning.errors import InputError
-from glo_lightning.explore.codes import generate
+from glo_lightning.errors import InputError, check_at_least, check_range
+from glo_lightning.explore.codes import ImageName, check_images_fit, codes_and_images, codes_by_name, generate, is_label
 from glo_lightning.explore.flows import EVENNESS, edit_space, fitted_flow, interpolation, path_places
-from glo_lightning.explore.paths import MAX_AMOUNT, check_weights, mix, principal_axes, resample_path
+from glo_lightning.explore.neighbours import nearest
+from glo_lightning.explore.paths import MAX_AMOUNT, check_weights, mix, principal_axes, resample_path, walk
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.latents import identity
 
 
 class Mixer:
@@ -59,6 +62,13 @@ class Mixer:
         return mixed
 
 
+def check_pairs(images: Sequence[object]) -> None:
+    """Raise InputError unless images are pairs of a start and an end."""
+    if not images or len(images) % 2:
+        given = " ".join(map(str, images)) or "nothing"
+        raise InputError("START END", given, "must be pairs. Give an even number of images.")
+
+
 def interpolation_strips(
     run: TrainedRun, codes: Tensor, images: Tensor, paths: Sequence[str], steps: int
 ) -> tuple[Image.Image, Tensor, Tensor]:
@@ -72,7 +82,12 @@ def interpolation_strips(
 
     Returns:
         The picture, its codes (P * paths * steps, D), and their images, (P * paths * steps, C, H, W) in [-1, 1].
+
+    Raises:
+        InputError: for fewer than two steps, or more images than fit into memory.
     """
+    check_at_least("steps", steps, 2)
+    check_images_fit(run, "steps", steps, steps * len(paths) * len(images))
     by_name = {name: interpolation(run, name) for name in paths}
     pairs = codes.unflatten(0, (-1, 2))
     project = run.model.project
@@ -83,6 +98,88 @@ def interpolation_strips(
     columns = ["from", "  ", "its code", *[""] * (steps - 2), "its code", "  ", "to"]
     title = "Interpolation: the code of one image turns into that of another"
     return picture(rows, title, columns, [*by_name] * len(pairs)), strips, frames
+
+
+def walk_strips(
+    run: TrainedRun, image: ImageName | None, axes: int, steps: int, reach: float, path: str
+) -> tuple[Image.Image, Tensor, Tensor]:
+    """Draw walks along the principal axes of the codes, a strip for each axis.
+
+    Args:
+        run: the run.
+        image: where the walks start, see ``codes_by_name``; None for the mean code.
+        axes: number of axes, the longest first.
+        steps: images in a strip; odd, to include the start.
+        reach: standard deviations to either side.
+        path: ``flow``, in the noise of a flow, or ``line``, among the codes.
+
+    Returns:
+        The picture, its codes (axes * steps, D), and their images, (axes * steps, C, H, W) in [-1, 1].
+
+    Raises:
+        InputError: for a value out of range, or more images than fit into memory.
+    """
+    enter, leave = edit_space(run, path)
+    places = enter(run.trained_codes)
+    directions = principal_axes(places, axes)
+    check_images_fit(run, "steps", steps, 2 * steps * axes)
+    origin = places.mean(0) if image is None else enter(codes_by_name(run, [image]))[0]
+    walks = [walk(origin, direction, steps, reach, identity) for direction in directions]
+    codes = torch.cat([run.model.project(leave(places)) for places in walks])
+    frames = generate(run.model, codes).cpu()
+    shifts = torch.linspace(-reach, reach, steps).tolist()
+    columns = [f"{shift:+.3g}" if shift else "0" for shift in shifts]
+    name = f" {image}" if isinstance(image, str) else ""
+    start = "the mean code" if image is None else f"the code of image{name}"
+    title = f"Walks: {start} is changed along one principal axis, in standard deviations"
+    captions = [f"axis {number}" for number in range(1, axes + 1)]
+    return picture(frames.split(steps), title, columns, captions), codes, frames
+
+
+def arithmetic(
+    run: TrainedRun, terms: Sequence[Sequence[ImageName]], strength: float, path: str
+) -> tuple[Image.Image, Tensor, Tensor]:
+    """Compute the code strength * (a - b) + c and draw its image beside those of a, b and c.
+
+    Args:
+        run: the run.
+        terms: the images of a, b and c, see ``codes_by_name``; several stand for their mean code.
+        strength: factor of the difference.
+        path: ``flow``, in the noise of a flow, or ``line``, among the codes.
+
+    Returns:
+        The picture, the codes of a, b, c and the result, (4, D), and their images, (4, C, H, W) in [-1, 1].
+
+    Raises:
+        InputError: for a strength out of range, and a term without images.
+    """
+    check_range("strength", strength, -MAX_AMOUNT, MAX_AMOUNT)
+    sizes = [len(names) for names in terms]
+    if not all(sizes):
+        raise InputError("arithmetic", "a, b, c", "one of them has no image. Give at least one for each.")
+    codes, images = codes_and_images(run, [name for names in terms for name in names])
+    enter, leave = edit_space(run, path)
+    a, b, c = (places.mean(0) for places in enter(codes).split(sizes))
+    codes = run.model.project(leave(torch.stack([a, b, c, strength * (a - b) + c])))
+    generated = generate(run.model, codes).cpu()
+    (closest,) = run.images(nearest(codes[3:], [(run.trained_codes, run.rows)]).tolist())
+    cells = [list(map(_cell, *pairs)) for pairs in zip(terms, images.split(sizes), strict=True)]
+    rows = [[a, None, b, None, c] for a, b, c in itertools.zip_longest(*cells)]
+    # the mean of many codes lies where no image does
+    means = [
+        "their mean" if any(map(is_label, names)) else mean for names, mean in zip(terms, generated[:3], strict=True)
+    ]
+    rows.append([means[0], "-", means[1], "+", means[2], "=", generated[3], "", closest])
+    formula = "a - b + c" if strength == 1 else f"{strength:g} (a - b) + c"
+    headings = ["a", " -  ", "b", " + ", "c", " = ", formula, "  ", "nearest\ntraining image"]
+    captions = ["images", *[""] * (max(sizes) - 1), "their codes\n(mean)" if max(sizes) > 1 else "their codes"]
+    title = "Arithmetic: the codes of a, minus those of b, plus those of c, make a new image"
+    return picture(rows, title, headings, captions), codes, generated
+
+
+def _cell(name: ImageName, image: Tensor) -> Tensor | str:
+    """What a picture shows of an image by name: of a label its text."""
+    return name.replace("=", "=\n") if isinstance(name, str) and is_label(name) else image
 
 
 def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:

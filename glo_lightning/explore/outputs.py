@@ -1,9 +1,11 @@
-"""Outputs of commands: their files and folders are marked, and no others are ever replaced."""
+"""Outputs of commands and of Python: their files and folders are marked, and no others are ever replaced."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +26,40 @@ HTML_MARK = f'<meta name="generator" content="{MARK}">'
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture as PNG, marked as a command's output."""
     write_whole(path.absolute(), lambda file: picture.save(file, "PNG", optimize=True, exif=_mark()))
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Result:
+    """What was made of a run; a notebook shows its picture.
+
+    Attributes:
+        picture: the images, laid out and explained.
+        codes: (M, D), on the run's device.
+        images: (M, C, H, W) in [-1, 1], of these codes, on the CPU.
+    """
+
+    picture: Image.Image
+    codes: Tensor
+    images: Tensor
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as PNG; a file that is there is replaced.
+
+        Raises:
+            InputError: for a path that does not end in ``.png`` or cannot be written.
+        """
+        if Path(path).suffix != ".png":
+            raise InputError("path", path, "the picture is written as PNG. Give a name that ends in .png.")
+        with named_writing("path", Path(path)):
+            write_png(Path(path), self.picture)
+
+    def __repr__(self) -> str:
+        return f"Result: {len(self.codes)} codes and their images"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.picture.save(file, "PNG")
+        return file.getvalue()
 
 
 def write_animation(file: Any, frames: Tensor) -> None:

@@ -27,11 +27,6 @@ from glo_lightning.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 
-def load_run(path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None) -> TrainedRun:
-    """Load a run folder or a checkpoint file; see ``TrainedRun``."""
-    return TrainedRun(path, accelerator, root)
-
-
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of the names and values of tensors."""
     content = hashlib.sha256()

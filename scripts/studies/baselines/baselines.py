@@ -25,8 +25,9 @@ from harness import Recipe, Results, StudyParser, silence, train
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.encoding import STARTS
 from glo_lightning.explore.codes import generate
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.metrics import quality
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.generator import make_generator
 from glo_lightning.images import from_uint8
 from glo_lightning.module import GLO

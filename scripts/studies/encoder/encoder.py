@@ -22,7 +22,7 @@ from harness import StudyParser
 from glo_lightning.encoding import BETAS, STARTS, WARM_START_BETAS, starting_codes
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import MAX_SECONDS, fit_encoder
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.images import from_uint8, psnr
 
 

@@ -39,10 +39,10 @@ from glo_lightning.data.store import CachedDataset
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import flow_path
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.metrics import feature_metrics, frechet
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
-from glo_lightning.explore.trained_run import load_run
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import flatten_images

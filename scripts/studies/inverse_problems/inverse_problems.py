@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import StudyParser, markdown
 
 from glo_lightning.explore.codes import generate
+from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.operators import OPERATORS, Mask, make_operator
 from glo_lightning.explore.restoration import Restoration, enforce_consistency, least_squares
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import from_uint8, psnr
 
 GROUP = 100  # images with the same pixels missing

@@ -23,7 +23,8 @@ from benchmarking.plain_loops import MinimalLoop
 from harness import StudyParser, markdown, silence
 
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.trained_run import TrainedRun, load_run
+from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, psnr
 

@@ -11,7 +11,7 @@ from image_sets import NAMES, RANDOM, write_folder, write_mnist
 from glo_lightning import LSUNDataModule
 from glo_lightning.data.sources.find import find_kind, open_source
 from glo_lightning.errors import InputError
-from glo_lightning.explore.trained_run import load_run
+from glo_lightning.explore.interactive import load_run
 
 
 @pytest.fixture(scope="module")
