@@ -95,7 +95,7 @@ def main() -> None:
         results.measure_steps(options.seconds, recipes, options.precision, "auto")
     for name, seed in results.missing(options.only, options.seeds):
         steps = -1 if options.epochs else results.steps[name]
-        limits = {"max_steps": steps, "max_epochs": options.epochs or -1}
+        limits: dict[str, Any] = {"max_steps": steps, "max_epochs": options.epochs or -1}
         model, data, _ = train(recipes[name], seed, options.precision, **limits)
         images, _ = data.dataset[list(range(min(data.num_images, 4096)))]
         measured = quality(generate(model, model.latents.weight[: len(images)]), from_uint8(images), model.loss)
