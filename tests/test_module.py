@@ -46,6 +46,9 @@ def fit(model: GLO, data: LSUNDataModule, tmp_path, *callbacks: Callback, **opti
     return trainer
 
 
+COSINE = 0.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6)  # of six steps
+
+
 @pytest.fixture
 def data():
     """24 of the shipped images, in 3 batches."""
@@ -189,30 +192,30 @@ class TestTraining:
 
     def test_both_rates_follow_the_cosine_of_the_step(self, data, tmp_path):
         model, rates = GLO(24, **SMALL, schedule="cosine", optimizer=partial(SGD, lr=2.0), latent_lr=0.5), Rates()
-        trainer = fit(model, data, tmp_path, rates, max_epochs=4)
-        cosine = 0.5 + 0.5 * np.cos(np.pi * np.arange(12) / 12)
-        np.testing.assert_allclose(rates.seen, np.outer(cosine, [2.0, 0.5]))
+        trainer = fit(model, data, tmp_path, rates, max_epochs=2)
+        np.testing.assert_allclose(rates.seen, np.outer(COSINE, [2.0, 0.5]))
         assert trainer.callback_metrics["lr-SGD/generator"] == pytest.approx(rates.seen[-1][0])
 
-    def test_a_constant_schedule_leaves_a_callbacks_rates_alone(self, data, tmp_path):
-        class Halve(Callback):
-            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-                trainer.optimizers[0].param_groups[0]["lr"] = 2.0**-trainer.global_step
+    @pytest.mark.parametrize(
+        ("schedule", "hook", "written", "expected"),
+        [
+            ("constant", "on_train_batch_start", {1: 0.5, 4: 0.25}, [1, 0.5, 0.5, 0.5, 0.25, 0.25]),
+            ("constant", "on_train_start", {0: 0.25}, [0.25] * 6),
+            ("cosine", "on_train_batch_start", {2: 0.125}, [*COSINE[:2], *0.125 * COSINE[2:] / COSINE[2]]),
+            ("cosine", "on_train_start", {0: 0.25}, 0.25 * COSINE),
+        ],
+    )
+    def test_the_schedule_continues_from_a_rate_that_a_callback_writes(
+        self, data, tmp_path, schedule, hook, written, expected
+    ):
+        def write(trainer, *_):
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = written.get(trainer.global_step, group["lr"])
 
-        rates = Rates()
-        fit(GLO(24, **SMALL, latent_lr=0.5), data, tmp_path, Halve(), rates)
-        assert rates.seen == [[1.0, 0.5], [0.5, 0.5], [0.25, 0.5]]
-
-    @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-    def test_a_rate_that_a_callback_sets_when_training_starts_is_the_first(self, data, tmp_path, schedule):
-        class Slower(Callback):
-            def on_train_start(self, trainer, pl_module):
-                trainer.optimizers[0].param_groups[0]["lr"] = 0.25
-
-        rates = Rates()
-        fit(GLO(24, **SMALL, schedule=schedule), data, tmp_path, Slower(), rates)
-        assert rates.seen[0][0] == 0.25
-        assert (rates.seen[-1][0] == 0.25) == (schedule == "constant")
+        rates, of_rows = Rates(), COSINE if schedule == "cosine" else np.ones(6)
+        model = GLO(24, **SMALL, schedule=schedule, latent_lr=0.5)
+        fit(model, data, tmp_path, LambdaCallback(**{hook: write}), rates, max_epochs=2)
+        np.testing.assert_allclose(rates.seen, np.stack([expected, 0.5 * of_rows], axis=1))
 
     def test_a_resumed_run_with_whitened_rows_is_the_run_never_stopped(self, data, tmp_path):
         def model():
@@ -227,18 +230,6 @@ class TestTraining:
         fit(whole, data, tmp_path, save, max_epochs=2)
         fit(resumed, data, tmp_path, max_epochs=2, ckpt_path=saved)
         assert equal(resumed.state_dict(), whole.state_dict())
-
-    def test_the_cosine_continues_from_a_rate_that_a_callback_writes(self, data, tmp_path):
-        class Halve(Callback):
-            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-                if trainer.global_step == 2:
-                    trainer.optimizers[0].param_groups[0]["lr"] = 0.125
-
-        rates = Rates()
-        fit(GLO(24, **SMALL, schedule="cosine"), data, tmp_path, Halve(), rates, max_epochs=2)
-        cosine = 0.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6)
-        seen = [generator for generator, _ in rates.seen]
-        np.testing.assert_allclose(seen, [*cosine[:2], *0.125 * cosine[2:] / cosine[2]])
 
     @pytest.mark.parametrize("schedule", ["constant", "cosine"])
     def test_the_scheduler_of_a_subclass_is_obeyed(self, data, tmp_path, schedule):
