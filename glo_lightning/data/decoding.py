@@ -10,7 +10,7 @@ import mmap
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,13 +69,17 @@ class Decoder:
         status = np.frombuffer(mmap.mmap(-1, len(rows)), np.uint8)  # shared memory
         number = min(os.cpu_count() or 1, -(-len(rows) // MIN_IMAGES_PER_PROCESS), free_memory() // MAX_BYTES_PER_IMAGE)
         parts = [slice(first, None, max(1, number)) for first in range(max(1, number))]
-        with tempfile.TemporaryFile(dir=self.folder) as notes:
+        with contextlib.ExitStack() as stack:
+            notes, *files = (
+                stack.enter_context(tempfile.TemporaryFile(dir=self.folder)) for _ in range(len(parts) + 1)
+            )
             actions = [
-                functools.partial(self._decode_part, rows[part], status[part], pixels, notes.fileno()) for part in parts
+                functools.partial(self._decode_part, rows[part], status[part], pixels, file, notes)
+                for part, file in zip(parts, files, strict=True)
             ]
             exits = run_in_subprocesses(actions, lambda: on_progress(int(np.count_nonzero(status))))
             notes.seek(0)
-            self._log(sorted(json.loads(line) for line in notes))
+            self._log(notes)
         left = np.flatnonzero(status == TODO)
         if len(left):
             problem = f"the system killed the process that decoded key {key_text(self.source, int(rows[left[0]]))} "
@@ -87,25 +91,32 @@ class Decoder:
             status[position] = DECODED
         return np.where(status == UNREADABLE, TODO, status)
 
-    def _decode_part(self, rows: np.ndarray, status: np.ndarray, pixels: np.ndarray, notes: int) -> None:
-        """Decodes rows one by one, in a subprocess; writes lines [row, error, what else was said] to the file."""
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            for position, row in enumerate(rows.tolist()):
-                problem = ""
-                with captured(file) as said:
-                    try:
-                        pixels[row] = read_image(self.source, row, self.image_format).numpy()
-                        result = DECODED
-                    except InputError as error:
-                        result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, str(error)
-                    except Exception:  # any error of a source; it is raised when the main process reads the row
-                        result = FAILED
-                if problem or said:
-                    os.write(notes, json.dumps([row, problem, "; ".join(said)[:MAX_NOTE]]).encode() + b"\n")
-                status[position] = result
+    def _decode_part(
+        self, rows: np.ndarray, status: np.ndarray, pixels: np.ndarray, file: BinaryIO, notes: BinaryIO
+    ) -> None:
+        """Decodes rows one by one, in a subprocess; writes lines [row, error, what else was said] to ``notes``."""
+        for position, row in enumerate(rows.tolist()):
+            problem = ""
+            with captured(file) as said:
+                try:
+                    pixels[row] = read_image(self.source, row, self.image_format).numpy()
+                    result = DECODED
+                except InputError as error:
+                    result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, str(error)
+                except Exception:  # any error of a source; it is raised when the main process reads the row
+                    result = FAILED
+            if problem or said:
+                with contextlib.suppress(OSError):  # a full disk
+                    line = json.dumps([row, problem, "; ".join(said)[:MAX_NOTE]])
+                    os.write(notes.fileno(), f"{line}\n".encode())
+            status[position] = result
 
-    def _log(self, notes: list[tuple[int, str, str]]) -> None:
-        for row, problem, said in notes:
+    def _log(self, lines: Iterable[bytes]) -> None:
+        notes = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # one that the disk had no room for
+                notes.append(json.loads(line))
+        for row, problem, said in sorted(notes):
             if problem and self.on_invalid_image == "skip":
                 log.warning("%s", problem)
             elif said and not problem:
