@@ -28,7 +28,11 @@ class InputError(ValueError):
         self.key, self.value, self.remedy = key, value, remedy
 
     def __str__(self) -> str:
-        return f"{self.key} {self.value}: {self.remedy}"
+        return self.line(self.key)
+
+    def line(self, flag: str) -> str:
+        """Returns the message with ``flag`` for the key, in one line also where a file's name has line breaks."""
+        return "\\n".join(f"{flag} {self.value}: {self.remedy}".splitlines())
 
 
 class NotAnImageError(ValueError):

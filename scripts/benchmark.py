@@ -225,7 +225,7 @@ def main() -> None:
                 os.environ["XDG_CACHE_HOME"] = folder
             run()
     except InputError as error:
-        sys.stderr.write(f"--{error.key} {error.value}: {error.remedy}\n")
+        sys.stderr.write(error.line(f"--{error.key}") + "\n")
         raise SystemExit(2) from error
 
 

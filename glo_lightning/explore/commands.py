@@ -100,7 +100,7 @@ class CommandParser(OneLineParser):
             command(self.parse_args())
         except InputError as error:
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
-            sys.stderr.write(f"{flag} {error.value}: {error.remedy}\n")
+            sys.stderr.write(f"{error.line(flag)}\n")
             raise SystemExit(2) from error
         except KeyboardInterrupt as stop:
             sys.stderr.write("\nstopped; nothing was written\n")

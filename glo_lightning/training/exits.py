@@ -81,7 +81,7 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
     if isinstance(error, ArgumentError):
         return one_line(str(error)), 2
     if isinstance(error, InputError):
-        return f"{flag_of(error.key)} {error.value}: {error.remedy}", 2
+        return error.line(flag_of(error.key)), 2
     if isinstance(error, FloatingPointError):
         remedy = "Lower --model.optimizer.lr or --model.latent_lr and continue with --resume, "
         remedy += "or give --on_nonfinite_loss skip."

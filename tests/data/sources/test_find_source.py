@@ -249,6 +249,11 @@ def test_wrong_data_is_a_one_line_error(run, bad_inputs, monkeypatch, arguments,
     assert set(bad_inputs.iterdir()) == before
 
 
+def test_an_error_is_one_line_also_where_a_name_has_line_breaks(run):
+    status, line = run("--data.root", "no\nwhere")
+    assert (status, "no\\nwhere: does not exist" in line) == (2, True)
+
+
 def test_invalid_images_are_named_counted_and_skipped_on_request(bad_inputs, caplog):
     with caplog.at_level("INFO", "glo_lightning"):
         data = LSUNDataModule(bad_inputs / "mixed", image_size=32, on_invalid_image="skip")
