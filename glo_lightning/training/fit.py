@@ -20,7 +20,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.devices import Accelerator
 from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError
-from glo_lightning.files import link
+from glo_lightning.files import handle_write_errors, link
 from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
@@ -236,7 +236,8 @@ def show_samples(start: Start, config: Namespace, loggers: Sequence[Logger], sto
         try:
             if stopped_by is not None:
                 exit_on_signal(stopped_by, None)
-            add_samples(folder.path, config.prior, accelerator, loggers, replace=not start.finished)
+            with handle_write_errors("The picture of samples", config.checkpoint.on_write_error):
+                add_samples(folder.path, config.prior, accelerator, loggers, replace=not start.finished)
         except SystemExit as end:
             line = f"Stopped while the prior was fitted. The run is finished; --resume {folder.path} fits the prior."
             exit_with(line, int(end.code or 0))

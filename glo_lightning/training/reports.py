@@ -18,8 +18,9 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress import ProgressBar
 
 from glo_lightning.errors import DamagedError, decoding
-from glo_lightning.files import write_text
+from glo_lightning.files import handle_write_errors, write_text
 from glo_lightning.progress import SECONDS_BETWEEN_LINES
+from glo_lightning.runs.checkpoints import write_policy
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -131,7 +132,8 @@ class WriteMetrics(Callback):
             "num_images": pl_module.latents.num_embeddings,
             "version": version("glo_lightning"),
         }
-        write_text(self.file, json.dumps(metrics, indent=1))
+        with handle_write_errors(self.file.name, write_policy(trainer)):
+            write_text(self.file, json.dumps(metrics, indent=1))
 
 
 def _peak_memory(device: torch.device) -> int:
