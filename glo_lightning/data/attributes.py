@@ -142,7 +142,7 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
         return {}
     by_key: dict[bytes, dict[str, str]] = {}
     with decoding("attributes", file, remedy), open(file, newline="", encoding="utf-8-sig") as opened:
-        lines = csv.reader(opened, strict=True)
+        lines = csv.reader(opened, strict=True, skipinitialspace=True)
         header = next(lines, [])
         names = header[1:]
         if not names or "" in names or len(set(header)) < len(header):

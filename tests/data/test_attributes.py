@@ -80,8 +80,10 @@ def test_a_table_that_is_malformed_or_of_other_images_is_refused(labelled, lines
         _ = LSUNDataModule(labelled).attributes
 
 
-@pytest.mark.parametrize("lines", ["\ufeffkey,a\r\n00,x\r\n\r\n", 'key,"a"\n"00","x"\n\n\n', "key,a\r00,x"])
-def test_byte_order_marks_line_ends_and_blank_lines(labelled, lines):
+@pytest.mark.parametrize(
+    "lines", ["\ufeffkey,a\r\n00,x\r\n\r\n", 'key,"a"\n"00","x"\n\n\n', "key,a\r00,x", 'key, a\n00, "x"']
+)
+def test_byte_order_marks_line_ends_blank_lines_and_spaces(labelled, lines):
     (labelled / "attributes.csv").write_bytes(lines.encode())
     assert LSUNDataModule(labelled).attributes.rows(["a=x"]).tolist() == [0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from torch import Tensor
 from glo_lightning.data.source import NumberedSource, dataset_location, file_stamp, numbered_order
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.memory import check_fits
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = {".npy", ".npz"}
 IDX = {"train": "train", "test": "t10k"}  # the names of the splits in MNIST's file names
@@ -51,6 +54,9 @@ class ArraySource(NumberedSource):
     ):
         location = "an array in memory" if fingerprint is None else fingerprint[0]
         self.images = _channels_first(images, location)
+        largest = int(self.images[:1000].max())
+        if largest < 32:
+            log.warning("%s: its first images hold no number above %d of 255 and are nearly black", location, largest)
         if fingerprint is None:
             digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data).hexdigest()
             fingerprint = (f"{location} of SHA-256 {digest}",)

@@ -14,6 +14,8 @@ from glo_lightning.errors import InputError, decoding
 from glo_lightning.files import cache_folder
 from glo_lightning.images import NotAnImageError
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = {".parquet", ".arrow"}
 REMEDY = "Give a whole dataset: a folder of parquet or arrow files, or a name on the Hub."
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
@@ -73,6 +75,9 @@ class HubSource(NumberedSource):
         with decoding("root", self.location, REMEDY):
             self.table = table.cast_column(self.column, datasets.Image(decode=False)).select_columns([self.column])
             self.columns = _label_columns(table, datasets)
+        others = [key for key in table.features if key not in (self.column, *self.columns)]
+        if others:
+            log.info("passed over columns that are neither classes nor booleans: %s", ", ".join(others))
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         state = [(os.fspath(file), *file_stamp(file)) for file in files if file.suffix in SUFFIXES]
         # without local files those in the cache, whose names hold the Hub's commit

@@ -92,7 +92,7 @@ class TorchvisionSource(NumberedSource):
                 raise InputError("source", self.name, f"does not take its arguments ({reason}).") from error
             if not download:
                 remedy = f"holds no complete {self.name} ({reason})."
-                remedy += " Give the folder that torchvision takes, or --data.download true."
+                remedy += " Give the folder that torchvision takes, --data.download true, or --data.source folder."
                 raise InputError("root", self.root, remedy) from error
         try:
             with _download_folder(self.root) as folder:

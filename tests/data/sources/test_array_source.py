@@ -77,6 +77,14 @@ def test_labels_are_strings_or_unknown(tmp_path):
     assert (given.labels(0), given.labels(1)) == ({"class": "cat"}, {})
 
 
+def test_arrays_that_are_nearly_black_are_told_of(caplog):
+    ArraySource(RANDOM.integers(0, 17, (9, 8, 8), np.uint8))  # as scikit-learn's digits
+    assert "no number above 16 of 255 and are nearly black" in caplog.text
+    caplog.clear()
+    ArraySource(RANDOM.integers(0, 256, (9, 8, 8), np.uint8))
+    assert not caplog.text
+
+
 def test_an_archive_is_read_as_far_as_it_is_needed(tmp_path, monkeypatch):
     """Other arrays of it may be objects, which are never unpickled; more than fits in memory is refused before."""
     images = RANDOM.integers(0, 256, (4, 8, 8), np.uint8)
