@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from glo_lightning.errors import check_at_least
-from glo_lightning.explore.codes import check_images_fit, codes_and_images, generate
+from glo_lightning.explore.codes import check_images_fit, codes_and_images, codes_by_name, generate
 from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
 from glo_lightning.explore.editing import Mixer, check_pairs, interpolation_strips
 from glo_lightning.explore.flows import default_path, interpolation
@@ -47,7 +47,11 @@ def interpolate(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     paths = list(dict.fromkeys(options.path or [default_path(run)]))
     check_images_fit(run, "sharpness", options.sharpness, 3 * options.sharpness)
-    codes, images = codes_and_images(run, options.images)
+    if options.weights is not None and run.data_or_none is None:
+        codes = codes_by_name(run, options.images)
+        images = generate(run.model, codes).cpu()
+    else:
+        codes, images = codes_and_images(run, options.images)
     if options.weights is not None:
         mixes = torch.stack([Mixer(run, codes, path)(options.weights) for path in paths])
         rows = [[*images, "", mixed] for mixed in generate(run.model, mixes).cpu()]

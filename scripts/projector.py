@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from glo_lightning.data.attributes import Attributes
-from glo_lightning.errors import InputError
+from glo_lightning.errors import check_range
 from glo_lightning.explore.commands import CommandParser
 from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.outputs import output_folder
@@ -44,8 +44,7 @@ def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] 
 def project(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     most = (SPRITE // run.data.image_size) ** 2
-    if not 1 <= options.num <= most:
-        raise InputError("num", options.num, f"TensorBoard cannot show so many. Give 1 to {most} for this image size.")
+    check_range("num", options.num, 1, most)
     images, index = run.data.dataset[range(min(options.num, run.data.num_images))]
     codes = run.codes[index.to(run.codes.device)].cpu()
     names, table = metadata(index.tolist(), run.attributes)

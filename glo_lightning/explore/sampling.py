@@ -45,7 +45,7 @@ def draw_codes(
     check_draw(num, seed, temperature, guidance)
     conditions = parse_conditions(run, condition)
     conditional = {"condition": " ".join(condition) or None, "guidance": guidance}
-    needs_flow = [key for key, value in conditional.items() if value is not None and prior is None]
+    needs_flow = [key for key, value in conditional.items() if value is not None and prior in (None, "flow")]
     for key in needs_flow:
         check_flow(run, key, conditional[key])
     name = prior or ("flow" if needs_flow else default_prior(*run.trained_codes.shape))

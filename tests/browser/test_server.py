@@ -402,7 +402,8 @@ def test_the_thumbnails_are_the_images_in_the_order_of_the_map(session):
     assert np.abs(tiles[1:97].astype(int) - images).mean() > 12
 
 
-def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_path):
+def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "alone.ckpt").write_bytes((faces_run / "checkpoints" / "last.ckpt").read_bytes())
     session = Session(load_run(tmp_path / "alone.ckpt", "cpu"), tmp_path / "alone.ckpt")
     about = session.about()
@@ -414,6 +415,8 @@ def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_
     assert pixels(image["made"]["image"]).shape == (32, 32, 3)
     (sample,) = session.samples("gaussian", 1, 0, 1.0, [], 2.0)["samples"]
     assert sample["near"] == []
+    for made in (session.mixed(["5", "9"], [0.5, 0.5], "line"), session.moved("5", ["mask=respirator"], [1.0])):
+        assert stands_in(make(made["command"]), pixels(made["image"]))
 
 
 def test_of_many_codes_five_thousand_are_on_the_map(faces_run, monkeypatch):

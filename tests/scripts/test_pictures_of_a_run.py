@@ -248,6 +248,7 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --guidance nan --prior gaussian", "--guidance nan: must be from 0 to 100"),
         ("sample --guidance 2 --prior gaussian", "--guidance 2.0: the prior Gaussian takes no guidance. Give --prior"),
         ("sample --guidance 2", "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do without"),
+        ("sample --guidance 2 --prior flow", "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do"),
         ("sample --num 1000000000000", "--num 1000000000000: as many codes would take"),
         ("sample --num 0", "--num 0: must be 1 or more"),
         ("sample --prior mixture --n_components 25", "--n_components 25: there are 24 codes to fit. Give fewer."),
@@ -255,7 +256,7 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --prior flow", "--prior flow: 24 codes are too few for a flow, which needs 500. Give mixture"),
         ("interpolate 0 1 --path flow", "--path flow: 24 codes are too few for a flow, which needs 500. Do without"),
         ("sample --condition hat=top", "--condition hat=top: the run's images have no labels"),
-        ("projector --num 0", "--num 0: TensorBoard cannot show so many. Give 1 to 65536 for this image size."),
+        ("projector --num 0", "--num 0: must be from 1 to 65536"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(command, line, tiny, tmp_path):
