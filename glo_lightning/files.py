@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glo_lightning.errors import InputError, OnError
+from glo_lightning.errors import DamagedError, InputError, OnError, decoding
 from glo_lightning.locks import NOT_SUPPORTED, Lock
 
 log = logging.getLogger(__name__)
@@ -224,11 +224,9 @@ def unlisted(path: Path) -> Path | None:
 
 
 def _listed(folder: Path) -> set[Path]:
-    try:
-        names = json.loads((folder / LIST).read_bytes())
-    except (OSError, ValueError):
-        return set()
-    return {folder / LIST, *(folder / str(name) for name in (names if isinstance(names, list) else []))}
+    with contextlib.suppress(DamagedError), decoding("output", folder, ""):
+        return {folder / LIST, *(folder / name for name in json.loads((folder / LIST).read_bytes()))}
+    return set()
 
 
 def _discard(folder: Path) -> None:
@@ -263,6 +261,15 @@ def link(source: Path, target: Path) -> None:
     os.link(source, temporary)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # os.replace leaves it if both names were one file before
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes ``target`` a hard link to ``source`` or, where the file system has no such links, a copy; atomically."""
+    try:
+        link(source, target)
+    except OSError:
+        with open(source, "rb") as opened:
+            write_whole(target, lambda file: shutil.copyfileobj(opened, file))
 
 
 def sync_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import DamagedError, InputError, decoding
 from glo_lightning.explore.codes import about_file
 from glo_lightning.explore.pictures import enlarge
 from glo_lightning.files import MARK, unlisted, whole_folder, write_whole
@@ -79,7 +79,7 @@ def is_own(path: Path) -> bool:
     """Whether a command wrote the file, or everything in the folder."""
     if path.is_dir():
         return unlisted(path) is None
-    try:
+    with contextlib.suppress(DamagedError), decoding("output", path, ""):
         if path.suffix == ".npy":
             return is_own(about_file(path))
         if path.suffix == ".json":
@@ -87,10 +87,9 @@ def is_own(path: Path) -> bool:
         if path.suffix == ".html":
             with open(path, "rb") as file:
                 return HTML_MARK.encode() in file.read(1000)
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG", "WEBP"]) as image:
             return image.getexif().get(ExifTags.Base.Software) == MARK
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
+    return False
 
 
 def check_outputs(outputs: Mapping[str, Path], overwrite: bool, inputs: Iterable[Path] = ()) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 import signal
 import threading
 import time
@@ -21,7 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from glo_lightning.checkpoint_format import check_format
 from glo_lightning.distributed import SyncTimer, all_reduce_max, is_distributed, mark_collective, raise_on_all_ranks
 from glo_lightning.errors import DamagedError, InputError, OnError, check_at_least, check_choice, decoding
-from glo_lightning.files import handle_write_errors, link, load_torch, sync_folder, write_whole
+from glo_lightning.files import handle_write_errors, link, link_or_copy, load_torch, sync_folder, write_whole
 from glo_lightning.lightning_internals import clear_restarting, finish_epoch
 from glo_lightning.runs.folder import RunFolder
 
@@ -170,11 +169,7 @@ class Checkpoints(Checkpoint):
         folder = RunFolder(trainer.default_root_dir)
         with raise_on_all_ranks(), handle_write_errors("A checkpoint", self.on_write_error):
             if saved and (is_best or not folder.best.exists()):
-                try:
-                    link(folder.last, folder.best)
-                except OSError:  # no hard links here
-                    with open(folder.last, "rb") as last:
-                        write_whole(folder.best, lambda file: shutil.copyfileobj(last, file))
+                link_or_copy(folder.last, folder.best)
 
     def _save(self, trainer: Trainer) -> bool:
         """Replaces ``last.ckpt``, which becomes ``previous.ckpt``. Returns on rank 0 whether it was written."""
@@ -217,10 +212,10 @@ def write_policy(trainer: Trainer) -> OnError:
 
 
 def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:
-    """Reads ``last.ckpt``, or with a warning ``previous.ckpt`` if that is damaged or missing.
+    """Reads ``last.ckpt`` or, with a warning, ``previous.ckpt`` if that is damaged or missing.
 
     Args:
-        folder: a run folder with one of them.
+        folder: a run folder.
         key: the flag that names it.
 
     Returns:
@@ -229,17 +224,17 @@ def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: if neither can be read, or for a checkpoint of another format.
     """
-    try:
-        if folder.last.exists() or not folder.previous.exists():
-            return folder.last, read_checkpoint(folder.last, key)
-        problem = f"{folder.last} is missing."
-    except DamagedError as error:
-        problem = str(error)
-        if not folder.previous.exists():
-            raise
-    checkpoint = read_checkpoint(folder.previous, key)
-    log.warning("%s Continuing from the checkpoint before it, %s.", problem, folder.previous.name)
-    return folder.previous, checkpoint
+    errors: list[InputError] = []
+    for path in folder.checkpoints():
+        try:
+            checkpoint = read_checkpoint(path, key)
+        except DamagedError as error:
+            errors.append(error)
+            continue
+        if path != folder.last:
+            log.warning("%s is damaged or missing. Continuing from %s, an earlier state.", folder.last, path.name)
+        return path, checkpoint
+    raise errors[0] if errors else InputError(key, folder.path, "contains no checkpoint. Give another run.")
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

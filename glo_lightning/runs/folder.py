@@ -103,6 +103,10 @@ class RunFolder:
         except OSError:  # a file, or a folder without permission to read
             return True
 
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to continue from that exist, the newest first."""
+        return [path for path in (self.last, self.previous) if path.exists()]
+
     def read_config(self, key: str) -> dict[str, Any]:
         """Reads ``config.yaml``, as plain values.
 
@@ -153,7 +157,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Releases the folder, and removes it if ``create`` created it and it contains no checkpoint."""
-        if self.path in self._created and not self.last.exists() and not self.previous.exists():
+        if self.path in self._created and not self.checkpoints():
             shutil.rmtree(self.path)
         self.release()
         self._remove(self._created[1:])

@@ -20,7 +20,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.devices import Accelerator
 from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError
-from glo_lightning.files import handle_write_errors, link
+from glo_lightning.files import handle_write_errors, link_or_copy
 from glo_lightning.lightning_internals import INTERRUPT_STATUS, epochs_done, launch, leave_signals_to_us
 from glo_lightning.module import GLO
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
@@ -57,7 +57,6 @@ class Start:
         launch: how this process was started.
         refused: why the first of several processes cannot use the folder; raised later, on all ranks.
         ckpt_path: the checkpoint to continue from.
-        resumes_previous: whether that is ``previous.ckpt``, because ``last.ckpt`` is damaged or missing.
         global_step: the step of that checkpoint.
         finished: the message for a run that has nothing left to do.
     """
@@ -66,7 +65,6 @@ class Start:
     launch: Launch
     refused: InputError | None = None
     ckpt_path: Path | None = None
-    resumes_previous: bool = False
     global_step: int = 0
     finished: str | None = None
 
@@ -79,9 +77,13 @@ class Start:
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
             checkpoint = read_checkpoint(self.ckpt_path, "ckpt_path")
-        elif config.resume is not None and (self.folder.last.exists() or self.folder.previous.exists()):
+        elif config.resume is None:
+            return
+        elif self.folder.checkpoints():
             self.ckpt_path, checkpoint = read_newest(self.folder, "resume")
-            self.resumes_previous = self.ckpt_path == self.folder.previous
+        elif self.folder.best.exists():  # which would be replaced
+            remedy = f"has no last.ckpt. Continue from {self.folder.best} by --ckpt_path, or remove it to start again."
+            raise InputError("resume", config.resume, remedy)
         else:
             return
         self.global_step = checkpoint["global_step"]
@@ -205,8 +207,8 @@ def _prepare_folder(start: Start, trainer: Trainer, model: GLO) -> None:
         raise start.refused
     if is_first() and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
         start.folder.check_room(4 * _checkpoint_bytes(model))
-        if start.resumes_previous:
-            link(start.folder.previous, start.folder.last)  # the last one is damaged or missing
+        if start.ckpt_path == start.folder.previous:
+            link_or_copy(start.ckpt_path, start.folder.last)  # which is damaged or missing
 
 
 def _checkpoint_bytes(model: GLO) -> int:

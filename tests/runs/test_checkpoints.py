@@ -252,7 +252,7 @@ def damage(path: Path, how: str) -> None:
         )
 
 
-def test_if_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, caplog):
+def test_if_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step, caplog, monkeypatch):
     at_step({7: cut})
     run(*RUN, "--checkpoint.every_n_steps=3", "--output", tmp_path / "cut")
     for how in ("half", "noise", "empty", "flipped", "missing"):
@@ -263,9 +263,19 @@ def test_if_last_is_damaged_the_one_before_is_used(run, whole, tmp_path, at_step
         assert "previous.ckpt" in caplog.messages[-1]
         assert load(folder.path, "previous")["global_step"] == 3
     for how in ("half", "missing"):
+        if how == "missing":  # once more on a disk without hard links
+            monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "not permitted")))
         assert run("--resume", tmp_path / how)[0] == 0
         read_checkpoint(tmp_path / how / "checkpoints" / "previous.ckpt", "resume")  # it is whole
         assert_same_run(whole(), tmp_path / how)
+
+
+def test_the_best_checkpoint_is_not_replaced_by_a_run_that_begins_again(run, whole, tmp_path):
+    folder = RunFolder(shutil.copytree(whole(), tmp_path / "run"))
+    damage(folder.previous, "missing")
+    damage(folder.last, "missing")
+    status, line = run("--resume", folder.path)
+    assert (status, f"Continue from {folder.best} by --ckpt_path" in line) == (2, True)
 
 
 def fail_from(monkeypatch, function, times, code):
