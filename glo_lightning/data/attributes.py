@@ -18,6 +18,7 @@ from glo_lightning.errors import InputError, decoding, did_you_mean
 
 log = logging.getLogger(__name__)
 
+MAX_VALUES = 10_000  # of an attribute; the captions of images, say, are no labels
 FILE = "attributes.csv"  # beside an LMDB's data.mdb, or in a folder of images
 
 
@@ -119,7 +120,11 @@ def find_attributes(source: Source) -> Attributes | None:
     unlabelled = sum(not row for row in rows)
     if unlabelled:
         log.info("%d of %d images have no labels", unlabelled, len(rows))
-    return Attributes({name: [row.get(name) for row in rows] for name in names})
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    if captions := [name for name, column in columns.items() if len(set(column)) > MAX_VALUES]:
+        log.warning("left out %s: an attribute may have %d values", ", ".join(captions), MAX_VALUES)
+        columns = {name: column for name, column in columns.items() if name not in captions}
+    return Attributes(columns) if columns else None
 
 
 def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, str]]:

@@ -103,3 +103,13 @@ def test_images_without_a_line_have_no_labels(labelled, caplog):
 def test_environment_json_has_the_digest_of_the_attributes(faces_run):
     data = json.loads((faces_run / "environment.json").read_text())[-1]["data"]
     assert data["attributes_sha256"] == LSUNDataModule(num_samples=96).attributes.digest()
+
+
+def test_a_column_of_captions_is_left_out(labelled, monkeypatch, caplog):
+    monkeypatch.setattr("glo_lightning.data.attributes.MAX_VALUES", 3)
+    lines = [f"{row:02x},picture number {row},{row % 2}" for row in range(8)]
+    (labelled / "attributes.csv").write_text("\n".join(["key,caption,parity", *lines]))
+    assert list(LSUNDataModule(labelled).attributes.values) == ["parity"]
+    assert "left out caption: an attribute may have 3 values" in caplog.text
+    monkeypatch.setattr("glo_lightning.data.attributes.MAX_VALUES", 1)
+    assert LSUNDataModule(labelled).attributes is None
