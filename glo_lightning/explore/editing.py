@@ -35,7 +35,7 @@ class Mixer:
         if path == "flow" and len(codes) == 2:
             self._path = path_places(fitted_flow(run), codes[0], codes[1], self._project)
         else:
-            enter, self._leave = edit_space(run, path)
+            enter, self._leave = edit_space(run, "flow" if path == "flow" else "line")
             self._places = enter(codes)
 
     def __call__(self, weights: Sequence[float]) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.paths import INTERPOLATIONS, Interpolation, between, fractions_of, resample_path, slerp
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.latents import Projection, identity
@@ -65,12 +65,22 @@ def default_path(run: TrainedRun) -> str:
 
 
 def interpolation(run: TrainedRun, path: str) -> Interpolation:
-    """Return the interpolation of that name: ``flow``, ``line`` or ``arc``."""
+    """Return the interpolation of that name: ``flow``, ``line`` or ``arc``; raise InputError for another."""
+    check_choice("path", path, ("flow", *INTERPOLATIONS))
     return flow_path(fitted_flow(run)) if path == "flow" else INTERPOLATIONS[path]
 
 
 def edit_space(run: TrainedRun, path: str) -> tuple[Change, Change]:
-    """Return the maps from codes (B, D) to the noise of a flow and back, or identities for another path."""
+    """Return the maps from codes (B, D) to where they are edited, and back.
+
+    Args:
+        run: the run.
+        path: ``flow``, for the noise of a flow, or ``line``, for the codes themselves.
+
+    Raises:
+        InputError: for another path, and too few codes for a flow.
+    """
+    check_choice("path", path, ("flow", "line"))
     if path != "flow":
         return identity, identity
     fitted = fitted_flow(run)
