@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
 from glo_lightning.errors import InputError
@@ -100,17 +99,12 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
     return None
 
 
-@contextlib.contextmanager
-def lightning_checks() -> Iterator[None]:
-    """Turns what Lightning itself raises for arguments that do not fit, such as an absent metric, into InputError."""
-    try:
-        yield
-    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1]
-        packages = {"pytorch_lightning", "lightning_fabric"} & set(Path(raised_in.filename).parts)
-        if packages and (raised_in.line or "").startswith("raise "):  # and not a bug
-            raise InputError("trainer", "arguments", " ".join(str(error).split())) from error
-        raise
+def translate(error: BaseException) -> BaseException:
+    """Returns InputError for what Lightning itself raises, such as for an absent metric; any other error as it is."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1]
+    packages = {"pytorch_lightning", "lightning_fabric"} & set(Path(raised_in.filename).parts)
+    is_check = isinstance(error, Exception) and packages and (raised_in.line or "").startswith("raise ")
+    return InputError("trainer", "arguments", " ".join(str(error).split())) if is_check else error
 
 
 def _memory_line(trainer: Trainer) -> str:
@@ -166,7 +160,8 @@ def abort_rank(trainer: Trainer, folder: RunFolder, error: BaseException) -> NoR
 
 def _report(trainer: Trainer, folder: RunFolder, error: BaseException) -> int:
     """Prints what ended this rank; returns the exit status."""
-    if not folder.config.exists():
+    error = translate(error)
+    if isinstance(error, InputError) or not folder.config.exists():
         folder.abandon()
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         remedy = f"Continue with --resume {folder.path}" if folder.config.exists() else "Nothing was written."

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.devices import Accelerator
@@ -34,7 +35,7 @@ from glo_lightning.training.exits import (
     exit_on_signal,
     exit_with,
     handle_signals,
-    lightning_checks,
+    translate,
 )
 from glo_lightning.training.launch import (
     PARENT_VARIABLE,
@@ -183,8 +184,10 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
             with raise_on_all_ranks():
                 _prepare_folder(start, trainer, model)
             log.info("run folder: %s", folder.path)
-            with lightning_checks():
+            try:
                 trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
+            except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+                raise translate(error) from error.__cause__
         except (InputError, OSError) as error:
             if isinstance(error, InputError) or not folder.config.exists():
                 folder.abandon()

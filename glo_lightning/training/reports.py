@@ -62,6 +62,9 @@ class Bar(TQDMProgressBar):
 class Lines(ProgressBar):
     """Progress for output that is no terminal: one line an epoch, and one a minute within an epoch."""
 
+    def disable(self) -> None:
+        """Does nothing: Lightning disables the bars of other ranks than 0, and those write no lines."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = self.last_line = time.monotonic()
         self.first_epoch = trainer.current_epoch

@@ -579,6 +579,16 @@ def test_batches_that_cannot_be_shared_out_end_in_one_line(start, tmp_path, flag
     assert not (tmp_path / "run").exists()
 
 
+def test_lightnings_own_checks_are_a_line_of_each_process_and_leave_nothing(start, tmp_path):
+    """And output that is no terminal gets lines of the first one alone."""
+    flags = [flag for flag in RUN if "progress" not in flag]
+    ranks = start(2, *flags, "--callbacks+=EarlyStopping", "--callbacks.monitor=x", "--output", tmp_path / "run")
+    assert ranks.statuses() == [2, 2]
+    for program in ranks:
+        assert all("trainer arguments: Early stopping conditioned on metric `x`" in line for line in program.errors())
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_images_on_another_node_end_in_one_line(start, tmp_path):
     others = {b"other" + key: record for key, record in RECORDS.items()}
     roots = [write_lmdb(tmp_path / "one", RECORDS), write_lmdb(tmp_path / "two", others)]
