@@ -84,6 +84,8 @@ def _label(value: Any) -> str | None:
 
 def _channels_first(images: np.ndarray | Tensor, location: object) -> Tensor:
     """Turns (N, H, W), (N, H, W, C) or (N, C, H, W) into (N, C, H, W)."""
+    if not isinstance(images, Tensor):
+        images = np.ascontiguousarray(images)  # torch takes no view from right to left, such as BGR images as RGB
     kind = str(images.dtype).removeprefix("torch.")
     if kind != "uint8":  # before torch sees it, which has fewer types than NumPy
         raise InputError("root", location, f"holds numbers of type {kind}. Give uint8, from 0 to 255.")

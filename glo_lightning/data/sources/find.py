@@ -76,7 +76,14 @@ def open_source(
         return LMDBSource(root if split == "train" else find_lmdb(root, split=split))
     if root is None:
         raise InputError("source", kind, "needs a location. Give it by --data.root.")
-    return _open_files(kind, root, split, download, arguments)
+    if kind == "huggingface":
+        return HubSource(root, split, download, **arguments)
+    if kind in ("idx", "array"):
+        return (open_idx if kind == "idx" else open_arrays)(Path(root).expanduser(), split)
+    if split != "train":
+        remedy = f"the folder of images {root} has no splits. Leave it out, and give --data.holdout."
+        raise InputError("split", split, remedy)
+    return FolderSource(root)
 
 
 def _make_source(path: str, root: str | os.PathLike[str] | None, arguments: Mapping[str, Any]) -> Source:
@@ -109,19 +116,6 @@ def _check_source(source: Any) -> Source:
     if not isinstance(source.key(0), bytes):
         raise InputError("source", name, f"has keys of type {type(source.key(0)).__name__}. Make key(i) return bytes.")
     return source
-
-
-def _open_files(
-    kind: str, root: str | os.PathLike[str], split: str, download: bool, arguments: Mapping[str, Any]
-) -> Source:
-    if kind == "huggingface":
-        return HubSource(root, split, download, **arguments)
-    if kind in ("idx", "array"):
-        return (open_idx if kind == "idx" else open_arrays)(Path(root).expanduser(), split)
-    if split != "train":
-        remedy = f"the folder of images {root} has no splits. Leave it out, and give --data.holdout."
-        raise InputError("split", split, remedy)
-    return FolderSource(root)
 
 
 def _find_name(source: str) -> str:

@@ -77,6 +77,13 @@ def test_labels_are_strings_or_unknown(tmp_path):
     assert (given.labels(0), given.labels(1)) == ({"class": "cat"}, {})
 
 
+def test_views_of_an_array_are_images():
+    images = RANDOM.integers(0, 256, (5, 8, 9, 3), np.uint8)
+    mirrored = ArraySource(images[::-1, :, ::-1, ::-1]).read(4)
+    assert np.array_equal(mirrored.numpy(), images[0, :, ::-1, ::-1].transpose(2, 0, 1))
+    assert torch.equal(ArraySource(np.asfortranarray(images)).read(1), ArraySource(torch.from_numpy(images)).read(1))
+
+
 def test_arrays_that_are_nearly_black_are_told_of(caplog):
     ArraySource(RANDOM.integers(0, 17, (9, 8, 8), np.uint8))  # as scikit-learn's digits
     assert "no number above 16 of 255 and are nearly black" in caplog.text
