@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from programs import call
+from programs import call, refusal
 from test_page import SIZE, browser, chromium, click_map, set_slider, shown  # noqa: F401
 from test_server import pixels
 
@@ -121,8 +121,7 @@ def test_a_page_that_is_too_large_is_one_line_and_none(session, runtime, tmp_pat
 
 def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path):
     (tmp_path / "page.html").write_text("mine")
-    status, _, (line,) = call("browse", faces_run, "--export", "page.html")
-    assert (status, line.startswith("--export page.html: exists")) == (2, True)
+    assert refusal("browse", faces_run, "--export", "page.html").startswith("--export page.html: exists")
     assert (tmp_path / "page.html").read_text() == "mine"
 
 
@@ -185,10 +184,10 @@ def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, expor
     direction = next(name for name in session.directions if "=" in name)
     set_slider(page, ".axis input >> nth=1", -1.5)
     moved = shown(page, "sliders", first)
-    assert error(moved, session.moved("0", [("2", -1.5)])) < 1
+    assert error(moved, session.moved("0", ["2"], [-1.5])) < 1
     page.evaluate("name => { const {input} = sliders.inputs.get(name); input.value = 1; input.oninput(); }", direction)
     both = shown(page, "sliders", moved)
-    assert error(both, session.moved("0", [("2", -1.5), (direction, 1.0)])) < 1
+    assert error(both, session.moved("0", ["2", direction], [-1.5, 1.0])) < 1
     assert page.inner_text("#sliders code").startswith("python scripts/walk.py")
 
 

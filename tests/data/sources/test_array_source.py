@@ -29,7 +29,7 @@ def test_arrays_are_sorted_by_the_digest_of_split_and_number(tmp_path, shape):
 
 
 @pytest.mark.parametrize("names", ["x_{0} y_{0}", "{0}_images {0}_labels"])
-def test_an_archive_of_splits(tmp_path, names):
+def test_an_archive_has_splits_by_the_names_of_its_arrays(tmp_path, names):
     arrays = {}
     for split, number in (("train", 8), ("test", 5)):
         images, labels = names.format(split).split()

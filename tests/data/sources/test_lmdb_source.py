@@ -89,7 +89,7 @@ def test_a_damaged_list_of_keys_is_made_again(tmp_path, damage, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_the_cache_of_somebody_else(monkeypatch):
+def test_a_cache_of_somebody_else_is_done_without(monkeypatch):
     base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
     base.chmod(0o755)
     folder = write_lmdb(base / "lmdb", {b"a": encode(flat_image(0))})
@@ -105,7 +105,7 @@ def test_the_cache_of_somebody_else(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["images.lmdb", "data.mdb"])
-def test_an_lmdb_in_one_file(tmp_path, name):
+def test_an_lmdb_in_one_file_is_read_with_its_labels(tmp_path, name):
     with lmdb.open(str(tmp_path / name), subdir=False, map_size=1 << 20) as environment:
         for row in range(5):
             with environment.begin(write=True) as transaction:
@@ -124,7 +124,7 @@ def test_named_databases_are_refused(tmp_path):
         open_source(tmp_path / "lmdb")
 
 
-def test_binary_keys(tmp_path):
+def test_keys_of_any_bytes_are_kept_in_order(tmp_path):
     keys = [bytes(8), b"\0\1", struct.pack("<Q", 7), "ключ".encode()]
     source = open_source(write_lmdb(tmp_path / "lmdb", {key: encode(flat_image(0)) for key in keys}))
     assert [source.key(row) for row in range(4)] == sorted(keys)
@@ -224,7 +224,7 @@ def test_pages_that_crash_liblmdb_are_an_input_error(flat_lmdb, tmp_path, monkey
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("what", ["folder", "file"])
-def test_no_permission(what):
+def test_a_database_without_permission_is_named(what):
     base = Path(tempfile.mkdtemp())  # others may not enter pytest's own folder
     base.chmod(0o755)
     folder = write_lmdb(base / "lmdb", {b"a": encode(flat_image(0))})
