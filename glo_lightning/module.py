@@ -240,11 +240,7 @@ class GLO(LightningModule):
         return self(self.latents(batch[1]))
 
     def configure_callbacks(self) -> list[Callback]:
-        """The curves and pictures of any Trainer that has none.
-
-        Raises:
-            InputError: for a callback of Lightning's that would set the learning rates wrongly.
-        """
+        """The curves and pictures of a Trainer that has none. Refuses callbacks that would set rates wrongly."""
         from glo_lightning.training.callbacks import missing_callbacks, refuse_callbacks
 
         refuse_callbacks(self.trainer, self.schedule)
@@ -289,11 +285,14 @@ class GLO(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> GLO:  # type: ignore[override]
-        """As Lightning's; no argument is needed.
-
-        Raises:
-            InputError: for a checkpoint of another format.
-        """
+        """As Lightning's; no argument is needed. Raises InputError for a checkpoint of another format."""
         check_format(torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True))
         arguments = {"weights_only": True, **kwargs, **OWN_CLASS}
         return super().load_from_checkpoint(checkpoint_path, **arguments)
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> GLO:
+        """Loads an exported run: a folder, ``faces``, which ships, or ``user/repo`` on the Hugging Face Hub."""
+        from glo_lightning.explore.exported import find_export, load_export
+
+        return load_export(find_export(name), cls)[0]

@@ -148,11 +148,12 @@ def test_every_command_takes_a_grey_run(trained, command, tmp_path, monkeypatch)
 
 def test_an_export_of_a_grey_run_says_so_and_has_its_labels(trained, tmp_path):
     torch_file = pytest.importorskip("safetensors.torch", reason="needs the extra export")
-    from glo_lightning.explore.export import export_run, load_export
+    from glo_lightning.explore.export import export_run
+    from glo_lightning.explore.exported import load_export
 
     export_run(trained, tmp_path / "export")
-    model, keys = load_export(tmp_path / "export")
-    about = json.loads((tmp_path / "export" / "glo.json").read_text())
+    model, keys = load_export(tmp_path / "export", GLO)
+    about = json.loads((tmp_path / "export" / "config.json").read_text())
     assert model(torch.zeros(1, 6)).shape == (1, 1, 32, 32)
     assert (len(keys), about["preprocessing"]["colour"].split()[0]) == (30, "grey")
     table, values = torch_file.load_file(tmp_path / "export" / "codes.safetensors")["labels"], about["labels"]["class"]

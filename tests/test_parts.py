@@ -16,7 +16,8 @@ from torch.optim import AdamW
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
-from glo_lightning.explore.export import export_run, load_export
+from glo_lightning.explore.export import export_run
+from glo_lightning.explore.exported import load_export
 from glo_lightning.generator import SkipGenerator
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO, PARTS
@@ -174,11 +175,11 @@ def test_a_strangers_checkpoint_or_export_calls_nothing(faces_run, tmp_path, key
     with pytest.raises(InputError, match=f"{key} {path}"):
         GLO.load_from_checkpoint(tmp_path / "evil.ckpt")
     export_run(faces_run, tmp_path / "exported")
-    about = json.loads((tmp_path / "exported" / "glo.json").read_text())
+    about = json.loads((tmp_path / "exported" / "config.json").read_text())
     about["hyper_parameters"][key] = {"class_path": path, "init_args": {}}
-    (tmp_path / "exported" / "glo.json").write_text(json.dumps(about))
+    (tmp_path / "exported" / "config.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match=f"{key} {path}"):
-        load_export(tmp_path / "exported")
+        load_export(tmp_path / "exported", GLO)
 
 
 @pytest.mark.filterwarnings("ignore:.*attribute is not a class.*")

@@ -10,7 +10,8 @@ from conftest import TINY, curves, events, load
 from pytorch_lightning import Callback, Trainer
 
 from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule
-from glo_lightning.explore.export import export_run, load_export
+from glo_lightning.explore.export import export_run
+from glo_lightning.explore.exported import load_export
 from glo_lightning.optimizers import RowSGD
 from glo_lightning.priors.prior import make_prior, sample_codes
 
@@ -53,9 +54,9 @@ def test_a_generator_that_is_also_exported(run, tmp_path):
     model = GLO.load_from_checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt").eval()
     assert model.generator.layer.bias is not None
     export_run(tmp_path / "a", tmp_path / "exported")
-    about = json.loads((tmp_path / "exported" / "glo.json").read_text())
+    about = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert about["generator"] == {"class": "test_ten_changes.Linear", "needs": ["test_ten_changes", "torch"]}
-    loaded, _ = load_export(tmp_path / "exported")
+    loaded, _ = load_export(tmp_path / "exported", GLO)
     assert torch.equal(loaded.eval()(loaded.latents.weight), model(model.latents.weight))
 
 

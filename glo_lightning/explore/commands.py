@@ -17,6 +17,7 @@ from torch import Tensor
 from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.explore.codes import save_codes
+from glo_lightning.explore.exported import find_run
 from glo_lightning.explore.outputs import check_outputs, inputs_of, named_writing, write_animation, write_png
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
@@ -48,7 +49,8 @@ class CommandParser(OneLineParser):
         super().__init__(description)
         self.formatter_class = HelpFormatter
         self.default_output, self.flag = output, flag
-        self.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file")
+        help_ = "a run folder, a checkpoint file, an exported folder, or faces, the run that ships"
+        self.add_argument("run", type=find_run, metavar="RUN", help=help_)
         self.add_argument("--accelerator", default="auto", choices=get_args(Accelerator), help="where to compute")
         self.add_argument("--data.root", dest="root", type=Path, help="the run's images, if they were moved")
         if output is None:

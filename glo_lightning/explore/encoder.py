@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
@@ -132,18 +133,17 @@ def fit_and_save_encoder(run: TrainedRun) -> Encoder:
     """Fit an encoder to a run's codes and save it in the run folder, as safetensors.
 
     Raises:
-        InputError: without a run folder, its images, safetensors, or a disk that takes the file.
+        InputError: without a run folder, its images, or a disk that takes the file.
     """
     file = encoder_file(run)
     if file is None:
         remedy = "has no run folder to save an encoder in. Give the folder of its run."
         raise InputError("run", run.checkpoint, remedy)
-    library = safetensors()
     if not os.access(file.parent, os.W_OK):
         raise InputError("encoder", file, "cannot be written, its folder is read-only. Copy the run.")
     encoder = fit_encoder(run.model, run.images, rows=run.rows)
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    content = library.torch.save(tensors, metadata={"digest": _digest(run), "sha256": state_digest(tensors)})
+    content = safetensors.torch.save(tensors, metadata={"digest": _digest(run), "sha256": state_digest(tensors)})
     try:
         write_whole(file, lambda opened: opened.write(content), shared=True)
     except OSError as error:
@@ -156,21 +156,21 @@ def load_encoder(run: TrainedRun) -> Encoder | None:
     """Load the encoder that was saved with a run; None, with a warning, if it was fitted to another checkpoint.
 
     Raises:
-        InputError: for a file that cannot be read, or without safetensors.
+        InputError: for a file that cannot be read.
     """
     file = encoder_file(run)
     if file is None or not file.is_file():
         return None
-    library, hparams = safetensors(), run.model.hparams
+    hparams = run.model.hparams
     encoder = Encoder(hparams["channels"], hparams["image_size"], run.codes.shape[1]).to(run.codes.device)
     with decoding("encoder", file, "Fit another by encode.py RUN --fit_encoder, or remove it."):
-        with library.safe_open(file, "pt") as opened:
+        with safetensors.safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
         if metadata.get("digest") != _digest(run):
             message = "%s was fitted to another checkpoint and is not used. Fit one by encode.py RUN --fit_encoder."
             log.warning(message, file)
             return None
-        encoder.load_state_dict(library.torch.load_file(file))
+        encoder.load_state_dict(safetensors.torch.load_file(file))
         if metadata.get("sha256") != state_digest(encoder.state_dict()):
             raise ValueError("its checksum is wrong")
     return encoder.eval().requires_grad_(False)
@@ -183,16 +183,3 @@ def encoder_file(run: TrainedRun) -> Path | None:
 
 def _digest(run: TrainedRun) -> str:
     return digest_of(f"{VERSION} {run.digest} {codes_digest(run.codes)}".encode())
-
-
-def safetensors() -> Any:
-    """Import the library, which the extra ``export`` brings.
-
-    Raises:
-        InputError: where it is not installed.
-    """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise InputError("export", "safetensors", "is not installed. Run pip install -e '.[export]'.") from error
-    return safetensors

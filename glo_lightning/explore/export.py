@@ -1,9 +1,8 @@
-"""Export of a run as safetensors and JSON, for programs without Lightning: generator, codes, keys, preprocessing."""
+"""Exports a run: generator, codes, keys, flow, recipe and a model card, to hand over or to use without Lightning."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import inspect
 import json
 import logging
@@ -13,20 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.digests import key_table, keys_digest
-from glo_lightning.errors import InputError, decoding
-from glo_lightning.explore.encoder import safetensors
+from glo_lightning.data.digests import key_table
+from glo_lightning.errors import InputError
+from glo_lightning.explore.card import write_card
+from glo_lightning.explore.exported import CODES, CONFIG, EXPORT_VERSION, GENERATOR, RECIPE, sha256_of
 from glo_lightning.explore.outputs import named_writing
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.files import whole_folder
+from glo_lightning.files import load_torch, whole_folder
 from glo_lightning.module import GLO
+from glo_lightning.priors.fitting import codes_digest, exported_flow
 
 log = logging.getLogger(__name__)
 
-EXPORT_VERSION = 2  # 1 had no checksums
-GENERATOR, CODES = "generator.safetensors", "codes.safetensors"
 COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
 CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
 CROP["none"] = "both sides to image_size, bilinear with antialiasing"
@@ -37,63 +40,96 @@ PREPROCESSING = {
 }
 
 
-def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half: bool = False) -> None:
     """Write the folder ``output``, completely or not at all:
 
-    - ``generator.safetensors``: the generator's state; ``glo.json`` names its class. The package's own generators need
-      torch alone; another needs the module that it is from.
+    - ``generator.safetensors``: the generator's state; ``config.json`` names its class. The package's own generators
+      need torch alone; another needs the module that it is from.
     - ``codes.safetensors``: ``codes`` (N, D); the images' keys by row, ``keys`` (N, longest), uint8, padded with zeros,
       and ``key_lengths`` (N,); of labelled images ``labels`` (N, A), the numbers of values, or -1.
-    - ``glo.json``: format version, the arguments of ``GLO``, preprocessing, digest of the keys, the labels' values, and
-      checksums of the other files.
+    - ``config.json``: format version, the arguments of ``GLO``, preprocessing, digests that tell the images, the
+      labels' values, and checksums of the other files.
+    - ``recipe.yaml``: the run's configuration without places; ``priors/``: its flows.
+    - ``README.md``, a model card, with ``reconstructions.png`` and ``samples.png``.
 
     Args:
         run: a run folder, whose newest checkpoint is loaded, or a checkpoint in it; its images must be there.
         output: a folder that does not exist.
+        half: store the generator and the flows in half precision.
 
     Raises:
-        InputError: when there is no such run, its images have changed, the output exists or cannot be written, or
-            without safetensors.
+        InputError: when there is no such run, its images have changed, or the output exists or cannot be written.
     """
-    library = safetensors()
-    save_file = library.torch.save_file
     output = Path(output).absolute()
     if output.exists():
         raise InputError("output", output, "exists already. Give another folder.")
     loaded = TrainedRun(Path(run), accelerator="cpu")
-    model, data = loaded.model, loaded.data
-    keys = key_table(data.source, data.num_images)
-    codes = {
-        "codes": loaded.codes,
+    codes, about = _tables(loaded), _about(loaded)
+    if half:
+        loaded.model.generator.half().float()  # what is measured and shown is what is stored
+    state = loaded.model.generator.state_dict().items()
+    generator = {name: (value.half() if half and value.is_floating_point() else value) for name, value in state}
+    with named_writing("output", output), whole_folder(output) as folder:
+        try:
+            save_file({name: value.contiguous() for name, value in generator.items()}, folder / GENERATOR)
+            save_file(codes, folder / CODES)
+        except SafetensorError as error:  # of the disk: the tensors are plain
+            raise OSError(errno.EIO, str(error)) from error
+        (folder / RECIPE).write_text(yaml.safe_dump(_recipe(loaded), sort_keys=False))
+        _copy_flow(loaded, folder / "priors", half)
+        write_card(loaded, folder)
+        about["sha256"] = {name: sha256_of(folder / name) for name in (GENERATOR, CODES)}
+        (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _copy_flow(run: TrainedRun, target: Path, half: bool) -> None:
+    """Copy the flow that was fitted to the run's codes, if there is one."""
+    digest = codes_digest(run.trained_codes, run.trained_attributes)
+    files = [] if run.folder is None else sorted((run.folder / "priors").glob(f"flow-{digest}*.pt"))
+    if files:
+        state = load_torch(files[0])
+        halved = {key: value.half() if half and value.is_floating_point() else value for key, value in state.items()}
+        target.mkdir()
+        torch.save(halved, target / exported_flow(digest))
+
+
+def _tables(run: TrainedRun) -> dict[str, Tensor]:
+    """Codes, keys and labels."""
+    keys = key_table(run.data.source, run.data.num_images)
+    tables = {
+        "codes": run.codes,
         "keys": torch.from_numpy(np.array(keys["key"]).view(np.uint8).reshape(len(keys), -1)),
         "key_lengths": torch.from_numpy(keys["length"].astype(np.int32)),
     }
+    if run.attributes is not None:
+        tables["labels"] = run.attributes.table[: len(keys)].to(torch.int32).contiguous()
+    return tables
+
+
+def _about(run: TrainedRun) -> dict[str, Any]:
     arguments = inspect.signature(GLO).parameters
-    generator_class = f"{type(model.generator).__module__}.{type(model.generator).__qualname__}"
+    kind = type(run.model.generator)
+    generator_class = f"{kind.__module__}.{kind.__qualname__}"
     package = generator_class.partition(".")[0]
     if package != "glo_lightning":
         log.warning("the generator is a %s: loading this export needs %s", generator_class, package)
-    about = {
+    state = {key: value for key, value in run.data.state_dict().items() if key != "labels"}
+    lists = {key: state[key].tolist() for key in ("record_digests", "skipped")}
+    return {
         "format_version": EXPORT_VERSION,
-        "hyper_parameters": {key: value for key, value in model.hparams.items() if key in arguments},
+        "hyper_parameters": {key: value for key, value in run.model.hparams.items() if key in arguments},
         "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
-        "preprocessing": _preprocessing(data),
-        "keys_digest": keys_digest(data.source, data.num_images),
+        "preprocessing": _preprocessing(run.data),
+        "data_state": state | lists,
+        "global_step": run.global_step,
+        **({"rows_without_image": run.data.skipped} if len(run.rows) < len(run.codes) else {}),
+        **({"labels": run.attributes.values} if run.attributes is not None else {}),
     }
-    if len(loaded.rows) < len(loaded.codes):
-        about["rows_without_image"] = data.skipped
-    if data.attributes is not None:
-        about["labels"] = data.attributes.values
-        codes["labels"] = data.attributes.table[: len(keys)].to(torch.int32).contiguous()
-    generator = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
-    with named_writing("output", output), whole_folder(output) as folder:
-        try:
-            save_file(generator, folder / GENERATOR)
-            save_file(codes, folder / CODES)
-        except library.SafetensorError as error:  # of the disk: the tensors are plain
-            raise OSError(errno.EIO, str(error)) from error
-        about["sha256"] = {name: _sha256(folder / name) for name in (GENERATOR, CODES)}
-        (folder / "glo.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _recipe(run: TrainedRun) -> dict[str, Any]:
+    """The run's configuration without the place of its images, which another machine has elsewhere."""
+    return {**run.config, "data": {**run.config["data"], "root": None}}
 
 
 def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
@@ -101,35 +137,33 @@ def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
     return {"colour": colour, "resize": CROP[data.crop], **PREPROCESSING}
 
 
-def load_export(folder: str | os.PathLike[str]) -> tuple[GLO, list[bytes]]:
-    """Load what ``export_run`` wrote; no code in it is run.
+def check_push(repository: str) -> None:
+    """Raise InputError for a name that is no repository's, or where huggingface_hub is not installed."""
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError as error:
+        raise InputError("push", repository, "needs huggingface_hub. Run pip install -e '.[hub]'.") from error
+    if repository.count("/") != 1:
+        raise InputError("push", repository, "is no repository. Give user/repo.")
+
+
+def push_export(folder: str | os.PathLike[str], repository: str, private: bool = True) -> str:
+    """Upload an exported folder to a repository ``user/repo`` on the Hugging Face Hub, which is made if need be.
 
     Returns:
-        The GLO, its codes in ``latents.weight``, and the key of each row.
+        The address of the upload.
 
     Raises:
-        InputError: for another folder, a newer format, a class that is not a module, or without safetensors.
+        InputError: when the Hub cannot be reached or refuses.
     """
-    load_file = safetensors().torch.load_file
-    folder = Path(folder)
-    if not (folder / "glo.json").is_file():
-        raise InputError("export", folder, "holds no export (no glo.json). Give another folder.")
-    with decoding("export", folder, "It is damaged. Export the run again."):
-        about: dict[str, Any] = json.loads((folder / "glo.json").read_bytes())
-        version = int(about["format_version"])
-        if version > EXPORT_VERSION:
-            raise InputError("format_version", version, f"this version reads {EXPORT_VERSION}. Update it.")
-        for name in (GENERATOR, CODES) if version > 1 else ():
-            if _sha256(folder / name) != about["sha256"][name]:
-                raise ValueError(f"the checksum of {name} is wrong")
-        table = load_file(folder / CODES)
-        model = GLO(**about["hyper_parameters"])
-        model.generator.load_state_dict(load_file(folder / GENERATOR))
-        with torch.no_grad():
-            model.latents.weight.copy_(table["codes"])
-        rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
-        return model, [key[:length].tobytes() for key, length in rows]
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    try:
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(repository, private=private, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=os.fspath(folder)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        why = str(error).strip().splitlines()[0]
+        remedy = f"cannot be uploaded to: {why}. {os.fspath(folder)} is complete; log in with hf auth login, try again."
+        raise InputError("push", repository, remedy) from error

@@ -18,6 +18,7 @@ from glo_lightning.data.sampler import rows_without
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError, decoding
+from glo_lightning.explore.exported import CONFIG, RECIPE, find_run, is_export, read_export, state_of
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import Prior
@@ -46,10 +47,11 @@ class TrainedRun:
         checkpoint: the file that it was loaded from.
         global_step: of the checkpoint.
         initial: the first codes before training, (n, D), n at most 16,384; None where the checkpoint has none.
-        folder: of the run's ``config.yaml``; None for a checkpoint without one.
+        folder: of the run's ``config.yaml``, or of the export; None for a checkpoint without one.
 
     Args:
-        path: a run folder, whose last checkpoint is loaded, or a checkpoint file.
+        path: a run folder, whose last checkpoint is loaded, a checkpoint file, an exported folder, or ``faces``, the
+            run that ships.
         accelerator: ``cpu``, ``gpu`` or ``auto``.
         root: where the images are now, if not where the configuration says.
 
@@ -58,9 +60,13 @@ class TrainedRun:
     """
 
     def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
-        path = Path(path).absolute()
+        path = find_run(path).absolute()
+        exported = None
         if path.is_file() or path.suffix == ".ckpt":
             self.checkpoint, self._state = path, read_checkpoint(path, "run")
+        elif is_export(path):
+            exported = read_export(path, GLO)
+            self.checkpoint, self._state = path / CONFIG, {"LSUNDataModule": state_of(exported), **exported.about}
         else:
             RunFolder(path).read_config("run")
             self.checkpoint, self._state = read_newest(RunFolder(path), "run")
@@ -70,7 +76,10 @@ class TrainedRun:
         folders = (path, path.parent, path.parent.parent)
         self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
         device = find_device(accelerator)
-        model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
+        if exported is not None:
+            self.folder, model = path, exported.model
+        else:
+            model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
         self.codes: Tensor = self.model.latents.weight.detach()
         skipped = self._state.get("LSUNDataModule", {}).get("skipped", torch.empty(0))
@@ -88,7 +97,7 @@ class TrainedRun:
         if self.folder is None:
             remedy = "has no config.yaml beside it, which says where its images are. Give the folder of its run."
             raise InputError("run", self.checkpoint, remedy)
-        return RunFolder(self.folder).read_config("run")
+        return RunFolder(self.folder, RECIPE if is_export(self.folder) else "config.yaml").read_config("run")
 
     @functools.cached_property
     def data(self) -> LSUNDataModule:

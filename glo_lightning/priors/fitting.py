@@ -47,15 +47,20 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         log.info("fitted the prior to %d codes in %.1f s", len(codes), time.monotonic() - began)
         return prior
     labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
-    name = f"flow-{codes_digest(codes, attributes)}-{digest_of(json.dumps([VERSION, prior.arguments]).encode())}.pt"
+    digest = codes_digest(codes, attributes)
+    name = f"flow-{digest}-{digest_of(json.dumps([VERSION, prior.arguments]).encode())}.pt"
     folders = [] if run is None else [run / "priors"]
     with contextlib.suppress(InputError):  # without a home, as in containers, there may be no cache folder
         folders.append(cache_folder() / "priors")
     for folder in folders:
-        if (folder / name).is_file():
+        exported = folder / exported_flow(digest)  # of whatever width
+        file = exported if exported.is_file() else folder / name
+        if file.is_file():
             try:
-                with decoding("prior", folder / name, "The flow is fitted again."):
-                    state = load_torch(folder / name)
+                with decoding("prior", file, "The flow is fitted again."):
+                    saved = load_torch(file)
+                    # an export may have it in half precision
+                    state = {key: value.float() if value.is_floating_point() else value for key, value in saved.items()}
                     if state["mean"].shape != codes.shape[1:] or not all(t.isfinite().all() for t in state.values()):
                         raise ValueError("it is not a flow of these codes")
                     return prior.restore(state, sizes, codes.device)
@@ -64,9 +69,14 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         elif folder.parent == run and any(folder.glob("flow-*.pt")):
             log.info("the flows in %s were fitted to other codes, labels or arguments", folder)
     prior.fit(codes, labels, sizes)
-    saved = next((folder for folder in folders if _save(prior, folder / name)), "no folder")
-    log.info("fitted the flow to %d codes in %.1f s, saved in %s", len(codes), time.monotonic() - began, saved)
+    place = next((folder for folder in folders if _save(prior, folder / name)), "no folder")
+    log.info("fitted the flow to %d codes in %.1f s, saved in %s", len(codes), time.monotonic() - began, place)
     return prior
+
+
+def exported_flow(digest: str) -> str:
+    """The name of an exported flow's file, by the digest of its codes."""
+    return f"flow-{digest}.pt"
 
 
 def _save(flow: Flow, file: Path) -> bool:

@@ -206,7 +206,9 @@ class Flow:
         return {"mean": self.mean, "std": self.std, **counts, **weights}
 
     def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
-        """Load ``state`` of a flow that was fitted to attributes of these sizes."""
+        """Load ``state`` of a flow, of whatever width, that was fitted to attributes of these sizes."""
+        blocks = sum(key.startswith("network.blocks.") and key.endswith(".norm.weight") for key in state)
+        self.arguments |= {"width": len(state["network.enter.weight"]), "blocks": blocks}
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
         self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
         self.network, self.early = (self._network(len(self.mean), sizes) for _ in range(2))

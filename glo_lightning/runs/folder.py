@@ -35,11 +35,12 @@ class RunFolder:
 
     Args:
         path: the folder, which need not exist.
+        config: the name of the file with its configuration.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], config: str = "config.yaml"):
         self.name, self.path = path, Path(path).absolute()  # as the user names it, and where it is
-        self.config, self.environment = self.path / "config.yaml", self.path / "environment.json"
+        self.config, self.environment = self.path / config, self.path / "environment.json"
         checkpoints = self.path / "checkpoints"
         self.last, self.previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
         self.best = checkpoints / "best.ckpt"

@@ -10,8 +10,10 @@ from conftest import equal
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import load_codes, save_codes
 from glo_lightning.explore.encoder import encoder_file, fit_and_save_encoder, load_encoder
-from glo_lightning.explore.export import export_run, load_export
+from glo_lightning.explore.export import export_run
+from glo_lightning.explore.exported import load_export
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.flow import Flow
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
@@ -92,7 +94,7 @@ def read_encoder(folder, run):
 
 
 def read_export(folder, run):
-    model, keys = load_export(folder / "export")
+    model, keys = load_export(folder / "export", GLO)
     return {"keys": keys, **model.state_dict()}
 
 
@@ -104,7 +106,7 @@ READERS: dict[str, Callable] = {
     "run/priors/flow-*": read_flow,
     "export/generator.safetensors": read_export,
     "export/codes.safetensors": read_export,
-    "export/glo.json": read_export,
+    "export/config.json": read_export,
     "codes.npy": lambda folder, run: load_codes(run, folder / "codes.npy"),
     "codes.npy.json": lambda folder, run: load_codes(run, folder / "codes.npy"),
 }

@@ -1,0 +1,149 @@
+"""Exported runs: a GLO as safetensors and JSON, and where one comes from: a folder, the Hub, or this package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from glo_lightning.errors import InputError, decoding
+from glo_lightning.files import whole_folder
+
+if TYPE_CHECKING:
+    from glo_lightning.module import GLO
+
+log = logging.getLogger(__name__)
+
+EXPORT_VERSION = 3
+CONFIG, GENERATOR, CODES, RECIPE = "config.json", "generator.safetensors", "codes.safetensors", "recipe.yaml"
+SHIPPED = Path(__file__).parent / "shipped"  # exported runs that come with the package, by name
+
+
+class Exported(NamedTuple):
+    """What an exported folder holds.
+
+    Attributes:
+        model: its codes in ``latents.weight``.
+        keys: of the images, by row.
+        labels: of the images, (N, A), the numbers of values, or -1; None without.
+        about: ``config.json``.
+    """
+
+    model: GLO
+    keys: list[bytes]
+    labels: Tensor | None
+    about: dict[str, Any]
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an exported run, by its files."""
+    return (folder / CONFIG).is_file() and (folder / GENERATOR).is_file()
+
+
+def read_export(folder: str | os.PathLike[str], kind: type[GLO]) -> Exported:
+    """Read what ``export_run`` wrote; no code in it is run.
+
+    Args:
+        folder: the exported folder.
+        kind: ``GLO`` or a subclass, to be made.
+
+    Raises:
+        InputError: for another folder, another format, a damaged file, or a class that is not a module.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        what = f"holds no export (no {CONFIG})" if folder.is_dir() else "there is no such folder"
+        raise InputError("export", folder, f"{what}. Give another folder.")
+    with decoding("export", folder, "It is damaged or of another kind. Export the run again."):
+        about: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        version = int(about["format_version"])
+        if version != EXPORT_VERSION:
+            remedy = f"this version reads {EXPORT_VERSION}. Export the run again, or install the version that wrote it."
+            raise InputError("format_version", version, remedy)
+        for name, digest in about["sha256"].items():
+            if not (folder / name).is_file():
+                raise ValueError(f"{name} is missing")
+            if sha256_of(folder / name) != digest:
+                raise ValueError(f"the checksum of {name} is wrong")
+        table = safetensors.torch.load_file(folder / CODES)
+        model = kind(**about["hyper_parameters"])
+        model.generator.load_state_dict(safetensors.torch.load_file(folder / GENERATOR))
+        with torch.no_grad():
+            model.latents.weight.copy_(table["codes"])
+        rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
+        keys = [key[:length].tobytes() for key, length in rows]
+    return Exported(model, keys, table.get("labels"), about)
+
+
+def load_export(folder: str | os.PathLike[str], kind: type[GLO]) -> tuple[GLO, list[bytes]]:
+    """Load the GLO of an exported folder, its codes in ``latents.weight``, and the key of each row.
+
+    Raises:
+        InputError: as ``read_export`` does.
+    """
+    exported = read_export(folder, kind)
+    return exported.model, exported.keys
+
+
+def find_export(name: str | os.PathLike[str]) -> Path:
+    """Find an exported folder: a folder, ``faces``, which ships, or ``user/repo`` on the Hugging Face Hub.
+
+    Raises:
+        InputError: where there is none.
+    """
+    folder = Path(name)
+    if not folder.exists() and is_export(SHIPPED / folder):
+        return SHIPPED / folder
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        return folder
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        remedy = "there is no such folder, and a repository needs huggingface_hub. Run pip install -e '.[hub]'."
+        raise InputError("export", name, remedy) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name)))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError("export", name, f"is neither a folder nor a repository that can be read: {why}") from error
+
+
+def find_run(name: str | os.PathLike[str]) -> Path:
+    """Find the path of a run: a path as it is, or ``faces``, which ships and is copied to ``runs/faces``.
+
+    Raises:
+        OSError: when the copy cannot be written.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute() or not is_export(SHIPPED / path):
+        return path
+    copy = Path("runs") / path
+    if not is_export(copy):
+        with whole_folder(copy) as folder:
+            shutil.copytree(SHIPPED / path, folder, dirs_exist_ok=True)
+        log.info("copied the run %s, which comes with the package, to %s", path, copy)
+    return copy
+
+
+def state_of(exported: Exported) -> dict[str, Any]:
+    """The part of a checkpoint that says which images a run belongs to, and their labels."""
+    state = dict(exported.about["data_state"])
+    state["record_digests"] = torch.tensor(state["record_digests"])
+    state["skipped"] = torch.tensor(state["skipped"], dtype=torch.long)
+    values = exported.about.get("labels")
+    state["labels"] = None if values is None else {"values": values, "table": exported.labels}
+    return state
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
