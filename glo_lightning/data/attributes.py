@@ -159,12 +159,12 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
             if any("\n" in value or "\r" in value for value in values):
                 raise InputError("attributes", file, f"{line} ends a value that spans lines. Is a quote missing?")
             if key.encode() in by_key:
-                raise InputError("attributes", file, f"{line} is another one of {key}. {remedy}")
+                raise InputError("attributes", file, f"{line} repeats the key {key}. {remedy}")
             by_key[key.encode()] = dict(zip(names, values, strict=True))
     names_an_image = False
     for image in keys:
         if image == header[0].encode():
-            problem = f"its first line is that of the image {header[0]}. Begin the file with the line key,name,name..."
+            problem = f"its first line names the image {header[0]}. Begin the file with the line key,name,name..."
             raise InputError("attributes", file, problem)
         names_an_image = names_an_image or image in by_key
     if not names_an_image:

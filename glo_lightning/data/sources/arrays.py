@@ -176,7 +176,7 @@ def _read_idx(path: Path, num_dimensions: int) -> np.ndarray:
         is_packed = file.read(2) == b"\x1f\x8b"
     with decoding("root", path, "Give a whole IDX file."), gzip.open(path) if is_packed else open(path, "rb") as file:
         if file.read(4) != bytes([0, 0, 8, num_dimensions]):
-            raise ValueError(f"it does not say that it has unsigned bytes in {num_dimensions} dimensions")
+            raise ValueError(f"it has no header of unsigned bytes in {num_dimensions} dimensions")
         shape = struct.unpack(f">{num_dimensions}I", file.read(4 * num_dimensions))
         check_fits("root", path, "its content", math.prod(shape))
         content = bytearray(file.read(math.prod(shape) + 1))

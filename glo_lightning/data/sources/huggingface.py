@@ -115,8 +115,9 @@ class HubSource(NumberedSource):
         images = [key for key, feature in table.features.items() if type(feature).__name__ == "Image"]
         encoded = [key for key, feature in table.features.items() if _holds_bytes(feature)]
         if column is None and not images and len(encoded) > 1:
-            remedy = f"has the columns {', '.join(encoded)} of bytes. Choose one by --data.source.column."
-            raise InputError("root", self.location, remedy)
+            problem = f"has the columns {', '.join(encoded)} of bytes. "
+            flags = f"--data.source huggingface --data.source.column {encoded[0]}"
+            raise InputError("root", self.location, f"{problem}Choose one, such as {flags}.")
         chosen = column or next(iter(images + encoded), None)
         if chosen is None or chosen not in images + encoded:
             problem = f"has no column {column} of images" if column else "has no column of images"

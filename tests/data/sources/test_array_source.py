@@ -130,8 +130,8 @@ def test_the_files_of_one_split_alone_are_idx(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it does not say that it has unsigned bytes in 3 dimensions"),
-        (bytes([0, 0, 8, 1]) + bytes(20), "it does not say"),
+        (b"", "it has no header of unsigned bytes in 3 dimensions"),
+        (bytes([0, 0, 8, 1]) + bytes(20), "it has no header"),
         (bytes([0, 0, 8, 3, 0, 0, 0, 9]), "requires a buffer of 12 bytes"),
         (bytes([0, 0, 8, 3]) + np.array([9, 2, 2], ">i4").tobytes() + bytes(35), "cannot reshape"),
         (bytes([0, 0, 8, 3]) + np.array([9, 2, 2], ">i4").tobytes() + bytes(37), "cannot reshape"),
