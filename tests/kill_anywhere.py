@@ -223,11 +223,10 @@ def copied_run(run: Path, output: Path) -> list[object]:
 
 def kill_anywhere(kills: int, seed: int, folder: Path) -> Counter[str]:
     """Returns the number of kills by what was going on."""
-    killing, twentieth = Kills(folder, seed), kills / 20
-    killing.training(kills - round(4 * twentieth) - 3 * round(1.6 * twentieth), size=1)
-    killing.training(round(4 * twentieth), size=2)
-    times = round(1.6 * twentieth)
-    run = folder / "whole_1"
+    killing, run = Kills(folder, seed), folder / "whole_1"
+    two_processes, times = round(0.2 * kills), round(0.08 * kills)  # times for each of three commands
+    killing.training(kills - two_processes - 3 * times, size=1)
+    killing.training(two_processes, size=2)
     killing.command("export", times, lambda output: [run, output], same_files)
     killing.command("build_lmdb", times, lambda output: [output, folder / "images"], same_records)
     killing.command("encode", times, functools.partial(copied_run, run), same_encoder, "encoder.safetensors")
