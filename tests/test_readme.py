@@ -16,7 +16,9 @@ import torch
 from conftest import REPOSITORY, encode, flat_image, train, write_lmdb
 from image_sets import write_mnist
 
+import glo_lightning
 from glo_lightning.data import LSUNDataModule
+from glo_lightning.explore.interactive import InteractiveRun
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.prior import PRIORS
 
@@ -156,6 +158,13 @@ def test_the_python_pages_examples_run(workplace):
     assert names["images"].shape == (4, 3, 32, 32)
     assert names["codes"].shape == (4, 8)
     assert names["run"].images([0]).shape == (1, 3, 32, 32)
+    assert names["samples"].images.shape == (24, 3, 32, 32)
+    assert names["encoded"].codes.shape == (8, 32)
+    assert Path("samples.png").exists()
+    methods = {name for name, value in vars(InteractiveRun).items() if callable(value) and name[0] != "_"}
+    text = PYTHON.read_text()
+    assert not [name for name in methods if f"run.{name}(" not in text or f"`{name}(" not in text]
+    assert not [name for name in glo_lightning.__all__ if f"`{name}`" not in text]
 
 
 @pytest.mark.parametrize("readme", [README, *PAGES, *STUDIES], ids=lambda page: f"{page.parent.name}-{page.stem}")

@@ -43,13 +43,14 @@ class Result:
     images: Tensor
 
     def save(self, path: str | Path) -> None:
-        """Write the picture as PNG; a file that is there is replaced.
+        """Write the picture as PNG. A file that is there is replaced if a command or this method wrote it.
 
         Raises:
-            InputError: for a path that does not end in ``.png`` or cannot be written.
+            InputError: for another file that is there, and a path that does not end in ``.png`` or cannot be written.
         """
         if Path(path).suffix != ".png":
             raise InputError("path", path, "the picture is written as PNG. Give a name that ends in .png.")
+        check_outputs({"path": Path(path)}, overwrite=True)
         with named_writing("path", Path(path)):
             write_png(Path(path), self.picture)
 

@@ -81,9 +81,11 @@ def test_a_result_is_saved_as_a_commands_picture(run, tmp_path):
     with Image.open(tmp_path / "new.png") as saved:
         assert np.array_equal(np.asarray(saved), np.asarray(made.picture))
     assert repr(made) == "Result: 2 codes and their images"
-    for path in ("new.txt", "nowhere/new.png"):
+    (tmp_path / "mine.png").write_text("mine")
+    for path in ("new.txt", "nowhere/new.png", "mine.png"):
         with pytest.raises(InputError, match=path):
             made.save(tmp_path / path)
+    assert (tmp_path / "mine.png").read_text() == "mine"
 
 
 def test_a_run_says_in_one_line_what_it_is(run):
@@ -99,6 +101,9 @@ def test_a_run_says_in_one_line_what_it_is(run):
         (lambda run: run.interpolate(1, 2, 3), "START END 1 2 3: must be pairs"),
         (lambda run: run.interpolate(), "START END nothing: must be pairs"),
         (lambda run: run.interpolate(1, 2, steps=1), "steps 1: must be 2 or more"),
+        (lambda run: run.interpolate(1, 2, path="spline"), "path spline: "),
+        (lambda run: run.walk(path="arc"), "path arc: "),
+        (lambda run: run.arithmetic(1, 2, 3, path="arc"), "path arc: "),
         (lambda run: run.interpolate(1, 96), "image 96: the run has 96 images"),
         (lambda run: run.walk(-1), "image -1: the run has 96 images"),
         (lambda run: run.walk(axes=7), "axes 7: codes have 6 dimensions"),
