@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import httpx
@@ -549,6 +550,13 @@ def test_a_quick_picture_does_not_wait_for_long_work(session):
     blocked = Blocked(session)
     blocked.samples, blocked.image = lambda *_: Blocked.image(blocked, 0), session.image
     assert ask_at_once(blocked, [DRAW, DRAW, IMAGE], 1) == [200] * 3
+
+
+def test_uploads_at_once_have_names_of_their_own(session):
+    with ThreadPoolExecutor(8) as threads:
+        uploads = list(threads.map(lambda n: session.upload(encode(flat_image(n)), f"{n}.png", False), range(40)))
+    assert len({upload["name"] for upload in uploads}) == 40
+    assert all((pixels(upload["image"])[0, 0] == (n, 0, 0)).all() for n, upload in enumerate(uploads))
 
 
 VALUES = [None, True, False, 0, 1, -1, 3, 2**31, 10**400, 0.5, 1e29, 1e300, "", "1", "96", "mask=respirator", "arc"]
