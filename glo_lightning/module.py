@@ -32,7 +32,7 @@ from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_
 from glo_lightning.loaders import check_batch, sequential_batches
 from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
-from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer
+from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer, scale_lrs
 from glo_lightning.parts import describe_part, make_part, to_builtin
 
 log = logging.getLogger(__name__)
@@ -190,12 +190,8 @@ class GLO(LightningModule):
         """Sets the rates of that step by the schedule; a rate that a scheduler or a callback has set is left to it."""
         factor = lr_factor(self.schedule, step, self.total_steps)
         self._latent_lr_now = self.latent_lr * factor
-        if self.schedule == "constant" or self.trainer.lr_scheduler_configs:
-            return
-        for number, group in enumerate(self._groups()):
-            if factor and group["lr"] != self._scheduled_lrs.get(number, group["lr"]):
-                group["initial_lr"] = group["lr"] / factor  # a callback has set it: the schedule continues from there
-            group["lr"] = self._scheduled_lrs[number] = group.setdefault("initial_lr", group["lr"]) * factor
+        if self.schedule != "constant" and not self.trainer.lr_scheduler_configs:
+            scale_lrs(self._groups(), factor, self._scheduled_lrs)
 
     def learning_rates(self) -> dict[str, float]:
         """The rates of the last step by name: of each group of the optimizer, and of the ``latents``."""

@@ -23,6 +23,21 @@ def lr_factor(schedule: Schedule, step: float, steps: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0))
 
 
+def scale_lrs(groups: list[dict[str, Any]], factor: float, last: dict[int, float]) -> None:
+    """Sets the learning rate of each group of an optimizer to its initial one times the factor.
+
+    Args:
+        groups: the optimizer's.
+        factor: see ``lr_factor``.
+        last: the rates that this has set last, by the group's number; updated. Where a callback has set another one
+            since, that is taken, and the schedule continues from there.
+    """
+    for number, group in enumerate(groups):
+        if factor and group["lr"] != last.get(number, group["lr"]):
+            group["initial_lr"] = group["lr"] / factor
+        group["lr"] = last[number] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
 def make_optimizer(description: Mapping[str, Any], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Makes the optimizer of the generator's weights, one group named ``generator``.
 

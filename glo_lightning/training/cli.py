@@ -112,6 +112,8 @@ class TrainCLI(LightningCLI):
                 remedy = "is not UTF-8, as config.yaml has to be. Rename it, or give a link to it."
                 raise InputError("root", ascii(config.data.root), remedy)
         refuse_untrusted(config, sys.argv[1:])
+        if config.model.get("num_images") is not None:
+            raise InputError("model.num_images", config.model.num_images, "is read from the data. Leave it out.")
         config.trainer = _without_objects(config.trainer)
         if config.prior is not None:
             make_prior(config.prior)

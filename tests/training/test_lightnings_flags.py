@@ -18,6 +18,7 @@ FILES = {
     "misspelt.yaml": "trainer: {logger: {class_path: CVSLogger}}",
     "nowhere.yaml": "trainer: {callbacks: [{class_path: my.Callback}]}",
     "empty.yaml": "",
+    "rows.yaml": "model: {num_images: 5}",
     "list.yaml": "[1]",
 }
 STOPPING = "--callbacks+=EarlyStopping --callbacks.monitor=train/loss_epoch"
@@ -67,6 +68,7 @@ WRONG = [
     ("--config=empty.yaml", "--config: a file holds nothing, and no arguments; give a YAML file"),
     ("--config=list.yaml", "--config: a file holds [1], and no arguments; give a YAML file"),
     # what cannot work with GLO
+    ("--config=rows.yaml", "model.num_images 5: is read from the data. Leave it out."),
     ("--callbacks+=LearningRateFinder", "--callbacks LearningRateFinder: knows one learning rate, and GLO has two."),
     ("--callbacks+=LearningRateMonitor", "--callbacks LearningRateMonitor: logs learning rates, which are logged"),
     ("--callbacks+=LearningRateMonitor --logger=false", "--callbacks LearningRateMonitor: logs learning rates"),
