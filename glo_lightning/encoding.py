@@ -56,7 +56,11 @@ def encode(
     """
     number, per_image, latent_dim = starts.shape
     chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    descent = _Descent(generator, loss, penalty, project, LR * latent_dim**-0.5, betas, chunk)
+    dtype = starts.dtype
+    starts = starts.to(torch.promote_types(dtype, torch.float32))  # in half, Adam's squared gradients would be zeros
+    descent = _Descent(
+        lambda codes: generator(codes.to(dtype)), loss, penalty, project, LR * latent_dim**-0.5, betas, chunk
+    )
     with tqdm(total=number, unit=" images", disable=None if number > chunk else True) as bar:
         chosen = []
         for first in range(0, number, chunk):
@@ -69,7 +73,7 @@ def encode(
                 codes = torch.stack([code for code, _ in trials])[best, torch.arange(len(best), device=best.device)]
             chosen.append(descent(images[some], codes, steps)[0])
             bar.update(len(codes))
-    return torch.cat(chosen)
+    return torch.cat(chosen).to(dtype)
 
 
 class _Descent(NamedTuple):

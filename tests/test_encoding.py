@@ -67,6 +67,15 @@ def test_a_model_whose_weights_are_learned_encodes_as_a_frozen_one(model, images
     assert all(weight.grad is None for weight in learned.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_encodes_as_well(model, images, dtype):
+    half = copy.deepcopy(model).to(dtype)
+    codes = half.encode(images.to(dtype), starts=same_starts(9).to(dtype))
+    assert codes.dtype == dtype
+    before = float((half(same_starts(9)[:, 0].to(dtype)) - images).square().mean())
+    assert float((half(codes) - images).square().mean()) < 0.02 * before
+
+
 def test_whatever_generates_can_be_encoded_with(images):
     """A linear generator, whose best codes are known: the least squares."""
     weight = torch.randn(6, 3 * 8 * 8, generator=torch.Generator().manual_seed(2)) / 6
