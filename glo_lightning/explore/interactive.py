@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from glo_lightning.data.image_files import read_images
 from glo_lightning.devices import Accelerator
-from glo_lightning.errors import InputError, check_choice
+from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import ImageName, check_images_fit, codes_and_images, encode_images, generate
 from glo_lightning.explore.editing import arithmetic, check_pairs, interpolation_strips, walk_strips
 from glo_lightning.explore.encoder import load_encoder
@@ -25,8 +24,6 @@ from glo_lightning.images import ImageFormat, decode_image, from_uint8, psnr
 from glo_lightning.priors.prior import default_prior
 
 Named = int | str | Path | Image.Image  # an image; see ``InteractiveRun``
-InterpolationPath = Literal["flow", "arc", "line"]
-EditSpace = Literal["flow", "line"]
 PER_ROW = 8  # images in a row of reconstructions
 
 
@@ -77,7 +74,7 @@ class InteractiveRun(TrainedRun):
         images = generate(self.model, codes).cpu()
         return Result(samples_picture(self, codes, images, title), codes, images)
 
-    def interpolate(self, *images: Named, steps: int = 9, path: InterpolationPath | None = None) -> Result:
+    def interpolate(self, *images: Named, steps: int = 9, path: str | None = None) -> Result:
         """Go from image to image in ``steps``, for each pair START, END: steps codes for each, both ends included.
 
         Args:
@@ -86,12 +83,11 @@ class InteractiveRun(TrainedRun):
             path: ``flow``, ``arc`` or ``line``; by default a flow where there are enough codes, else the arc.
         """
         check_pairs(images)
-        chosen = path or default_path(self)
-        check_choice("path", chosen, InterpolationPath)
-        return Result(*interpolation_strips(self, *codes_and_images(self, _names(images)), [chosen], steps))
+        paths = [path or default_path(self)]
+        return Result(*interpolation_strips(self, *codes_and_images(self, _names(images)), paths, steps))
 
     def walk(
-        self, image: Named | None = None, axes: int = 6, steps: int = 9, reach: float = 3.0, path: EditSpace = "line"
+        self, image: Named | None = None, axes: int = 6, steps: int = 9, reach: float = 3.0, path: str = "line"
     ) -> Result:
         """Change a code along the principal axes of the codes, ``steps`` codes for each axis.
 
@@ -102,7 +98,6 @@ class InteractiveRun(TrainedRun):
             reach: standard deviations to either side.
             path: ``line``, among the codes, or ``flow``, in the noise of a flow.
         """
-        check_choice("path", path, EditSpace)
         start = None if image is None else _names([image])[0]
         return Result(*walk_strips(self, start, axes, steps, reach, path))
 
@@ -112,7 +107,7 @@ class InteractiveRun(TrainedRun):
         b: Named | Sequence[Named],
         c: Named | Sequence[Named],
         strength: float = 1.0,
-        path: EditSpace = "line",
+        path: str = "line",
     ) -> Result:
         """Generate strength * (a - b) + c; several images stand for their mean code. Gives a, b, c and the result.
 
@@ -121,7 +116,6 @@ class InteractiveRun(TrainedRun):
             strength: factor of the difference; with labels, 1.2 shows more of what is added.
             path: ``line``, among the codes, or ``flow``, in the noise of a flow.
         """
-        check_choice("path", path, EditSpace)
         terms = [_names([term] if isinstance(term, Named) else term) for term in (a, b, c)]
         return Result(*arithmetic(self, terms, strength, path))
 
