@@ -161,7 +161,7 @@ def _rows(run: TrainedRun, name: ImageName) -> Tensor | None:
 def _saved_code(run: TrainedRun, name: str) -> Tensor:
     codes = load_codes(run, name)
     if len(codes) > 1:
-        raise InputError("codes", name, f"holds {len(codes)} codes. Give a file with one.")
+        raise InputError("code file", name, f"holds {len(codes)} codes. Give a file with one.")
     return codes[0]
 
 
@@ -202,22 +202,22 @@ def load_codes(run: TrainedRun, file: str | Path) -> Tensor:
         InputError: for a file without codes, or with those of another run.
     """
     path, latent_dim = Path(file), run.codes.shape[1]
-    with decoding("codes", path, "Give a .npy of codes."):
+    with decoding("code file", path, "Give a .npy of codes."):
         content = path.read_bytes()
         codes = np.load(io.BytesIO(content), allow_pickle=False)
         about = json.loads(about_file(path).read_bytes()) if about_file(path).is_file() else None
     is_float = isinstance(codes, np.ndarray) and codes.dtype.kind == "f"
     if not is_float or not (np.abs(codes.astype(np.float64)) < MAX_NUMBER).all():
-        raise InputError("codes", path, f"does not hold floats below {MAX_NUMBER:g}. Give a .npy of codes.")
+        raise InputError("code file", path, f"does not hold floats below {MAX_NUMBER:g}. Give a .npy of codes.")
     if codes.shape[-1:] != (latent_dim,) or codes.ndim > 2 or not len(codes):
         remedy = f"is of shape {codes.shape}, codes of this run are (M, {latent_dim}). Give such codes."
-        raise InputError("codes", path, remedy)
+        raise InputError("code file", path, remedy)
     if about is None:
         log.info("%s has no digest beside it: its codes may be another run's", path)
     elif not isinstance(about, dict) or about.get("run") != run.digest:
-        raise InputError("codes", path, "was saved from another run, or before it was continued. Give that run.")
+        raise InputError("code file", path, "was saved from another run, or before it was continued. Give that run.")
     elif about.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
-        raise InputError("codes", path, "has changed since it was saved. Save the codes again.")
+        raise InputError("code file", path, "has changed since it was saved. Save the codes again.")
     return torch.from_numpy(codes.reshape(-1, latent_dim).astype(np.float32)).to(run.codes)
 
 

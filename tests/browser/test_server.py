@@ -310,7 +310,7 @@ CODE = base64.b64encode(np.zeros(6, np.float32).tobytes()).decode()
         ("save", {"name": "x", "code": CODE[:-4]}, "code AAAAAAAAAAAAAAAAAAAA: is not a code"),
         ("save", {"name": "x", "code": "%"}, "code %: is not a code"),
         ("save", {"name": "x", "code": "\u00e9"}, "code \u00e9: is not a code"),
-        ("decode", {"name": "other.npy"}, "codes "),
+        ("decode", {"name": "other.npy"}, "code file "),
         ("strip", {"names": ["1"], "path": "line", "steps": 3}, "images 1: a strip is between images. Give 2 to 8."),
         ("strip", {"names": ["1"] * 9, "path": "line", "steps": 3}, "images 9: a strip is between images"),
         ("strip", {"names": ["1", "2"], "path": "line", "steps": True}, "steps True: is out of range"),

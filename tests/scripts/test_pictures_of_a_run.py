@@ -136,13 +136,13 @@ def test_saved_codes_are_decoded_to_the_pictures_that_they_were_saved_from(tiny)
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("other.npy", "--codes other.npy: was saved from another run, or before it was continued. Give that run."),
-        ("wide.npy", "--codes wide.npy: is of shape (2, 7), codes of this run are (M, 6). Give such codes."),
-        ("large.npy", "--codes large.npy: does not hold floats below 1e+15. Give a .npy of codes."),
-        ("whole.npy", "--codes whole.npy: does not hold floats below 1e+15. Give a .npy of codes."),
-        ("text.npy", "--codes text.npy: cannot be read ("),
-        ("nothing.npy", "--codes nothing.npy: cannot be read ("),
-        ("several.npy", "--codes several.npy: holds 2 codes. Give a file with one."),
+        ("other.npy", "code file other.npy: was saved from another run, or before it was continued. Give that run."),
+        ("wide.npy", "code file wide.npy: is of shape (2, 7), codes of this run are (M, 6). Give such codes."),
+        ("large.npy", "code file large.npy: does not hold floats below 1e+15. Give a .npy of codes."),
+        ("whole.npy", "code file whole.npy: does not hold floats below 1e+15. Give a .npy of codes."),
+        ("text.npy", "code file text.npy: cannot be read ("),
+        ("nothing.npy", "code file nothing.npy: cannot be read ("),
+        ("several.npy", "code file several.npy: holds 2 codes. Give a file with one."),
     ],
 )
 def test_codes_that_are_not_of_this_run_are_named(name, line, tiny, tmp_path):
