@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
+    ModelPruning,
 )
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
 
 
 def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
-    """Raises InputError for callbacks of Lightning's that would set learning rates wrongly, or log them twice."""
+    """Raises InputError for callbacks of Lightning's that would fail, set learning rates wrongly, or log them twice."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, LearningRateFinder):
@@ -62,6 +63,8 @@ def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
             raise InputError("callbacks", name, remedy)
         if isinstance(callback, LearningRateMonitor):
             raise InputError("callbacks", name, "logs learning rates, which are logged already. Leave it out")
+        if isinstance(callback, ModelPruning):
+            raise InputError("callbacks", name, "cannot prune weights whose channels come last. Leave it out")
 
 
 class Curves(Callback):

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sources.find import describe_source
-from glo_lightning.errors import InputError, OnError
+from glo_lightning.errors import InputError, OnError, check_at_least
 from glo_lightning.module import GLO
 from glo_lightning.priors.prior import make_prior
 from glo_lightning.progress import ProgressMode, progress_mode, set_progress
@@ -144,6 +144,9 @@ class TrainCLI(LightningCLI):
         """
         flags, launch = self.config_init.trainer, self.start.launch
         check_strategy(flags.strategy)
+        for key, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("log_every_n_steps", 0)):
+            if flags[key] is not None:
+                check_at_least(key, flags[key], least)
         kwargs["default_root_dir"] = self.start.folder.path
         kwargs["devices"], kwargs["num_nodes"] = launch.complete(flags.devices, flags.num_nodes)
         for plugin in _as_list(flags.plugins):

@@ -108,7 +108,7 @@ def one_line(message: str) -> str:
     wrong = re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL)
     if not wrong:
         return " ".join(message.split())
-    key, details = wrong.groups()
+    key, details = wrong[1].replace("data.seed", "seed_everything"), wrong[2]
     value = re.search(r"(?:Got value|Given value): (.*)", details)
     expected = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\])", details)
     if not value or not expected:

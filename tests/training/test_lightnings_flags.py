@@ -39,6 +39,11 @@ WRONG = [
     ("--callbacks+=EarlyStopping --callbacks.monitor=nothing", "trainer arguments: Early stopping conditioned on"),
     ("--profiler=foo", "trainer arguments: When passing string value for the `profiler`"),
     ("--strategy=nosuch", "trainer arguments: You selected an invalid strategy name"),
+    # what Lightning does not check
+    ("--accumulate_grad_batches=0", "--accumulate_grad_batches 0: must be 1 or more"),
+    ("--check_val_every_n_epoch=0", "--check_val_every_n_epoch 0: must be 1 or more"),
+    ("--log_every_n_steps=-1", "--log_every_n_steps -1: must be 0 or more"),
+    ("--seed_everything=true", "--seed_everything True: give int"),
     # packages that are not installed
     ("--callbacks+=RichProgressBar", "--trainer.callbacks pytorch_lightning.callbacks.RichProgressBar: cannot be"),
     ("--logger=CometLogger", "--trainer.logger pytorch_lightning.loggers.CometLogger: cannot be made (Requirement '"),
@@ -72,6 +77,7 @@ WRONG = [
     ("--callbacks+=LearningRateFinder", "--callbacks LearningRateFinder: knows one learning rate, and GLO has two."),
     ("--callbacks+=LearningRateMonitor", "--callbacks LearningRateMonitor: logs learning rates, which are logged"),
     ("--callbacks+=LearningRateMonitor --logger=false", "--callbacks LearningRateMonitor: logs learning rates"),
+    ("--callbacks+=ModelPruning --callbacks.pruning_fn=random_unstructured", "--callbacks ModelPruning: cannot prune"),
     ("--plugins=AsyncCheckpointIO", "--plugins AsyncCheckpointIO: would replace the checkpoints that survive a kill."),
 ]  # fmt: skip
 
