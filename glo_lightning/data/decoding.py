@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from glo_lightning.data.source import Source, key_text, read_image
+from glo_lightning.data.source import Source, key_text, read_image, skipped_text
 from glo_lightning.data.subprocesses import run_in_subprocesses
 from glo_lightning.errors import InputError, OnError, ReadError
 from glo_lightning.images import ImageFormat
@@ -102,7 +102,7 @@ class Decoder:
                     pixels[row] = read_image(self.source, row, self.image_format).numpy()
                     result = DECODED
                 except InputError as error:
-                    result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, str(error)
+                    result, problem = UNREADABLE if isinstance(error, ReadError) else INVALID, skipped_text(error)
                 except Exception:  # any error of a source; it is raised when the main process reads the row
                     result = FAILED
             if problem or said:

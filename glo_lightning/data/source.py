@@ -15,6 +15,7 @@ from torch import Tensor
 from glo_lightning.errors import InputError, ReadError
 from glo_lightning.images import Encoded, ImageFormat, NotAnImageError, decode_image
 
+ADVICE = "Remove it, or skip such images by --data.on_invalid_image skip."
 Labels = Callable[[int], dict[str, str]]
 
 
@@ -218,11 +219,16 @@ def read_image(source: Source, index: int, image_format: ImageFormat) -> Tensor:
     try:
         return decode_image(source.read(index), image_format)
     except NotAnImageError as error:
-        remedy = f"is not an image ({error}). Remove it, or skip such images by --data.on_invalid_image skip."
+        remedy = f"is not an image ({error}). {ADVICE}"
         raise InputError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
     except OSError as error:
         remedy = f"cannot be read ({error.strerror or error}). Check the disk, and start again."
         raise ReadError(f"key {key_text(source, index)} of", source.fingerprint[0], remedy) from error
+
+
+def skipped_text(error: InputError) -> str:
+    """Returns what is said of an image that is skipped: the error without the advice to skip it."""
+    return f"skipped {str(error).removesuffix(ADVICE).rstrip()}"
 
 
 def key_text(source: Source, index: int) -> str:

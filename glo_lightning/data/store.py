@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glo_lightning.data.decoding import DECODED, TODO, Decoder
-from glo_lightning.data.source import Source, key_text, read_image
+from glo_lightning.data.source import Source, key_text, read_image, skipped_text
 from glo_lightning.errors import InputError, OnError
 from glo_lightning.files import cache_folder, disk_remedy, reserve_space
 from glo_lightning.images import DECODING, ImageFormat
@@ -68,7 +68,7 @@ class StreamingDataset(Dataset[tuple[Tensor, Any]]):
             except InputError as error:
                 if self.on_invalid_image == "raise":
                     raise
-                log.warning("%s", error)
+                log.warning("%s", skipped_text(error))
         self.add_skipped(index, rows)
         empty = torch.empty(0, *self.image_format.shape, dtype=torch.uint8)
         return torch.stack(images) if images else empty, torch.tensor(rows, dtype=torch.long)

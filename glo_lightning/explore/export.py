@@ -122,7 +122,6 @@ def _about(run: TrainedRun) -> dict[str, Any]:
         "preprocessing": _preprocessing(run.data),
         "data_state": state | lists,
         "global_step": run.global_step,
-        **({"rows_without_image": run.data.skipped} if len(run.rows) < len(run.codes) else {}),
         **({"labels": run.attributes.values} if run.attributes is not None else {}),
     }
 
