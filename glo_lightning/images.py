@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from glo_lightning.errors import NotAnImageError
 Encoded = bytes | Image.Image
 Crop = Literal["center", "none"]
 DECODING = 3  # version of ``decode_image``, raised where its pixels change; 3 reads 12, 16 and signed bits by the tags
+AVIF_CROP = b"\0\0\0\x28clap"  # a box of 40 bytes
 EXTERNAL_FORMATS = ("EPS", "IPTC")  # Pillow starts Ghostscript for these; IPTC may hold an EPS
 EpsImagePlugin.gs_binary = False  # also for whoever calls Pillow without us, such as torchvision
 TURNS = {
@@ -179,6 +181,8 @@ def open_image(image: Encoded) -> Image.Image:
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and opened.width * opened.height > most:
         raise NotAnImageError(f"of {opened.width}x{opened.height} pixels, more than {most}")
+    if opened.format == "AVIF" and isinstance(image, bytes) and AVIF_CROP in image:
+        warnings.warn("Pillow ignores the crop that this AVIF asks for", stacklevel=2)
     return opened
 
 

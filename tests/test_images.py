@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from conftest import encode
 from odd_images import RAMP, exif, png, tiff
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_images
@@ -264,6 +264,14 @@ def test_no_image_starts_another_program(tmp_path, monkeypatch, name):
     with pytest.raises(OSError, match="Ghostscript"):  # whoever opens it
         Image.open(io.BytesIO(record)).load()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="needs libavif")
+def test_an_avif_whose_crop_is_ignored_is_told():
+    record = encode(np.full((32, 32, 3), 77, np.uint8), "AVIF")
+    assert abs(int(decode_image(record, ImageFormat(32))[0, 9, 9]) - 77) <= 2
+    with pytest.warns(UserWarning, match="ignores the crop"):
+        decode_image(record + struct.pack(">I4s8I", 40, b"clap", 16, 1, 16, 1, 0, 1, 0, 1), ImageFormat(32))
 
 
 def test_psnr_is_that_of_torchmetrics_over_all_pixels_and_of_each_image():
