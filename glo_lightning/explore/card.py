@@ -26,11 +26,11 @@ tags: [glo, image-generation, pytorch-lightning]
 
 # {name}
 
-![Training images and their reconstructions](reconstructions.png)
+![Training images and their reconstructions](pictures/reconstructions.png)
 
 *Above: training images. Below: what the generator makes of their codes.*
 
-![Samples](samples.png)
+![Samples](pictures/samples.png)
 
 *New images from a {prior} fitted to the codes.*
 
@@ -72,17 +72,19 @@ OTHER_DATA = "*Say here what the images are, where they are from, and under whic
 
 @torch.no_grad()
 def write_card(run: TrainedRun, folder: Path) -> None:
-    """Write ``README.md``, ``reconstructions.png`` and ``samples.png`` of a run into the folder of its export."""
+    """Write ``README.md`` and its ``pictures/`` of a run into the folder of its export."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
     model, rows = run.model, run.rows[:MAX_MEASURED]
     images = run.images(rows.tolist())
     targets, reconstructions = from_uint8(images), generate(model, run.codes[rows]).cpu()
     half = SHOWN // 2
     pairs = zip(targets[:SHOWN].split(half), reconstructions[:SHOWN].split(half), strict=True)
-    picture([list(row) for pair in pairs for row in pair]).save(folder / "reconstructions.png")
+    picture([list(row) for pair in pairs for row in pair]).save(pictures / "reconstructions.png")
     prior = "flow" if any((folder / "priors").glob("flow-*")) else "gaussian"
     fitted = fit_prior(make_prior(prior), run.trained_codes, run.trained_attributes, folder)
     codes = sample_codes(fitted, run.trained_codes, SHOWN, model.project)
-    picture([list(row) for row in generate(model, codes).cpu().split(half)]).save(folder / "samples.png")
+    picture([list(row) for row in generate(model, codes).cpu().split(half)]).save(pictures / "samples.png")
     measured = {f"PSNR of {len(images)} training images": f"{float(psnr(reconstructions, targets)):.2f} dB"}
     if len(images) > codes.shape[1]:
         projected = pca_reconstructions(images[: model.n_pca], images, codes.shape[1])

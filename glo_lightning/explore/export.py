@@ -50,7 +50,7 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
     - ``config.json``: format version, the arguments of ``GLO``, preprocessing, digests that tell the images, the
       labels' values, and checksums of the other files.
     - ``recipe.yaml``: the run's configuration without places; ``priors/``: its flows.
-    - ``README.md``, a model card, with ``reconstructions.png`` and ``samples.png``.
+    - ``README.md``, a model card, with its ``pictures/``.
 
     Args:
         run: a run folder, whose newest checkpoint is loaded, or a checkpoint in it; its images must be there.

@@ -100,7 +100,7 @@ def find_export(name: str | os.PathLike[str]) -> Path:
         InputError: where there is none.
     """
     folder = Path(name)
-    if not folder.exists() and is_export(SHIPPED / folder):
+    if not is_export(folder) and is_export(SHIPPED / folder):
         return SHIPPED / folder
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return folder
@@ -124,7 +124,8 @@ def find_run(name: str | os.PathLike[str]) -> Path:
         OSError: when the copy cannot be written.
     """
     path = Path(name)
-    if path.exists() or path.is_absolute() or not is_export(SHIPPED / path):
+    is_run = path.is_file() or (path / "config.yaml").is_file() or is_export(path)
+    if is_run or path.is_absolute() or not is_export(SHIPPED / path):
         return path
     copy = Path("runs") / path
     if not is_export(copy):

@@ -116,7 +116,7 @@ def test_the_card_has_figures_pictures_and_the_lines_that_use_it(export, tiny_ru
     assert measured == pytest.approx(expected, abs=0.01)
     assert "CC0" in card
     assert "latent_dim: 6" in card
-    for name in ("reconstructions.png", "samples.png"):
+    for name in ("pictures/reconstructions.png", "pictures/samples.png"):
         assert f"({name})" in card
         assert (export / name).is_file()
     lines = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"export"', f'"{export}"')
