@@ -28,7 +28,7 @@ PER_ROW = 8  # images in a row of reconstructions
 
 
 def load_run(path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None) -> InteractiveRun:
-    """Load a run folder or a checkpoint file; see ``TrainedRun``."""
+    """Load a run folder, a checkpoint file or an exported folder; see ``TrainedRun``."""
     return InteractiveRun(path, accelerator, root)
 
 
