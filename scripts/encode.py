@@ -20,7 +20,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
@@ -28,7 +27,7 @@ from torchvision.utils import make_grid, save_image
 from glo_lightning.data.image_files import read_images
 from glo_lightning.encoding import STARTS, TRIAL_STEPS
 from glo_lightning.errors import InputError, check_at_least, check_range
-from glo_lightning.explore.codes import encode_images, generate
+from glo_lightning.explore.codes import encode_images, generate, save_codes
 from glo_lightning.explore.commands import CommandParser, refuse_unused
 from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
 from glo_lightning.explore.interactive import load_run
@@ -92,7 +91,7 @@ def encode(options: argparse.Namespace) -> None:
         return
     codes = encode_images(run.model, to_uint8(images), run.codes_and_pca_images, encoder, **descent)
     generated = generate(run.model, codes).cpu()
-    write(options, codes, names, {"targets": images, "reconstructions": generated}, (generated, images))
+    write(options, run, codes, names, {"targets": images, "reconstructions": generated}, (generated, images))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -148,11 +147,12 @@ def restore(
     outputs = {"targets": pictures + (1 - mask), "reconstructions": generated}
     outputs["filled" if options.mask else "restored"] = restored
     degraded = operator(generated)[..., mask > 0]
-    write(options, codes, names, outputs, (degraded, pictures[..., mask > 0]), compared=True)
+    write(options, restoration.run, codes, names, outputs, (degraded, pictures[..., mask > 0]), compared=True)
 
 
 def write(
     options: argparse.Namespace,
+    run: TrainedRun,
     codes: Tensor,
     names: list[str],
     pictures: dict[str, Tensor],
@@ -171,7 +171,7 @@ def write(
         if compared:
             rows = list(zip(*(images[:MAX_COMPARED] for images in pictures.values()), strict=True))
             picture(rows, columns=["degraded", "generated", "restored"]).save(folder / "comparison.png")
-        np.save(folder / "codes.npy", codes.cpu().numpy())
+        save_codes(folder / "codes.npy", codes, run.digest)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")
 

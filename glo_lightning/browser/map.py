@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from glo_lightning.errors import DamagedError, decoding
 from glo_lightning.explore.paths import principal_axes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
@@ -81,14 +82,17 @@ class Map:
 
 def _load(file: Path, num: int) -> np.ndarray | None:
     """The places (num, 2) in a file; None where it holds none."""
+    if not file.is_file():
+        return None
     try:
-        places = np.load(file, allow_pickle=False)
-    except FileNotFoundError:
+        with decoding("map", file, "The map is computed again."):
+            places = np.load(file, allow_pickle=False)
+            if places.shape != (num, 2) or places.dtype.kind != "f" or not np.isfinite(places).all():
+                raise ValueError("it holds no map of these codes")
+            return places
+    except DamagedError as error:
+        log.warning("%s %s", error.value, error.remedy)
         return None
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s cannot be read (%s). The map is computed again.", file, error)
-        return None
-    return places if isinstance(places, np.ndarray) and places.shape == (num, 2) else None
 
 
 def _tsne(codes: np.ndarray) -> np.ndarray:

@@ -391,6 +391,11 @@ def test_the_map_is_kept_in_the_run_folder(session, faces_run, client, monkeypat
     again.map.add_tsne()
     assert again.map.places["tsne"] == drawn
     (file,) = (faces_run / "maps").iterdir()
+    header = file.read_bytes().replace(b"shape", b"sh(pe")  # numpy raises a SyntaxError
+    for damaged in (b"", header, file.read_bytes()[:200]):
+        file.write_bytes(damaged)
+        with pytest.raises(TypeError, match="not callable"):  # it would be made again
+            again.map.add_tsne()
     file.unlink()
     file.parent.rmdir()
 

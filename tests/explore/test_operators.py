@@ -189,7 +189,7 @@ def test_encode_restores_behind_an_operator(encode_py, photo, arguments):
     size = 8 if arguments == "down4" else 32
     output = encode_py(photo(size), "--operator", *arguments.split(), "--steps", 5)
     pictures = {f"{name}.png" for name in ("comparison", "reconstructions", "restored", "targets")}
-    assert {path.name for path in output.glob("[!.]*")} == pictures | {"codes.npy", "metrics.json"}
+    assert {path.name for path in output.glob("[!.]*")} == pictures | {"codes.npy", "codes.npy.json", "metrics.json"}
     assert np.load(output / "codes.npy").shape == (1, 6)
     assert json.loads((output / "metrics.json").read_text())["psnr"] > 0
 
