@@ -108,9 +108,9 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps Lightning's ModelCheckpoint from writing this run's ``last.ckpt``."""
-        folder = RunFolder(trainer.default_root_dir).last.parent
+        folder = os.path.realpath(RunFolder(trainer.default_root_dir).last.parent)
         for other in trainer.checkpoint_callbacks:
-            if isinstance(other, ModelCheckpoint) and other.dirpath in (None, os.fspath(folder)):
+            if isinstance(other, ModelCheckpoint) and os.path.realpath(other.dirpath or folder) == folder:
                 if other.CHECKPOINT_NAME_LAST == "last":
                     other.CHECKPOINT_NAME_LAST = "last-of-lightning"
                 if other.filename in ("last", "previous", "best"):

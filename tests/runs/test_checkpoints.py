@@ -234,7 +234,9 @@ class FreeLock:
 
 def test_last_of_lightnings_checkpoints_is_not_ours(run, tmp_path):
     flags = (*RUN, "--max_epochs=2", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true")
-    assert run(*flags, "--output", tmp_path / "run") == (0, "")
+    (tmp_path / "link").symlink_to(tmp_path)
+    place = f"--trainer.callbacks.dirpath={tmp_path / 'run' / 'checkpoints'}"
+    assert run(*flags, place, "--output", tmp_path / "link" / "run") == (0, "")
     assert [load(tmp_path / "run", name)["global_step"] for name in ("last", "previous")] == [20, 10]
     assert (tmp_path / "run" / "checkpoints" / "last-of-lightning.ckpt").exists()
     status, line = run(*flags, "--trainer.callbacks.filename=best", "--output", tmp_path / "other")
