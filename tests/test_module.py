@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.plugins import Precision
 from sklearn.decomposition import PCA
 from torch.optim import SGD, AdamW
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
@@ -334,6 +334,22 @@ class TestTraining:
 
 
 GOOD = torch.zeros(8, 3, 32, 32)
+
+
+class Stream(IterableDataset):
+    """Batches without end."""
+
+    def __iter__(self):
+        while True:
+            yield GOOD, torch.arange(8)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*no `val_dataloader`.*")
+def test_a_stream_is_trained_on(tmp_path):
+    model = GLO(8, **SMALL, init="random")
+    trainer = fit(model, DataLoader(Stream(), batch_size=None), tmp_path, max_steps=3)
+    assert trainer.global_step == 3
+    assert "train/loss" in trainer.callback_metrics
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*no `val_dataloader`.*")

@@ -81,9 +81,9 @@ class Curves(Callback):
         self.initial: Tensor | None = None  # (n, D)
 
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # of an epoch, infinite for a stream
         steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = math.ceil(min(trainer.log_every_n_steps, steps))  # type: ignore[attr-defined]
         codes = pl_module.latents.weight.detach()
         self.initial = (codes[:INITIAL_ROWS].clone() if self.initial is None else self.initial).to(codes.device)
 

@@ -138,10 +138,10 @@ def _class_line(key: str, details: str) -> str:
         return f"{flag} {path or ''}: needs the arguments {missing[1]}. Give them, or another class"
     if problem:
         return f"{flag} {path}: cannot be made ({' '.join(details.split())}). Give another class"
-    given = re.search(
-        r"Expected '([\w.]+)' to be a subclass|(?:path but|path string:|'class_path':) '?([\w./]+)", details
-    )
-    given = given or re.search(r"(?:val='|Got value: |Given value: )([^\s']+)'?\)?$", details, re.MULTILINE)
+    if alone := re.search(r"NestedArg\(key='(?!class_path)(\w+)'", details):
+        return f"{flag}.{alone[1]}: needs a class that it belongs to. Give {flag} first"
+    given = re.search(r"Expected '([\w.]+)' to be|(?:path but|path string:|'class_path':) '?([\w./]+)", details)
+    given = given or re.search(r"(?:Got|Given) value: (\S+)$", details, re.MULTILINE)
     name = next(filter(None, given.groups())) if given else " ".join(details.split())
     choices = f"give {', '.join(names[:5])} or the path of a class"
     if other := re.search(r"subclass of (?:<class ')?(\w+)", details):

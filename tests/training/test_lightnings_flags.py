@@ -70,6 +70,7 @@ WRONG = [
     (f"{STOPPING} --callbacks.patience=many", "--trainer.callbacks.patience many: is of another type. Give int"),
     (f"{STOPPING} --callbacks.patince=3", "--trainer.callbacks.patince: EarlyStopping has no such argument. Did you"),
     ("--logger=CSVLogger --logger.save_dri=d", "--trainer.logger.save_dri: CSVLogger has no such argument. Did you"),
+    ("--logger.save_dir=d", "--trainer.logger.save_dir: needs a class that it belongs to. Give --trainer.logger first"),
     ("--config=empty.yaml", "--config: a file holds nothing, and no arguments; give a YAML file"),
     ("--config=list.yaml", "--config: a file holds [1], and no arguments; give a YAML file"),
     # what cannot work with GLO
