@@ -239,7 +239,7 @@ class GLO(LightningModule):
         """The curves and pictures of a Trainer that has none. Refuses callbacks that would set rates wrongly."""
         from glo_lightning.training.callbacks import missing_callbacks, refuse_callbacks
 
-        refuse_callbacks(self.trainer, self.schedule)
+        refuse_callbacks(self.trainer, self)
         return missing_callbacks(self.trainer)
 
     def on_fit_start(self) -> None:

@@ -24,7 +24,7 @@ from glo_lightning.errors import InputError
 from glo_lightning.parts import find_class
 from glo_lightning.runs.checkpoints import check_last_format
 from glo_lightning.runs.folder import RunFolder
-from glo_lightning.training.flags import CHOICES
+from glo_lightning.training.flags import CHOICES, class_at
 from glo_lightning.training.loggers import needs_save_dir
 
 # The kinds of classes that a configuration may name.
@@ -192,7 +192,8 @@ def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Namespace | dict):
         items = vars(value) if isinstance(value, Namespace) else value
         if isinstance(items.get("class_path"), str):
-            yield key, items["class_path"]
+            yield key, items["class_path"]  # which is refused before its own defaults are looked up
+            items = {**items, "init_args": _without_defaults(items["class_path"], items.get("init_args"))}
         for name, part in items.items():
             inside = key.count(".") > 0 or name in ("class_path", "init_args")
             yield from _named_code(part, key if inside else f"{key}.{name}".lstrip("."))
@@ -201,3 +202,10 @@ def _named_code(value: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from _named_code(part, key)
     elif inspect.isroutine(value) or isinstance(value, type):
         yield key, value
+
+
+def _without_defaults(path: str, arguments: Any) -> dict[str, Any]:
+    """The arguments of a class that are not its own defaults, some of which are functions of its package."""
+    given = vars(arguments) if isinstance(arguments, Namespace) else arguments or {}
+    defaults = [parameter.default for parameter in inspect.signature(class_at(path)).parameters.values()]
+    return {name: value for name, value in given.items() if not any(value is default for default in defaults)}

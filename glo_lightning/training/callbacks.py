@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
@@ -51,20 +52,22 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
     return [] if trainer.barebones else [callback for callback in default_callbacks() if type(callback) not in present]
 
 
-def refuse_callbacks(trainer: Trainer, schedule: str) -> None:
+def refuse_callbacks(trainer: Trainer, model: GLO) -> None:
     """Raises InputError for callbacks of Lightning's that would fail, set learning rates wrongly, or log them twice."""
+    refused: dict[type, str] = {
+        LearningRateFinder: "knows one learning rate, and GLO has two. Compare short runs of several instead",
+        LearningRateMonitor: "logs learning rates, which are logged already. Leave it out",
+        ModelPruning: "cannot prune weights whose channels come last. Leave it out",
+    }
+    if model.schedule == "cosine":
+        remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
+        refused[GradientAccumulationScheduler] = remedy
+    if not hasattr(model, "backbone"):
+        refused[BackboneFinetuning] = "needs a backbone, and the model has none. Leave it out"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name = type(callback).__name__
-        if isinstance(callback, LearningRateFinder):
-            remedy = "knows one learning rate, and GLO has two. Compare short runs of several instead"
-            raise InputError("callbacks", name, remedy)
-        if isinstance(callback, GradientAccumulationScheduler) and schedule == "cosine":
-            remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
-            raise InputError("callbacks", name, remedy)
-        if isinstance(callback, LearningRateMonitor):
-            raise InputError("callbacks", name, "logs learning rates, which are logged already. Leave it out")
-        if isinstance(callback, ModelPruning):
-            raise InputError("callbacks", name, "cannot prune weights whose channels come last. Leave it out")
+        for kind, remedy in refused.items():
+            if isinstance(callback, kind):
+                raise InputError("callbacks", type(callback).__name__, remedy)
 
 
 class Curves(Callback):

@@ -126,7 +126,7 @@ def _class_line(key: str, details: str) -> str:
     path, details = problem.groups() if problem else (_class_path(details), details)
     name = path.rpartition(".")[2] if path else key.rpartition(".")[2]
     if unknown := re.search(r"Option '(\w+)' is not accepted", details):
-        own = _arguments(_class_at(path)) if path else []
+        own = _arguments(class_at(path)) if path else []
         meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path or ''}"))
         return f"{flag}.{unknown[1]}: {name} has no such argument. {meant}"
     if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
@@ -182,6 +182,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _class_at(path: str) -> Any:
+def class_at(path: str) -> Any:
+    """The class, or the function, at a path that the parser has found."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)

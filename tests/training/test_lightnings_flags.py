@@ -78,6 +78,7 @@ WRONG = [
     ("--callbacks+=LearningRateFinder", "--callbacks LearningRateFinder: knows one learning rate, and GLO has two."),
     ("--callbacks+=LearningRateMonitor", "--callbacks LearningRateMonitor: logs learning rates, which are logged"),
     ("--callbacks+=LearningRateMonitor --logger=false", "--callbacks LearningRateMonitor: logs learning rates"),
+    ("--callbacks+=BackboneFinetuning", "--callbacks BackboneFinetuning: needs a backbone, and the model has none."),
     ("--callbacks+=ModelPruning --callbacks.pruning_fn=random_unstructured", "--callbacks ModelPruning: cannot prune"),
     ("--plugins=AsyncCheckpointIO", "--plugins AsyncCheckpointIO: would replace the checkpoints that survive a kill."),
 ]  # fmt: skip
