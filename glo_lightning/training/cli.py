@@ -114,6 +114,7 @@ class TrainCLI(LightningCLI):
         refuse_untrusted(config, sys.argv[1:])
         if config.model.get("num_images") is not None:
             raise InputError("model.num_images", config.model.num_images, "is read from the data. Leave it out.")
+        check_strategy(config.trainer.strategy)
         config.trainer = _without_objects(config.trainer)
         if config.prior is not None:
             make_prior(config.prior)
@@ -131,9 +132,9 @@ class TrainCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except InputError:
-            raise
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError) or (isinstance(error, TypeError) and "Parser key" not in str(error)):
+                raise
             raise constructor_error(error, self.config.trainer) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -143,10 +144,11 @@ class TrainCLI(LightningCLI):
             InputError: for arguments that Lightning refuses, or that several processes do not support.
         """
         flags, launch = self.config_init.trainer, self.start.launch
-        check_strategy(flags.strategy)
         for key, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("log_every_n_steps", 0)):
             if flags[key] is not None:
                 check_at_least(key, flags[key], least)
+        if flags.val_check_interval in (0, 0.0):
+            raise InputError("val_check_interval", 0, "must be more than 0. Give --limit_val_batches 0 for none.")
         kwargs["default_root_dir"] = self.start.folder.path
         kwargs["devices"], kwargs["num_nodes"] = launch.complete(flags.devices, flags.num_nodes)
         for plugin in _as_list(flags.plugins):

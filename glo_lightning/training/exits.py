@@ -104,7 +104,8 @@ def translate(error: BaseException) -> BaseException:
     raised_in = traceback.extract_tb(error.__traceback__)[-1]
     packages = {"pytorch_lightning", "lightning_fabric"} & set(Path(raised_in.filename).parts)
     is_check = isinstance(error, Exception) and packages and (raised_in.line or "").startswith("raise ")
-    return InputError("trainer", "arguments", " ".join(str(error).split())) if is_check else error
+    said = " ".join(str(error).split()) or f"{raised_in.name} of a class of Lightning's has to be overridden"
+    return InputError("trainer", "arguments", said) if is_check else error
 
 
 def _memory_line(trainer: Trainer) -> str:

@@ -140,10 +140,14 @@ def _class_line(key: str, details: str) -> str:
         return f"{flag} {path}: cannot be made ({' '.join(details.split())}). Give another class"
     if alone := re.search(r"NestedArg\(key='(?!class_path)(\w+)'", details):
         return f"{flag}.{alone[1]}: needs a class that it belongs to. Give {flag} first"
-    given = re.search(r"Expected '([\w.]+)' to be|(?:path but|path string:|'class_path':) '?([\w./]+)", details)
+    given = re.search(
+        r"Expected '([\w.]+)' to be|(?:path but|path string:|class, but|'class_path':) '?([\w./]+)", details
+    )
     given = given or re.search(r"(?:Got|Given) value: (\S+)$", details, re.MULTILINE)
     name = next(filter(None, given.groups())) if given else " ".join(details.split())
-    choices = f"give {', '.join(names[:5])} or the path of a class"
+    choices = f"give {', '.join([other for other in names if other != name][:5])} or the path of a class"
+    if name in names or "instantiatable" in details:
+        return f"{flag} {name}: cannot be made: it is abstract, or its package is not here. {_sentence(choices)}"
     if other := re.search(r"subclass of (?:<class ')?(\w+)", details):
         return f"{flag} {name}: is no {other[1]}. {_sentence(choices)}"
     return f"{flag} {name}: there is no such class. {_sentence(did_you_mean(name, names, otherwise=choices))}"
@@ -161,7 +165,7 @@ def _class_path(details: str) -> str | None:
     return path[1] if path else None
 
 
-def constructor_error(error: ValueError, trainer: Namespace) -> InputError:
+def constructor_error(error: Exception, trainer: Namespace) -> InputError:
     """The error of a class that the parser has made: what the class has raised, with the flag that names it.
 
     Args:
@@ -174,7 +178,9 @@ def constructor_error(error: ValueError, trainer: Namespace) -> InputError:
     first: BaseException = error
     while first.__cause__ or first.__context__:
         first = first.__cause__ or first.__context__  # type: ignore[assignment]
-    remedy = f"cannot be made ({' '.join(str(first).split())}). Give other arguments, or another class"
+    problem = re.search(r"Problem with given class_path '[^']+':\s*(.*?)(?=\n *- |\Z)", str(error), re.DOTALL)
+    said = " ".join((problem[1] if problem else str(first)).split())
+    remedy = f"cannot be made ({said}). Give other arguments, or another class"
     return InputError(f"--{flags[0]}" if flags else "trainer", name, remedy)
 
 

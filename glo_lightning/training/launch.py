@@ -75,9 +75,9 @@ class Launch(NamedTuple):
 
 
 def check_strategy(strategy: object) -> None:
-    """Raises InputError for the name of a strategy that does not work with sparse codes or the command line."""
-    name = str(strategy)
-    if name.startswith(("fsdp", "deepspeed")):
+    """Raises InputError for the name or the class of a strategy that cannot train sparse codes or the command line."""
+    name = str(getattr(strategy, "class_path", strategy)).rpartition(".")[2]
+    if name.lower().startswith(("fsdp", "deepspeed", "modelparallel")):
         raise InputError("strategy", name, "cannot shard a sparse table of codes. Give ddp.")
     if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
         raise InputError("strategy", name, "starts processes that miss signals and errors. Give ddp.")
