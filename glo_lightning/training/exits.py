@@ -100,12 +100,18 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
 
 
 def translate(error: BaseException) -> BaseException:
-    """Returns InputError for what Lightning itself raises, such as for an absent metric; any other error as it is."""
+    """Returns InputError for what Lightning or a logger's package raises itself; any other error as it is.
+
+    Such as an absent metric, or an account that is missing.
+    """
     raised_in = traceback.extract_tb(error.__traceback__)[-1]
-    packages = {"pytorch_lightning", "lightning_fabric"} & set(Path(raised_in.filename).parts)
-    is_check = isinstance(error, Exception) and packages and (raised_in.line or "").startswith("raise ")
+    packages = set(Path(raised_in.filename).parts)
+    if not isinstance(error, Exception) or not (raised_in.line or "").startswith("raise "):
+        return error
     said = " ".join(str(error).split()) or f"{raised_in.name} of a class of Lightning's has to be overridden"
-    return InputError("trainer", "arguments", said) if is_check else error
+    if loggers := packages & {"wandb", "mlflow", "comet_ml"}:
+        return InputError("logger", min(loggers), said)
+    return InputError("trainer", "arguments", said) if packages & {"pytorch_lightning", "lightning_fabric"} else error
 
 
 def _memory_line(trainer: Trainer) -> str:

@@ -15,7 +15,6 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.devices import Accelerator
@@ -186,7 +185,7 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
             log.info("run folder: %s", folder.path)
             try:
                 trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
-            except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # raised again, in one line where Lightning or a logger says what is wrong
                 raise translate(error) from error.__cause__
         except (InputError, OSError) as error:
             if isinstance(error, InputError) or not folder.config.exists():

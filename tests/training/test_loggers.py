@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import struct
+import subprocess
 import sys
 import warnings
 
 import pytest
-from conftest import REPOSITORY, train
+from conftest import REPOSITORY, TINY, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 wandb = pytest.importorskip("wandb", reason="pip install -e '.[loggers]'")
@@ -113,3 +115,20 @@ def test_figures_of_the_last_epoch_are_a_file_for_programs(logged):
     assert metrics["train/loss_epoch"] == pytest.approx(losses[-1])
     assert metrics["seconds"] > 0
     assert metrics["peak_memory_bytes"] > 1e7
+
+
+def test_an_account_that_is_missing_is_one_line(tmp_path):
+    """In a program of its own: W&B keeps what it has once read of its settings."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    environment |= {"HOME": str(tmp_path), "WANDB_SILENT": "true", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *TINY, "--trainer.logger=WandbLogger"]
+    ended = subprocess.run(
+        [*command, "--output", tmp_path / "run"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("--logger wandb: No API key configured")
+    assert not (tmp_path / "run").exists()
