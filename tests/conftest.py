@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import io
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glo_lightning.progress import set_progress
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored, by the programs that tests start, too
 
 REPOSITORY = Path(__file__).parents[1]
 
