@@ -25,7 +25,9 @@ from typing import Any
 import yaml
 
 from glo_lightning.errors import InputError, OneLineParser, check_at_least
+from glo_lightning.locks import Lock
 
+Suggest = Callable[[Any], Any]  # takes a value from an Optuna trial
 TRAIN = Path(__file__).with_name("train.py")
 ENDS = {0: "COMPLETE", 128 + signal.SIGTERM: "PRUNED"}  # a run's exit status, and the state of its trial
 
@@ -34,11 +36,11 @@ class WrongInput(Exception):
     """The line of a run that could not start."""
 
 
-def read_search(text: str) -> tuple[str, Callable[[Any], Any]]:
+def read_search(text: str) -> tuple[str, Suggest]:
     """Reads ``flag=a,b,c``, ``flag=log(low, high)``, ``flag=uniform(low, high)`` or ``flag=int(low, high)``.
 
     Returns:
-        The flag, and a function that takes its value from an Optuna trial.
+        The flag, and what takes its value from a trial.
     """
     flag, equals, values = text.partition("=")
     if not (flag and equals and values):
@@ -104,13 +106,11 @@ def check_metrics(metrics: dict[str, float]) -> float:
     return metrics["val/psnr"]
 
 
-def search(output: Path, spaces: Sequence[str], num_trials: int, flags: Sequence[str]) -> None:
+def search(output: Path, suggestions: dict[str, Suggest], num_trials: int, flags: Sequence[str]) -> None:
     """Runs trials until there are ``num_trials``, and prints them."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    suggestions = dict(read_search(text) for text in spaces)
-    output.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=f"sqlite:///{output.absolute()}/study.db",
         study_name="sweep",
@@ -178,10 +178,18 @@ def main() -> None:
             raise InputError("seeds", options.seeds, "Give either --seeds or --search.")
         check_at_least("seeds", options.seeds, 0)
         check_at_least("trials", options.trials, 1)
-        if options.seeds:
-            repeat(options.output, options.seeds, flags)
-        else:
-            search(options.output, options.search, options.trials, flags)
+        suggestions = dict(read_search(text) for text in options.search)
+        options.output.mkdir(parents=True, exist_ok=True)
+        lock = Lock(options.output / ".lock")
+        if not lock.acquire():
+            raise InputError("output", options.output, f"is in use by {lock.holder()}. Give another folder.")
+        try:
+            if options.seeds:
+                repeat(options.output, options.seeds, flags)
+            else:
+                search(options.output, suggestions, options.trials, flags)
+        finally:
+            lock.release()
     except ImportError as error:
         parser.error(f"--search: needs the package {error.name}. Install it with pip install -e '.[sweep]'")
     except (InputError, WrongInput) as error:

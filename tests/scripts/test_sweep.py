@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from programs import call, refusal
 
+from glo_lightning.locks import Lock
+
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[sweep]'")
 
 SPACE = ("--search", "model.latent_dim=8,32", "model.optimizer.lr=log(0.01, 1)")
@@ -94,6 +96,15 @@ def test_a_trial_that_was_cut_off_is_resumed(played):
     states = [trial.state.name for trial in study().trials]
     assert states == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study().trials[-1].params == params
+
+
+def test_two_sweeps_in_one_folder_are_refused(played):
+    Path("runs/sweep").mkdir(parents=True)
+    lock = Lock(Path("runs/sweep/.lock"))
+    assert lock.acquire()
+    assert refusal("sweep", *SPACE).startswith("--output runs/sweep: is in use by process")
+    lock.release()
+    assert not played
 
 
 def test_a_run_that_fails_is_told(played):
