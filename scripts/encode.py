@@ -3,8 +3,8 @@
 IMAGES are files, folders or LMDBs. Each image's code is found by gradient descent from several starts; the generator
 does not change. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json.
 
---fit_encoder fits an encoder to the run, in two minutes at most, and saves it in the run folder. From then on its code
-is a start, with 30 steps or fewer the only one, and with --steps 0 the result.
+--fit_encoder fits an encoder to the run, in two minutes at most, and saves it in the run folder. From then on 30 steps
+from its code are the default; of more steps its code is one of the starts, and with --steps 0 it is the result.
 
 --operator says how IMAGES were degraded: mask (--mask FILE, whose black pixels are missing), down4 (reduced to a
 quarter of the side), blur, grey, or the path of a module's class; --operator_args '{"sigma": 3}' are its arguments. The
@@ -47,7 +47,8 @@ OF_OPERATORS = ("prior_weight", "noise_sigma")  # flags that weigh what an opera
 def main() -> None:
     parser = CommandParser(__doc__, "encoded", "the output folder")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
-    parser.add_argument("--steps", type=int, default=150, help="largest number of steps from the best start")
+    help_ = "largest number of steps from the best start (default: 150, or 30 where an encoder was fitted)"
+    parser.add_argument("--steps", type=int, help=help_)
     parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="starts of the descent")
     parser.add_argument("--fit_encoder", action="store_true", help="fit an encoder to the run and save it there")
@@ -78,11 +79,13 @@ def encode(options: argparse.Namespace) -> None:
         fit_and_save_encoder(run)
     if not names:
         return
-    descent = {"starts": options.starts, "steps": options.steps}
-    descent["loss"] = None
+    encoder = load_encoder(run) if options.encoder == "auto" else None
+    if options.steps is None:
+        is_quick = encoder is not None and operator is None and "starts" not in options.given
+        options.steps = TRIAL_STEPS if is_quick else 150
+    descent = {"starts": options.starts, "steps": options.steps, "loss": None}
     if options.loss:
         descent["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
-    encoder = load_encoder(run) if options.encoder == "auto" else None
     if encoder is not None and options.steps <= TRIAL_STEPS:
         refuse_unused(options, f"with an encoder and at most {TRIAL_STEPS} steps, which start from its code", "starts")
     if operator is not None:
@@ -98,7 +101,7 @@ def check(options: argparse.Namespace) -> None:
     """Check what needs no run."""
     if not options.images and not options.fit_encoder:
         raise InputError("images", "", "there are none. Name files or folders, or give --fit_encoder.")
-    check_at_least("steps", options.steps, 0)
+    check_at_least("steps", 0 if options.steps is None else options.steps, 0)
     check_range("prior_weight", options.prior_weight, 0, 1e6)
     if not 0 < options.noise_sigma <= 10:
         remedy = "must be more than 0, and at most 10. Give 0.05 for a twentieth of white."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -55,7 +57,9 @@ class CommandParser(OneLineParser):
         self.add_argument("--data.root", dest="root", type=Path, help="the run's images, if they were moved")
         if output is None:
             return
-        self.add_argument(flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder)")
+        self.add_argument(
+            flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder, or a new name)"
+        )
         self.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     def add_picture_arguments(self, moving: bool = False) -> None:
@@ -81,7 +85,8 @@ class CommandParser(OneLineParser):
             return options
         if options.output is None:
             run = options.run
-            options.output = (run if run.is_dir() else run.parent) / self.default_output
+            named = (run if run.is_dir() else run.parent) / self.default_output
+            options.output = named if options.overwrite else free_name(named)
         paths = {key: getattr(options, key, None) for key in ("output", "codes", "animation")}
         outputs = {key: path for key, path in paths.items() if path is not None}
         named = {self.flag.lstrip("-") if key == "output" else key: path for key, path in outputs.items()}
@@ -107,6 +112,12 @@ class CommandParser(OneLineParser):
         except KeyboardInterrupt as stop:
             sys.stderr.write("\nstopped; nothing was written\n")
             raise SystemExit(130) from stop
+
+
+def free_name(path: Path) -> Path:
+    """The path, or where it exists the first of ``name-2.png``, ``name-3.png``, ... that does not."""
+    paths = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
+    return next(path for path in paths if not os.path.lexists(path))
 
 
 def refuse_unused(options: argparse.Namespace, reason: str, *keys: str) -> None:

@@ -162,6 +162,7 @@ def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
     assert torch.equal(encode_py(run, photo, "--steps", 0)[0], code)
     assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
     found = encode_images(loaded.model, pixels, loaded.codes_and_pca_images, encoder, steps=TRIAL_STEPS)
+    assert torch.equal(encode_py(run, photo)[0], found)  # the default
     assert torch.equal(codes_by_name(loaded, [str(photo)]), found)
 
 

@@ -83,6 +83,15 @@ def test_a_command_replaces_a_file_only_with_overwrite(name, tiny, tmp_path):
     assert call(*command, "--output=made.png", "--overwrite")[0] == 0
 
 
+def test_a_second_call_takes_a_new_name_and_says_it(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for name in ("interpolation.png", "interpolation-2.png", "interpolation-3.png"):
+        status, output, _ = call("interpolate", run, 0, 1, "--steps=2", "--accelerator=cpu")
+        assert status == 0
+        assert f"wrote {run / name}" in output
+        assert (run / name).is_file()
+
+
 def moved(table: torch.Tensor) -> torch.Tensor:
     axes = principal_axes(table, 3)
     return table[4] + 0.5 * axes[0] - axes[2]
