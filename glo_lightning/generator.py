@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.memory import check_fits
-from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
+from glo_lightning.parts import PLUGIN_ERRORS, make_part, trying
 
 
 class FirstLayer(nn.Linear):
@@ -139,24 +139,15 @@ def make_generator(description: Mapping[str, Any], latent_dim: int, image_size: 
             needed = sum(weight.nbytes for weight in make(dimensions).parameters())  # make() itself reports errors
         check_fits(key, value, f"{path} and its gradients", 2 * needed)
     generator = make()
-    _check_images(generator, path, (latent_dim, channels, image_size))
-    return generator
-
-
-@torch.no_grad()
-def _check_images(generator: nn.Module, path: str, sizes: tuple[int, int, int]) -> None:
-    """Raises InputError for a generator whose images of two codes do not have the shape (2, C, H, W)."""
-    latent_dim, channels, image_size = sizes
-    wanted, training = (2, channels, image_size, image_size), generator.training
-    with torch.random.fork_rng(devices=[]):  # a generator that draws noise must not advance the run's random numbers
-        try:
-            images = generator.eval()(torch.zeros(2, latent_dim))
-        except PLUGIN_ERRORS as error:
-            what = f"does not take codes of latent_dim {latent_dim} ({describe_exception(error)})"
-            raise InputError("generator", path, f"{what}. Mend it, or give another class") from error
-        finally:
-            generator.train(training)
+    fault, training = f"does not take codes of latent_dim {latent_dim}", generator.training
+    remedy = "Mend it, or give another class"
+    # a generator that draws noise must not advance the run's random numbers
+    with trying("generator", path, fault, remedy), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        images = generator.eval()(torch.zeros(2, latent_dim))
+    generator.train(training)
+    wanted = (2, channels, image_size, image_size)
     shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if shape != wanted:
         remedy = f"Give one that makes {wanted}, images of image_size {image_size} and {channels} channels"
         raise InputError("generator", path, f"makes {shape} from two codes. {remedy}")
+    return generator

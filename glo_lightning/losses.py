@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glo_lightning.errors import InputError, check_at_least, did_you_mean
-from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
+from glo_lightning.parts import make_part, trying
 
 
 def gaussian_kernel(size: int = 5, sigma: float = 2.0) -> Tensor:
@@ -130,14 +130,10 @@ def make_loss(description: Mapping[str, Any], image_size: int, channels: int) ->
     path = description["class_path"]
     loss = make_part(description, nn.Module, "loss")
     images = torch.zeros(2, channels, image_size, image_size)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            value = loss(images, images)
-        except InputError:
-            raise
-        except PLUGIN_ERRORS as error:
-            what = f"does not compare images of shape {tuple(images.shape)} ({describe_exception(error)})"
-            raise InputError("loss", path, f"{what}. Give one that maps (generated, images) to a scalar") from error
+    fault = f"does not compare images of shape {tuple(images.shape)}"
+    remedy = "Give one that maps (generated, images) to a scalar"
+    with trying("loss", path, fault, remedy), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        value = loss(images, images)
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError("loss", path, f"makes {shape} of two images. Give a module that makes a scalar")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.memory import check_fits
-from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_part
+from glo_lightning.parts import make_part, trying
 
 Schedule = Literal["constant", "cosine"]
 
@@ -59,11 +59,9 @@ def make_optimizer(description: Mapping[str, Any], weights: Iterable[nn.Paramete
     optimizer = make(weights)
     trial = nn.Parameter(torch.zeros(2, 2))
     trial.grad = torch.zeros_like(trial)
-    try:
+    remedy = "Give another, such as AdamW"
+    with trying("optimizer", description["class_path"], "makes no step of dense gradients", remedy):
         make([trial]).step()
-    except PLUGIN_ERRORS as error:
-        remedy = f"makes no step of dense gradients ({describe_exception(error)}). Give another, such as AdamW"
-        raise InputError("optimizer", description["class_path"], remedy) from error
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
     def keep_options(loaded: torch.optim.Optimizer) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,8 @@ def make_part(description: Mapping[str, Any], kind: type, key: str, *given: Any)
         name: make_part(value, kind, key) if isinstance(value, Mapping) and "class_path" in value else value
         for name, value in (description.get("init_args") or {}).items()
     }
-    return make_instance(
-        description["class_path"], kind, key, "Give other arguments, or another class", *given, **arguments
-    )
+    remedy = "Give other arguments, or another class"
+    return make_instance(description["class_path"], kind, key, remedy, *given, **arguments)
 
 
 def make_instance(path: str, kind: type, key: str, remedy: str, /, *given: Any, **arguments: Any) -> Any:
@@ -74,14 +74,9 @@ def make_instance(path: str, kind: type, key: str, remedy: str, /, *given: Any, 
         InputError: as ``find_class``, when the class does not take these arguments, and its own.
     """
     found = find_class(path, kind, key, remedy)
-    try:
+    with trying(key, path, "cannot be made with its arguments", remedy):
         inspect.signature(found).bind(*given, **arguments)
         return found(*given, **arguments)
-    except InputError:
-        raise
-    except PLUGIN_ERRORS as error:
-        what = f"cannot be made with its arguments ({describe_exception(error)})"
-        raise InputError(key, path, f"{what}. {remedy[:1].upper()}{remedy[1:]}") from error
 
 
 def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, has: Sequence[str] = ()) -> type:
@@ -98,7 +93,6 @@ def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, 
         InputError: when there is none, or it is of another kind.
     """
     module, _, name = str(path).rpartition(".")
-    remedy = f"{remedy[:1].upper()}{remedy[1:]}"
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -107,20 +101,26 @@ def find_class(path: str, kind: type | tuple[type, ...], key: str, remedy: str, 
     if not isinstance(found, type):
         raise InputError(key, path, f"is no class. {remedy}")
     if not issubclass(found, kind):
-        raise InputError(
-            key, path, f"is {'of another kind' if isinstance(kind, tuple) else f'no {kind.__name__}'}. {remedy}"
-        )
+        wanted = "of another kind" if isinstance(kind, tuple) else f"no {kind.__name__}"
+        raise InputError(key, path, f"is {wanted}. {remedy}")
     for method in has:
         if not callable(getattr(found, method, None)):
             raise InputError(key, path, f"has no {method}. {remedy}")
     return found
 
 
-def describe_exception(error: BaseException) -> str:
-    """Says what a class raised, and where, in one line."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:100]
-    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {said}"
+@contextlib.contextmanager
+def trying(key: str, path: str, fault: str, remedy: str) -> Iterator[None]:
+    """Turns what the class at ``path`` raises in the block into an InputError that says what and where in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except PLUGIN_ERRORS as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())[:100]
+        place = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+        raise InputError(key, path, f"{fault} ({place}: {said}). {remedy}") from error
 
 
 def to_builtin(value: Any) -> Any:

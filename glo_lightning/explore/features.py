@@ -70,7 +70,7 @@ def load_features(name: str) -> nn.Module:
         except RuntimeError as error:
             remedy = "is not a TorchScript file. Make it with torch.jit.save."
             raise InputError("features", name, remedy) from error
-    remedy = "give efficientnet, inception, a TorchScript file, or the path of a class made without arguments"
+    remedy = "Give efficientnet, inception, a TorchScript file, or the path of a class made without arguments"
     return make_instance(name, nn.Module, "features", remedy).eval()
 
 

@@ -15,7 +15,7 @@ from glo_lightning.data.image_files import find_images
 from glo_lightning.errors import InputError
 from glo_lightning.images import NotAnImageError, open_image, reading_image
 from glo_lightning.losses import blur_matrix, gaussian_kernel
-from glo_lightning.parts import PLUGIN_ERRORS, describe_exception, make_instance
+from glo_lightning.parts import make_instance, trying
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow has it
 
@@ -105,14 +105,10 @@ def make_operator(
         except OSError as error:
             raise InputError("mask", file, f"cannot be read ({error.strerror}). Give an image file.") from error
     path = f"{__name__}.{OPERATORS[name]}" if name in OPERATORS else name
-    operator = make_instance(path, nn.Module, "operator", f"give {choices}", **(arguments or {}))
+    operator = make_instance(path, nn.Module, "operator", f"Give {choices}", **arguments)
     one, two = torch.randn(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    try:
+    with trying("operator", name, "does not take images of this run", f"Give {choices}."):
         output, expected = operator(one - 2 * two), operator(one) - 2 * operator(two)
-    except PLUGIN_ERRORS as error:
-        raise InputError(
-            "operator", name, f"does not take images of this run ({describe_exception(error)}). Give {choices}."
-        ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else ()
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or shape[2] != shape[3]:
         raise InputError("operator", name, f"makes {shape or type(output).__name__} of an image. Give {choices}.")

@@ -83,7 +83,7 @@ def make_prior(name: str, n_components: int | None = None) -> Prior:
         return Mixture(n_components)
     if name in PRIORS:
         return PRIORS[name]()
-    remedy = f"give {', '.join(PRIORS)} or the path of a class with fit(codes) and sample(num, seed)"
+    remedy = f"Give {', '.join(PRIORS)} or the path of a class with fit(codes) and sample(num, seed)"
     return make_instance(name, Prior, "prior", remedy)
 
 
