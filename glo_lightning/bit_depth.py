@@ -19,13 +19,9 @@ WHITE_IS_ZERO, YCBCR, SIGNED, SEPARATE = 0, 6, 2, 2  # their values
 
 
 def load_8_bits(image: Any) -> Image.Image:
-    """Loads an opened image, and scales its pixels to 8 bits where they have more or are signed.
+    """Loads an opened Pillow image, and scales its pixels to 8 bits where they have more or are signed.
 
-    Args:
-        image: a Pillow image of any mode.
-
-    Returns:
-        An image of a mode of 8 bits, in which what is transparent is so in Pillow's sense.
+    What is transparent in the result is so in Pillow's sense.
 
     Raises:
         NotAnImageError: for pixels whose black and white are not stated, and planes that Pillow reads wrong.
@@ -54,18 +50,13 @@ def _tag(image: Any, tag: int) -> Any:
 
 
 def _correct_planes(image: Any) -> None:
-    """Corrects the decoder of uncompressed TIFF planes of 16 bits, each of which Pillow reads as if it had 8.
-
-    Raises:
-        NotAnImageError: for other planes that Pillow reads wrong.
-    """
+    """Corrects the decoder of uncompressed TIFF planes of 16 bits, each of which Pillow reads as if it had 8."""
     if _tag(image, PLANES) != SEPARATE or not image.tile:
         return
-    if _tag(image, PHOTOMETRIC) == YCBCR:
-        raise NotAnImageError("a TIFF of separate YCbCr planes")
-    if _tag(image, BITS) == 16 and image.tile[0][0] == "raw":
-        if image.mode not in ("RGB", "RGBA"):
-            raise NotAnImageError(f"a TIFF of separate 16-bit planes of {image.mode}")
+    is_deep = _tag(image, BITS) == 16 and image.tile[0][0] == "raw"
+    if _tag(image, PHOTOMETRIC) == YCBCR or (is_deep and image.mode not in ("RGB", "RGBA")):
+        raise NotAnImageError("a TIFF of separate planes of CMYK or YCbCr, which Pillow reads wrong")
+    if is_deep:
         order = "L" if image.tag_v2.prefix == b"II" else "B"
         image.tile = [_with_arguments(tile, (f"{tile[3][0]};16{order}", *tile[3][1:])) for tile in image.tile]
 

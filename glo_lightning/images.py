@@ -85,7 +85,7 @@ def reading_image() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise NotAnImageError("of no known format") from error
+        raise NotAnImageError("of no supported format, or damaged") from error
     except Exception as error:  # Pillow's readers raise errors of any type
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, which says nothing about the image
             raise
@@ -93,11 +93,7 @@ def reading_image() -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to RGB: upright, of 8 bits, and on white where it is transparent.
-
-    Raises:
-        NotAnImageError: for pixels whose black and white the file does not state.
-    """
+    """Decodes an opened image to RGB: upright, of 8 bits, and on white where it is transparent; see ``load_8_bits``."""
     source, image = image, load_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -171,13 +167,11 @@ def open_image(image: Encoded) -> Image.Image:
     """Opens bytes as a Pillow image, without decoding them.
 
     Raises:
-        NotAnImageError: for bytes that Pillow does not read; for formats that another program would have to read; and
-            for more pixels than Pillow's limit for decompression bombs, where it would warn and fill the memory.
+        UnidentifiedImageError: for bytes that Pillow does not read, or only by another program; see ``reading_image``.
+        NotAnImageError: for more pixels than Pillow's limit for decompression bombs, where it would warn and fill the
+            memory.
     """
-    try:
-        opened = Image.open(io.BytesIO(image), formats=_formats()) if isinstance(image, bytes) else image
-    except UnidentifiedImageError as error:
-        raise NotAnImageError(_name_format(image)) from error
+    opened = Image.open(io.BytesIO(image), formats=_formats()) if isinstance(image, bytes) else image
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and opened.width * opened.height > most:
         raise NotAnImageError(f"of {opened.width}x{opened.height} pixels, more than {most}")
@@ -192,14 +186,3 @@ def _formats() -> list[str]:
     Image.init()
     names = [name for name in Image.ID if name not in EXTERNAL_FORMATS]
     return sorted(names, key=lambda name: name not in ("JPEG", "PNG", "WEBP"))
-
-
-def _name_format(record: Encoded) -> str:
-    """Says of bytes that Pillow has not opened which format they begin like."""
-    begin = record[:16] if isinstance(record, bytes) else b""
-    for name, (_, accepts) in Image.OPEN.items():
-        if accepts is not None and len(begin) == 16 and accepts(begin) is True:
-            if name in EXTERNAL_FORMATS:
-                return f"{name}, for which Ghostscript would be started"
-            return f"{name} that is damaged or of a kind that Pillow does not read"
-    return "of no known format"

@@ -1,11 +1,21 @@
-"""How much memory there is, to refuse what cannot fit before it is made."""
+"""How much memory there is on the host and on a GPU, before something large is made."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from glo_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Device memory of a step beside images and model: kernels and their workspace; and for each byte of RGB images the
+# default generator's activations (99 bytes are kept for the backward pass), their gradients and the pyramids.
+STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
 def check_fits(key: str, value: object, what: str, needed: int) -> None:
@@ -34,3 +44,16 @@ def free_memory() -> int:
     except (OSError, ValueError):  # no container, or one without a limit
         return free
     return min(free, limit - used)
+
+
+def fits_on_gpu(images: Tensor, device: torch.device, batch_size: int) -> bool:
+    """Returns whether a GPU that holds the model has room for images (N, C, H, W) and a step, and logs the sizes."""
+    if device.type != "cuda":
+        return False
+    free = torch.cuda.mem_get_info(device)[0]
+    step = STEP_MEMORY + BATCH_MEMORY * batch_size * 3 * images.shape[-1] ** 2
+    fits = images.nbytes + step <= free
+    message = "images stay on the %s: they take %.1f GB, a step up to %.1f, and the device has %.1f"
+    sizes = [size / 1e9 for size in (images.nbytes, step, free)]
+    log.info(message, "device" if fits else "host", *sizes)
+    return fits

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,17 +134,11 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
     The file has a header line; then a line for each image with its key and a value for each attribute, empty where the
     image has none. Images without a line have no labels.
 
-    Args:
-        folder: the folder of the images.
-        keys: the keys of the images.
-
     Raises:
         InputError: for a file that is malformed, or that names none of these images.
     """
     file, remedy = folder / FILE, "Correct the file, or remove it."
-    if not file.is_file():
-        if file.is_symlink() or file.exists():
-            raise InputError("attributes", file, f"is a link to nothing, or no regular file. {remedy}")
+    if not os.path.lexists(file):
         return {}
     by_key: dict[bytes, dict[str, str]] = {}
     with decoding("attributes", file, remedy), open(file, newline="", encoding="utf-8-sig") as opened:
@@ -161,13 +156,11 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
             if key.encode() in by_key:
                 raise InputError("attributes", file, f"{line} repeats the key {key}. {remedy}")
             by_key[key.encode()] = dict(zip(names, values, strict=True))
-    names_an_image = False
-    for image in keys:
-        if image == header[0].encode():
-            problem = f"its first line names the image {header[0]}. Begin the file with the line key,name,name..."
-            raise InputError("attributes", file, problem)
-        names_an_image = names_an_image or image in by_key
-    if not names_an_image:
+    images = set(keys)
+    if header[0].encode() in images:
+        problem = f"its first line names the image {header[0]}. Begin the file with the line key,name,name..."
+        raise InputError("attributes", file, problem)
+    if images.isdisjoint(by_key):
         problem = "names none of these images; it belongs to others. Write it again, or remove it."
         raise InputError("attributes", file, problem)
     return by_key

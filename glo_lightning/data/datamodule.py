@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import Attributes, find_attributes
-from glo_lightning.data.device_memory import fits_on_gpu
 from glo_lightning.data.digests import Digests
 from glo_lightning.data.sampler import OneBatchSampler, ResumableLoader, RowBatchSampler
 from glo_lightning.data.source import ConcatSource, HeadSource, MirroredSource, Source, channels_of
@@ -23,6 +22,7 @@ from glo_lightning.data.store import CachedDataset, StreamingDataset
 from glo_lightning.distributed import all_gather_object, raise_on_all_ranks
 from glo_lightning.errors import InputError, OnError, check_at_least, check_choice
 from glo_lightning.images import DECODING, Crop, ImageFormat, from_uint8
+from glo_lightning.memory import fits_on_gpu
 
 log = logging.getLogger(__name__)
 

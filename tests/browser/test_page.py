@@ -312,7 +312,7 @@ def test_a_wrong_file_is_a_message(new_page, tmp_path):
     page = new_page()
     page.click("[data-tab=mix]")
     for name, line in (
-        ("text.png", "upload text.png: is not an image (of no known format)"),
+        ("text.png", "upload text.png: is not an image (of no supported format, or damaged)"),
         ("huge.png", "upload huge.png: has more than 50 megapixels"),
         ("long.png", "upload long.png: has 21 MB; 20 MB are taken"),
     ):

@@ -248,7 +248,7 @@ def huge(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("record", "line"),
     [
-        (lambda: b"no image", "upload x: is not an image (of no known format). Give a PNG, JPEG or WebP."),
+        (lambda: b"no image", "upload x: is not an image (of no supported format, or damaged). Give a PNG"),
         (lambda: b"", "upload x: is not an image"),
         (lambda: encode(flat_image(1))[:-40], "upload x: is not a whole image"),
         (lambda: animated("GIF"), "upload x: is animated. Give a still image."),

@@ -5,8 +5,8 @@ import torch
 from conftest import TINY, encode, flat_image, rows_of, write_lmdb
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.data.device_memory import fits_on_gpu
 from glo_lightning.errors import InputError
+from glo_lightning.memory import fits_on_gpu
 
 
 @pytest.mark.parametrize(("workers", "cached"), [(0, True), (0, False), (2, False)])

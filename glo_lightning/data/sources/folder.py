@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from glo_lightning.data.attributes import read_labels
 from glo_lightning.data.source import digest_order, key_text
@@ -107,11 +106,11 @@ def path_text(path: str | os.PathLike[str]) -> str:
 
 def _count(entries: dict[str, list[os.DirEntry[str]]]) -> str:
     """Counts the files that are passed over by suffix, the most frequent first; empty if there are none."""
-    suffixes = collections.Counter(_suffix(entry) for entry in entries["other"] if entry.name != "attributes.csv")
-    named = sorted(suffixes.items(), key=lambda item: (-item[1], item[0] or "z"))[:MAX_SUFFIXES_NAMED]
-    parts = [f"{number} {suffix or 'without suffix'}" for suffix, number in named]
-    if rest := suffixes.total() - sum(number for _, number in named):
-        parts.append(f"{rest} others")
+    others = (entry for entry in entries["other"] if entry.name != "attributes.csv")
+    suffixes = collections.Counter(sorted(_suffix(entry) or "without suffix" for entry in others))
+    parts = [f"{number} {suffix}" for suffix, number in suffixes.most_common(MAX_SUFFIXES_NAMED)]
+    if len(suffixes) > MAX_SUFFIXES_NAMED:
+        parts.append("others")
     if entries["broken"]:
         parts.append(f"{len(entries['broken'])} that are no files")
     return ", ".join(parts)
@@ -132,16 +131,11 @@ class FolderSource:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.folder = Path(root).expanduser().absolute()
-        if not self.folder.is_dir():
-            raise InputError("root", self.folder, "is not a folder. Give a folder of images.")
         first = len(os.path.join(self.folder, ""))
-        try:
-            stamps = {}
-            for entry in list_images(self.folder):
-                stat = entry.stat()
-                stamps[os.fsencode(entry.path[first:])] = (stat.st_size, stat.st_mtime_ns)
-        except OSError as error:
-            raise InputError("root", error.filename or self.folder, f"cannot be read ({error.strerror}).") from error
+        stamps = {}
+        for entry in list_images(self.folder):
+            stat = entry.stat()
+            stamps[os.fsencode(entry.path[first:])] = (stat.st_size, stat.st_mtime_ns)
         keys = list(stamps)
         self.names = [keys[position] for position in digest_order(keys)]
         content = hashlib.sha256(repr([(key, stamps[key]) for key in self.names]).encode()).hexdigest()
@@ -171,14 +165,7 @@ class FolderSource:
         return read_labels(self.folder, self.names)
 
     def labels(self, index: int) -> dict[str, str]:
-        """Returns the class of row ``index`` and its labels in ``attributes.csv``.
-
-        Raises:
-            InputError: when that file belongs to other images.
-        """
+        """Returns the class of row ``index`` and its labels in ``attributes.csv``; see ``read_labels`` for errors."""
         key = self.key(index)
         first, slash, _ = key_text(self, index).partition("/")
         return ({"class": first} if slash else {}) | self._table.get(key, {})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_table"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from glo_lightning.data.source import NumberedSource, dataset_location, numbered_order
 from glo_lightning.errors import InputError
@@ -118,13 +118,7 @@ class TorchvisionSource(NumberedSource):
         return {}
 
     def read(self, index: int) -> Image.Image:
-        """Returns the image of row ``index``.
-
-        Raises:
-            NotAnImageError: for a damaged file.
-            OSError: for a file that the disk cannot read.
-        """
-        EpsImagePlugin.gs_binary = False  # torchvision opens files in any format; for an EPS Pillow starts Ghostscript
+        """Returns the image of row ``index``; see ``reading_image`` for errors."""
         with reading_image():
             return self.images[self.order[index]][0]
 
@@ -148,10 +142,7 @@ def _label_columns(images: Any) -> dict[str, Sequence[str | None]]:
 @contextlib.contextmanager
 def _download_folder(root: Path) -> Iterator[Path]:
     """Yields a temporary folder to download into; moves its files to ``root`` once all are there."""
-    if root == cache_folder() / "sets":
-        cache_folder().mkdir(parents=True, exist_ok=True)
-    if not root.parent.is_dir():
-        raise InputError("root", root, "the folder around it does not exist. Make it, or give another.")
+    root.parent.mkdir(parents=True, exist_ok=True)
     lock, temporary = Lock(root.with_name(f".{root.name}.lock")), root.with_name(f".{root.name}.download")
     if not lock.acquire():
         raise InputError("download", "true", f"{lock.holder()} is downloading into {root}. Wait for it.")

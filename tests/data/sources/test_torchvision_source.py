@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_sets import RANDOM, in_digest_order, keys_of, md5, numbers_of, write_celeba, write_idx, write_mnist
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from glo_lightning import LSUNDataModule
 from glo_lightning.data.source import read_image
@@ -132,7 +132,6 @@ def test_an_eps_among_the_images_of_a_set_starts_no_program(tmp_path, monkeypatc
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as in a fresh process
     names = write_celeba(tmp_path / "set", monkeypatch)
     source = open_source(tmp_path / "set")
     first = tmp_path / "set" / "celeba" / "img_align_celeba" / names[numbers_of(source)[0]]
