@@ -24,7 +24,7 @@ from pathlib import Path  # noqa: E402
 
 from glo_lightning.browser.address import address_of, is_loopback, listen  # noqa: E402
 from glo_lightning.browser.offline import export_page, require_offline  # noqa: E402
-from glo_lightning.browser.server import require_server, serve  # noqa: E402
+from glo_lightning.browser.server import require_packages, serve  # noqa: E402
 from glo_lightning.browser.session import Session  # noqa: E402
 from glo_lightning.explore.commands import CommandParser, refuse_unused  # noqa: E402
 from glo_lightning.explore.interactive import load_run  # noqa: E402
@@ -57,7 +57,7 @@ def make_session(options: argparse.Namespace) -> Session:
 
 def browse(options: argparse.Namespace) -> None:
     refuse_unused(options, "without --export", "overwrite")
-    require_server()
+    require_packages("browse", "starlette", "uvicorn")
     with listen(options.host, options.port) as listening:
         session = make_session(options)
         ready = time.monotonic() - IMPORTED

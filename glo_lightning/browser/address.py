@@ -23,12 +23,9 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses requests that name another host, or come from another site's page; adds headers to all answers.
+    """An ASGI application that answers for ``app``, on this host and port, and adds headers to all answers.
 
-    Args:
-        app: the ASGI application.
-        host: that the server listens on.
-        port: that the server listens on.
+    Requests that name another host, or come from another site's page, are refused.
     """
 
     def __init__(self, app: Any, host: str, port: int):

@@ -9,12 +9,7 @@ from pathlib import Path
 
 
 class Commands:
-    """Writes commands on a run.
-
-    Args:
-        run: the run's path as the user gave it.
-        flags: that the commands need to find the same run, such as ``--data.root``.
-    """
+    """Writes commands on a run, of the path and the flags that find it, such as ``--data.root``."""
 
     def __init__(self, run: Path, flags: Sequence[str]):
         self.run, self.flags = run, flags

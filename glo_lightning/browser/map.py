@@ -36,9 +36,6 @@ class Map:
             ``add_tsne`` has run, ``tsne``.
         tile: pixels of a thumbnail's side.
         thumbnails: all thumbnails in one JPEG, in a square, row by row; None without images.
-
-    Args:
-        run: the run.
     """
 
     def __init__(self, run: TrainedRun):

@@ -20,14 +20,10 @@ from glo_lightning.explore.trained_run import TrainedRun
 class Names:
     """Finds codes and images by name. No name from the page can be a path, except that of a saved code.
 
-    Attributes:
-        uploads: the image files that came from the browser.
-
     Args:
-        run: the run.
+        run, encoder: the run, and its encoder if it has one.
         labels: the names ``name=value`` that exist.
         codes_folder: of saved codes.
-        encoder: of the run, if it has one.
         slow: held during an encoding.
     """
 
@@ -39,11 +35,7 @@ class Names:
         self.uploads = Uploads()
 
     def codes(self, names: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """Find the codes (M, D) of images, and their names in a command.
-
-        Raises:
-            InputError: for a name that is not known, or no names.
-        """
+        """Find the codes (M, D) of images, and their names in a command."""
         if not names:
             raise InputError("names", "", "there are none. Give one or more.")
         codes, typed = [], []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glo_lightning.browser.server import PAGE
+from glo_lightning.browser.server import PAGE, require_packages
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name
@@ -37,9 +36,7 @@ LACKS = "The flow's path, strips of pictures and your own files need the page of
 
 def require_offline() -> None:
     """Raise InputError where a package that ``export_page`` needs is missing."""
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError("export", package, "is not installed. Run pip install -e '.[export]'.")
+    require_packages("export", "onnx", "onnxscript")
     for name in RUNTIME_FILES.values():
         if not (RUNTIME / name).is_file():
             raise InputError("export", RUNTIME / name, f"was not found. In the current folder run {NPM}.")

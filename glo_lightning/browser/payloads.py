@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 
 import numpy as np
@@ -27,15 +28,10 @@ def as_text(code: Tensor) -> str:
 
 
 def from_text(text: str, latent_dim: int) -> Tensor:
-    """Decode what ``as_text`` wrote.
-
-    Raises:
-        InputError: for text that is not a code of this dimension.
-    """
-    try:
+    """Decode what ``as_text`` wrote; InputError for other text, and for a code of another dimension."""
+    numbers = np.empty(0, np.float32)
+    with contextlib.suppress(ValueError):
         numbers = np.frombuffer(base64.b64decode(text, validate=True), np.float32)
-    except ValueError as error:
-        raise InputError("code", text[:20], "is not a code. Give its floats in base64.") from error
     if numbers.shape != (latent_dim,) or not np.isfinite(numbers).all():
-        raise InputError("code", text[:20], f"is not a code. Give {latent_dim} finite numbers.")
+        raise InputError("code", text[:20], f"is not a code. Give {latent_dim} finite floats in base64.")
     return torch.from_numpy(numbers.copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections import OrderedDict
@@ -31,12 +32,7 @@ class BusyError(Exception):
 
 
 class WorkQueue:
-    """Runs functions in threads, a few at once; other requests wait for their turn, and too many are refused.
-
-    Args:
-        workers: number of functions that run at once.
-        max_waiting: number of requests that may wait besides.
-    """
+    """Runs functions in ``workers`` threads. Other requests wait for their turn; beyond ``max_waiting`` are refused."""
 
     def __init__(self, workers: int, max_waiting: int):
         self._turns, self._left = asyncio.Semaphore(workers), workers + max_waiting
@@ -69,11 +65,7 @@ class LatestOnly:
         self._tabs: OrderedDict[str, list[Any]] = OrderedDict()  # of each its lock and its newest ticket
 
     async def run(self, tab: str, make: Callable[[], Awaitable[Value]]) -> Value:
-        """Await ``make()`` when it is this tab's turn.
-
-        Raises:
-            SupersededError: when the same tab has asked again before.
-        """
+        """Await ``make()`` when it is this tab's turn; SupersededError when the tab has asked again before."""
         turn = self._tabs.setdefault(tab, [asyncio.Lock(), 0])
         self._tabs.move_to_end(tab)
         if len(self._tabs) > MAX_TABS:
@@ -87,11 +79,7 @@ class LatestOnly:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body of a request; the rest of one that is too long is read too, so that the answer arrives.
-
-    Raises:
-        InputError: for more bytes, or a body that takes longer than ``MAX_SECONDS``.
-    """
+    """Read the body of a request; the rest of one that is too long is read too, so that the answer arrives."""
     from anyio import fail_after
 
     content, length = bytearray(), 0
@@ -111,63 +99,39 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def read_fields(request: Request) -> Fields:
-    """Read the JSON object that a request posts.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """Read the JSON object that a request posts."""
     body = await read_body(request, MAX_BODY_BYTES)
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InputError("request", "body", "is not JSON. Send an object.") from error
-    if not isinstance(fields, dict):
-        raise InputError("request", "body", "is not a JSON object. Send one.")
-    return fields
+        if isinstance(fields, dict):
+            return fields
+    raise InputError("request", "body", "is not a JSON object. Send one.")
 
 
-def str_field(fields: Fields, key: str) -> str:
-    """A field that is a string."""
-    return _check(fields.get(key), key, str)
+def field(fields: Fields, key: str, kind: type[Value]) -> Value:
+    """A field that is a string (``str``) or a number of moderate size (``float``)."""
+    return _check(fields.get(key), key, kind)
 
 
-def float_field(fields: Fields, key: str) -> float:
-    """A field that is a number."""
-    return float(_check(fields.get(key), key, (int, float)))
-
-
-def str_list(fields: Fields, key: str) -> list[str]:
-    """A field that is a list of strings."""
-    return [_check(value, key, str) for value in _list(fields, key)]
-
-
-def float_list(fields: Fields, key: str) -> list[float]:
-    """A field that is a list of numbers."""
-    return [float(_check(value, key, (int, float))) for value in _list(fields, key)]
-
-
-def _list(fields: Fields, key: str) -> list[Any]:
+def list_field(fields: Fields, key: str, kind: type[Value]) -> list[Value]:
+    """A field that is a list of strings or of numbers."""
     values = fields.get(key)
     if not isinstance(values, list) or len(values) > MAX_ITEMS:
         raise InputError(key, repr(values)[:60], f"is not a list of at most {MAX_ITEMS}. Give one.")
-    return values
+    return [_check(value, key, kind) for value in values]
 
 
-def _check(value: Any, key: str, kind: Any) -> Any:
-    """Raise InputError unless the value is a string, or a number of moderate size."""
-    number = kind is not str
-    if not isinstance(value, kind) or isinstance(value, bool) or (number and not abs(value) < 1e30):
-        raise InputError(key, repr(value)[:60], f"is not {'a number' if number else 'a string'}. Give one.")
-    return value
+def _check(value: Any, key: str, kind: type[Value]) -> Value:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    if not (isinstance(value, str) if kind is str else number):
+        raise InputError(key, repr(value)[:60], f"is not {'a string' if kind is str else 'a number'}. Give one.")
+    return kind(value)  # type: ignore[call-arg]
 
 
 def bounded_int(value: Any, key: str, least: int, most: int) -> int:
-    """A whole number in a range."""
+    """A whole number in a range; also as digits, from an address."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,12}", value):
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InputError(key, repr(value)[:60], f"is out of range. Give a whole number from {least} to {most}.")
     return value
-
-
-def parse_int(text: str, key: str, least: int, most: int) -> int:
-    """A whole number in a range, from an address."""
-    return bounded_int(int(text) if re.fullmatch("[0-9]{1,12}", text) else text, key, least, most)

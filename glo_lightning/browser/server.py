@@ -22,13 +22,10 @@ from glo_lightning.browser.requests import (
     SupersededError,
     WorkQueue,
     bounded_int,
-    float_field,
-    float_list,
-    parse_int,
+    field,
+    list_field,
     read_body,
     read_fields,
-    str_field,
-    str_list,
 )
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError, check_choice
@@ -41,15 +38,16 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 65  # of a strip
 PAGE = Path(__file__).parent / "page"
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+FAILURES: dict[type[Exception], tuple[int, str]] = {  # status and message, by error
+    InputError: (400, ""),  # its own message
+    SupersededError: (409, "a newer position came"),
+    BusyError: (503, "the server is busy with other requests. Try again later."),
+    Exception: (500, "the program failed; its terminal says where"),
 }
 
 
 class Endpoints:
-    """The page, and the answers to what it asks; a method each. All but the page's files are JSON or pictures.
+    """The answers to what the page asks, a method each: JSON or pictures.
 
     A GET changes nothing. What takes seconds or minutes is done one after another, in ``slow``.
     """
@@ -69,10 +67,6 @@ class Endpoints:
         """The queue for a picture of these images."""
         return self.quick if self.session.is_quick(names, path) else self.slow
 
-    async def page(self, request: Request) -> Response:
-        name, kind = FILES[request.url.path]
-        return self.raw((PAGE / name).read_bytes(), media_type=kind)
-
     async def thumbnails(self, request: Request) -> Response:
         if self.session.map.thumbnails is None:
             raise InputError("thumbnails", self.session.path, "the run's images are missing. Give --data.root.")
@@ -88,22 +82,23 @@ class Endpoints:
         """A mix, or a code moved along directions: what sliders ask for again and again."""
         fields = await read_fields(request)
         if "moves" in fields:
-            name = None if fields.get("name") is None else str_field(fields, "name")
-            make = partial(self.session.moved, name, str_list(fields, "moves"), float_list(fields, "amounts"))
+            name = None if fields.get("name") is None else field(fields, "name", str)
+            moves, amounts = list_field(fields, "moves", str), list_field(fields, "amounts", float)
+            make = partial(self.session.moved, name, moves, amounts)
             queue = self.queue([] if name is None else [name])
         else:
-            names, path = str_list(fields, "names"), str_field(fields, "path")
-            make = partial(self.session.mixed, names, float_list(fields, "weights"), path)
+            names, path = list_field(fields, "names", str), field(fields, "path", str)
+            make = partial(self.session.mixed, names, list_field(fields, "weights", float), path)
             queue = self.queue(names, path)
-        return self.json(await self.latest.run(str_field(fields, "tab"), lambda: queue.run(request, make)))
+        return self.json(await self.latest.run(field(fields, "tab", str), lambda: queue.run(request, make)))
 
     async def image(self, request: Request) -> Response:
-        row = parse_int(request.path_params["row"], "image", 0, len(self.session.run.codes) - 1)
+        row = bounded_int(request.path_params["row"], "image", 0, len(self.session.run.codes) - 1)
         return self.json(await self.quick.run(request, partial(self.session.image, row)))
 
     async def decode(self, request: Request) -> Response:
         """The image of a name that the user typed."""
-        name = str_field(await read_fields(request), "name")
+        name = field(await read_fields(request), "name", str)
         return self.json(await self.queue([name]).run(request, partial(self.session.decoded, name)))
 
     async def find(self, request: Request) -> Response:
@@ -113,9 +108,9 @@ class Endpoints:
     async def samples(self, request: Request) -> Response:
         fields = await read_fields(request)
         num, seed = bounded_int(fields.get("num"), "num", 1, 64), bounded_int(fields.get("seed"), "seed", 0, 2**32 - 1)
-        temperature, guidance = float_field(fields, "temperature"), float_field(fields, "guidance")
+        temperature, guidance = field(fields, "temperature", float), field(fields, "guidance", float)
         check_draw(num, seed, temperature, guidance)
-        options = (str_field(fields, "prior"), num, seed, temperature, str_list(fields, "conditions"), guidance)
+        options = (field(fields, "prior", str), num, seed, temperature, list_field(fields, "conditions", str), guidance)
         return self.json(await self.slow.run(request, partial(self.session.samples, *options)))
 
     async def upload(self, request: Request) -> Response:
@@ -127,73 +122,63 @@ class Endpoints:
     async def fill(self, request: Request) -> Response:
         fields = await read_fields(request)
         try:
-            mask = base64.b64decode(str_field(fields, "mask"), validate=True)
+            mask = base64.b64decode(field(fields, "mask", str), validate=True)
         except ValueError as error:
             raise InputError("mask", "painted", "is not base64. Send a PNG in base64.") from error
-        return self.json(await self.slow.run(request, partial(self.session.filled, str_field(fields, "name"), mask)))
+        return self.json(await self.slow.run(request, partial(self.session.filled, field(fields, "name", str), mask)))
 
     async def strip(self, request: Request) -> Response:
         """The strip from each image to the next, and its command; a flow may have to be fitted for it."""
         fields = await read_fields(request)
         steps = bounded_int(fields.get("steps"), "steps", 2, MAX_STEPS)
-        make = partial(self.session.strip, str_list(fields, "names"), str_field(fields, "path"), steps)
+        make = partial(self.session.strip, list_field(fields, "names", str), field(fields, "path", str), steps)
         return self.json(await self.slow.run(request, make))
 
     async def strip_file(self, request: Request) -> Response:
         """The file of a strip that was shown."""
         query, kind = request.query_params, request.path_params["kind"]
         check_choice("strip", kind, ("png", "webp"))
-        steps = parse_int(query.get("steps", ""), "steps", 2, MAX_STEPS)
+        steps = bounded_int(query.get("steps", ""), "steps", 2, MAX_STEPS)
         make = partial(self.session.strip_file, query.getlist("name"), query.get("path", ""), steps, kind)
         return self.raw(await self.slow.run(request, make), media_type=f"image/{kind}")
 
     async def save(self, request: Request) -> Response:
         fields = await read_fields(request)
-        make = partial(self.session.save, str_field(fields, "name"), str_field(fields, "code"))
+        make = partial(self.session.save, field(fields, "name", str), field(fields, "code", str))
         return self.json(await self.quick.run(request, make))
 
-    async def wrong_input(self, request: Request, error: Exception) -> Response:
-        return self.json({"message": str(error)}, 400)
-
-    async def superseded(self, request: Request, error: Exception) -> Response:
-        return self.json({"message": "a newer position came"}, 409)
-
-    async def busy(self, request: Request, error: Exception) -> Response:
-        return self.json({"message": "the server is busy with other requests. Try again later."}, 503)
-
     async def failed(self, request: Request, error: Exception) -> Response:
-        return self.json({"message": "the program failed; its terminal says where"}, 500)
+        status, message = next(answer for kind, answer in FAILURES.items() if isinstance(error, kind))
+        return self.json({"message": message or str(error)}, status)
 
 
 def make_app(session: Session) -> Starlette:
     """Make an ASGI application of the page and its answers; wrap it in ``Guard``."""
     from starlette.applications import Starlette
-    from starlette.routing import Route
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
 
     e = Endpoints(session)
-    routes = [Route(path, e.page) for path in FILES]
     queries = {"thumbnails": e.thumbnails, "about": e.about, "map": e.tsne, "image/{row}": e.image}
     queries |= {"find": e.find, "strip.{kind}": e.strip_file}
-    routes += [Route(f"/{path}", endpoint) for path, endpoint in queries.items()]
     posts = (e.picture, e.decode, e.samples, e.upload, e.fill, e.strip, e.save)
-    routes += [Route(f"/{endpoint.__name__}", endpoint, methods=["POST"]) for endpoint in posts]
-    handlers = {InputError: e.wrong_input, SupersededError: e.superseded, BusyError: e.busy, Exception: e.failed}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    routes = [
+        *(Route(f"/{path}", endpoint) for path, endpoint in queries.items()),
+        *(Route(f"/{endpoint.__name__}", endpoint, methods=["POST"]) for endpoint in posts),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
+    return Starlette(routes=routes, exception_handlers=dict.fromkeys(FAILURES, e.failed))
 
 
-def require_server() -> None:
-    """Raise InputError where the packages of the server are missing."""
-    for package in ("starlette", "uvicorn"):
+def require_packages(extra: str, *packages: str) -> None:
+    """Raise InputError where a package of an extra of this project is missing."""
+    for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise InputError("browse", package, "is not installed. Run pip install -e '.[browse]'.")
+            raise InputError(extra, package, f"is not installed. Run pip install -e '.[{extra}]'.")
 
 
 def serve(session: Session, listening: socket.socket, host: str, opens: bool) -> None:
-    """Answer the page until Ctrl-C.
-
-    Raises:
-        KeyboardInterrupt: at Ctrl-C; the port is free again.
-    """
+    """Answer the page until Ctrl-C, and then raise KeyboardInterrupt; the port is free again."""
     import uvicorn
 
     app = Guard(make_app(session), host, listening.getsockname()[1])

@@ -44,12 +44,9 @@ MAX_IN_STRIP = 8  # images
 
 
 class Session:
-    """Answers the page. Images are named by index, ``name=value``, ``upload-3``, or a saved code.
+    """Answers the page about a run. Images are named by index, ``name=value``, ``upload-3``, or a saved code.
 
-    Args:
-        run: the run.
-        path: of the run as the user gave it, for the commands.
-        flags: see ``Commands``.
+    The path of the run as the user gave it, and the flags, are those of ``Commands``.
     """
 
     def __init__(self, run: TrainedRun, path: Path, flags: Sequence[str] = ()):
@@ -255,11 +252,7 @@ class Session:
         return {"image": as_url(image), "code": as_text(codes[0]), "command": command}
 
     def save(self, name: str, code: str) -> dict[str, str]:
-        """Save a code under a name of letters, digits, ``-`` and ``_`` in ``codes/`` of the run folder.
-
-        Raises:
-            InputError: for another name, a name that is taken, or text that is not a code of this run.
-        """
+        """Save a code under a new name of letters, digits, ``-`` and ``_`` in ``codes/`` of the run folder."""
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
             raise InputError("name", name, "has other characters. Give letters, digits, - and _, 60 at most.")
         saved = from_text(code, self.run.codes.shape[1])

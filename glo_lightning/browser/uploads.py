@@ -38,18 +38,14 @@ class Uploads:
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
 
     def add(self, record: bytes, file: str, image_format: ImageFormat) -> tuple[str, Upload]:
-        """Decode a file's bytes; return the upload and its name.
-
-        Raises:
-            InputError: for a file that is not a still image, or has more than 50 megapixels.
-        """
+        """Decode a still image's bytes, at most 50 megapixels; return the upload and its name."""
         file = re.split(r"[/\\]", file)[-1][:200] or "image"
         file = f"./{file}" if file.startswith("-") or file.isdigit() else file  # so that a command reads it as a file
-        _check(record, file)
         try:
+            _check(record, file)
             upload = Upload(file, decode_image(record, image_format))
         except NotAnImageError as error:
-            raise InputError("upload", file, f"is not a whole image ({error}). Give another.") from error
+            raise InputError("upload", file, f"is not an image ({error}). Give a PNG, JPEG or WebP.") from error
         name = f"upload-{next(self._numbers)}"
         keep_newest(self._uploads, name, upload)
         return name, upload
@@ -74,13 +70,10 @@ def keep_newest(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 def _check(record: bytes, file: str) -> None:
     """Raise InputError for bytes that are not a still image of a moderate size; nothing is decoded."""
-    try:
-        with warnings.catch_warnings(), reading_image():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS are fewer
-            with Image.open(io.BytesIO(record)) as opened:
-                pixels, animated = math.prod(opened.size), getattr(opened, "is_animated", False)
-    except NotAnImageError as error:
-        raise InputError("upload", file, f"is not an image ({error}). Give a PNG, JPEG or WebP.") from error
+    with warnings.catch_warnings(), reading_image():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS are fewer
+        with Image.open(io.BytesIO(record)) as opened:
+            pixels, animated = math.prod(opened.size), getattr(opened, "is_animated", False)
     if pixels > MAX_PIXELS:
         raise InputError("upload", file, f"has more than {MAX_PIXELS // 10**6} megapixels. Make it smaller.")
     if animated:

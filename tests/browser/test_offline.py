@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"was not found. In the current folder run npm install .* onnxruntime-web@"):
         offline.require_offline()
-    monkeypatch.setattr(offline.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"export onnx: is not installed. Run pip install -e '.\[export\]'"):
         offline.require_offline()
 

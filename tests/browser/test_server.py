@@ -250,7 +250,7 @@ def huge(width: int, height: int) -> bytes:
     [
         (lambda: b"no image", "upload x: is not an image (of no supported format, or damaged). Give a PNG"),
         (lambda: b"", "upload x: is not an image"),
-        (lambda: encode(flat_image(1))[:-40], "upload x: is not a whole image"),
+        (lambda: encode(flat_image(1))[:-40], "upload x: is not an image"),
         (lambda: animated("GIF"), "upload x: is animated. Give a still image."),
         (lambda: animated("WEBP"), "upload x: is animated. Give a still image."),
         (lambda: huge(10_000, 6_000), "upload x: has more than 50 megapixels. Make it smaller."),
