@@ -9,7 +9,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning_fabric.utilities.logger import _flatten_dict
 from pytorch_lightning import LightningModule, Trainer
+
+flatten_dict = _flatten_dict  # {"a": {"b": 1}} becomes {"a/b": 1}, as Lightning's own loggers show hyperparameters
 
 # After KeyboardInterrupt, Lightning calls sys.exit with this status. We exit with 130, as shells do.
 INTERRUPT_STATUS = 1

@@ -134,3 +134,7 @@ def test_a_checkpoints_instantiator_is_overruled(checkpoints, tmp_path):
         Small.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     loaded = Small.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, **internals.OWN_CLASS)
     assert torch.equal(loaded.layer.weight, checkpoint["state_dict"]["layer.weight"])
+
+
+def test_hyperparameters_by_path():
+    assert internals.flatten_dict({"a": {"b": 1, "c": [2]}, "d": None}) == {"a/b": 1, "a/c": [2], "d": None}

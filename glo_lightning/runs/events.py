@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from pathlib import Path
 from typing import BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -59,9 +58,6 @@ class _EventFile:
         self.skips = False
         self._file: BinaryIO | None = None
 
-    def get_logdir(self) -> str:
-        return self.folder
-
     def add_event(self, event: Event) -> None:
         try:
             RecordWriter(self).write(event.SerializeToString())
@@ -87,11 +83,8 @@ class _EventFile:
 
     def _open(self) -> BinaryIO:
         os.makedirs(self.folder, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        number = 0
-        while os.path.exists(path := Path(self.folder, f"{name}.{number}")):
-            number += 1
-        return open(path, "xb", buffering=0)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        return open(os.path.join(self.folder, name), "xb", buffering=0)
 
     def flush(self) -> None:
         error, self.error = self.error, None
@@ -102,5 +95,3 @@ class _EventFile:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    reopen = flush

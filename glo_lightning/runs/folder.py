@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from glo_lightning.errors import DamagedError, InputError, OnError, decoding
 from glo_lightning.files import write_text
+from glo_lightning.lightning_internals import flatten_dict
 from glo_lightning.locks import Lock
 from glo_lightning.runs.environment import describe_data, describe_environment
 
@@ -30,8 +31,6 @@ LOCK = ".lock"
 
 class RunFolder:
     """A folder that contains one run, and in which one process at a time trains.
-
-    It contains ``config.yaml``, ``environment.json``, TensorBoard events, ``checkpoints/`` and ``images/``.
 
     Args:
         path: the folder, which need not exist.
@@ -59,7 +58,7 @@ class RunFolder:
             if not folder._is_used() and folder._lock("output"):
                 if not folder._is_used():
                     return folder
-                folder.release()  # meanwhile another run has begun and ended in it
+                folder.lock.release()  # meanwhile another run has begun and ended in it
         raise AssertionError
 
     def create(self, key: Literal["output", "resume"]) -> None:
@@ -75,7 +74,7 @@ class RunFolder:
             remedy = "Give another folder." if key == "output" else "Wait until that process ends, or stop it."
             raise InputError(key, self.name, f"is in use by {self.lock.holder()}. {remedy}")
         if key == "output" and self.config.exists():
-            self.release()
+            self.lock.release()
             remedy = f"contains a run. Continue it with --resume {self.name}, or give another folder."
             raise InputError("output", self.name, remedy)
 
@@ -142,14 +141,7 @@ class RunFolder:
             return []
 
     def check_room(self, room: int) -> None:
-        """Checks for free disk space.
-
-        Args:
-            room: bytes that must be free: for the newest checkpoint, the one before, the best and one being written.
-
-        Raises:
-            InputError: for a full disk.
-        """
+        """Raises InputError unless ``room`` bytes are free: for the last, previous, best and a new checkpoint."""
         free = shutil.disk_usage(self.path).free
         if free < room:
             self.abandon()
@@ -160,7 +152,7 @@ class RunFolder:
         """Releases the folder, and removes it if ``create`` created it and it contains no checkpoint."""
         if self.path in self._created and not self.checkpoints():
             shutil.rmtree(self.path)
-        self.release()
+        self.lock.release()
         self._remove(self._created[1:])
         self._created = []
 
@@ -170,10 +162,6 @@ class RunFolder:
         for folder in folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-    def release(self) -> None:
-        """Unlocks the folder, so that other processes can train in it."""
-        self.lock.release()
 
 
 class WriteConfig(Callback):
@@ -229,17 +217,6 @@ class RunLogger(TensorBoardLogger):
         """Fills TensorBoard's HPARAMS page; its metrics are those of the run's curves, so none is logged here."""
         from torch.utils.tensorboard.summary import hparams
 
-        flat = _flatten(params)
+        flat = self._sanitize_params(flatten_dict(params))
         for summary in hparams(flat, dict.fromkeys(("train/loss_epoch", "val/psnr"), 0.0)):
             self.experiment.file_writer.add_summary(summary)
-
-
-def _flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Plain values by path: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}/")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from glo_lightning.data.sampler import rows_without
 from glo_lightning.errors import InputError
-from glo_lightning.files import handle_write_errors, write_whole
-from glo_lightning.images import from_uint8, to_unit
+from glo_lightning.files import handle_write_errors
+from glo_lightning.images import from_uint8
 from glo_lightning.loaders import BATCH, sequential_batches
 from glo_lightning.priors.gaussian import Gaussian
 from glo_lightning.priors.prior import sample_codes
 from glo_lightning.runs.checkpoints import write_policy
-from glo_lightning.training.loggers import SetUpLoggers, log_picture
+from glo_lightning.training.loggers import SetUpLoggers, log_picture, make_picture, write_picture
 from glo_lightning.training.reports import is_logged
 
 if TYPE_CHECKING:
@@ -131,11 +131,8 @@ class Curves(Callback):
             self.total = torch.tensor(checkpoint["epoch_loss"])
 
 
-class ReconstructionGrid(Callback):
-    """Shows the first images and, after each epoch, their reconstructions.
-
-    Writes PNG files into the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and pictures
-    to the loggers (``targets``, ``reconstructions``). The generator is in eval mode.
+class _Grid(Callback):
+    """Writes grids of images to the run folder and to the loggers.
 
     Args:
         num_images: images in the grid, eight in a row.
@@ -145,41 +142,65 @@ class ReconstructionGrid(Callback):
     def __init__(self, num_images: int = 64, folder: Path | None = None):
         self.num_images, self.folder = num_images, folder
 
+    def picture_folder(self, trainer: Trainer) -> Path | None:
+        folder = self.folder
+        if folder is None and trainer.loggers and trainer.log_dir:
+            folder = Path(trainer.log_dir)
+        return None if folder is None else folder / "images"
+
+    def show(self, trainer: Trainer, tag: str, name: str, images: Tensor) -> None:
+        """Writes a grid of images (B, C, H, W) in [-1, 1] to the folder and to the loggers."""
+        grid = make_picture(images)
+        folder = self.picture_folder(trainer)
+        if folder is not None:
+            with handle_write_errors(f"The picture {name}", write_policy(trainer)):
+                write_picture(folder / f"{name}.png", grid)
+        for logger in trainer.loggers:
+            # the step of the last batch, which Lightning uses at an epoch's end
+            log_picture(logger, tag, grid, max(trainer.global_step - 1, 0))
+
+    def show_generated(self, trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> None:
+        model.eval()
+        images = model(codes)
+        model.train()
+        self.show(trainer, tag, f"{tag}_epoch_{trainer.current_epoch:03d}", images)
+
+
+class ReconstructionGrid(_Grid):
+    """Shows the first images and, after each epoch, their reconstructions.
+
+    Writes PNG files into the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and pictures
+    to the loggers (``targets``, ``reconstructions``). The generator is in eval mode.
+    """
+
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
-        folder = _picture_folder(trainer, self.folder)
+        folder = self.picture_folder(trainer)
         if trainer.is_global_zero and not (folder is not None and (folder / "targets.png").exists()):
             images = _first_images(trainer, min(self.num_images, pl_module.latents.num_embeddings))
             if images is not None:
-                _show(trainer, folder, "targets", to_unit(from_uint8(images)))
+                self.show(trainer, "targets", "targets", from_uint8(images))
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
             codes = _trained(trainer, pl_module.latents.weight[: self.num_images])
-            _show_generated(trainer, pl_module, self.folder, "reconstructions", codes)
+            self.show_generated(trainer, pl_module, "reconstructions", codes)
 
 
-class SampleGrid(Callback):
+class SampleGrid(_Grid):
     """Shows, after each epoch, samples of a Gaussian fitted to the first 16,384 codes.
 
     Writes PNG files into the run folder (``images/samples_epoch_000.png``) and pictures to the loggers (``samples``).
     The noise is the same in every epoch. There is no picture if there are not more codes than dimensions, or if the
     codes are not finite.
-
-    Args:
-        num_images: images in the grid, eight in a row.
-        folder: the run folder. Without it files lie beside the logger's; with neither there are none.
     """
-
-    def __init__(self, num_images: int = 64, folder: Path | None = None):
-        self.num_images, self.folder = num_images, folder
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         codes = _trained(trainer, pl_module.latents.weight[:16_384])
         if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
             sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
-            _show_generated(trainer, pl_module, self.folder, "samples", sampled)
+            self.show_generated(trainer, pl_module, "samples", sampled)
 
 
 def _trained(trainer: Trainer, values: Tensor) -> Tensor:
@@ -199,34 +220,6 @@ def _first_images(trainer: Trainer, number: int) -> Tensor | None:
         return torch.cat([images for images, _ in itertools.islice(batches, -(-number // BATCH))])[:number]
     except InputError:
         return None
-
-
-def _picture_folder(trainer: Trainer, folder: Path | None) -> Path | None:
-    if folder is None and trainer.loggers and trainer.log_dir:
-        folder = Path(trainer.log_dir)
-    return None if folder is None else folder / "images"
-
-
-def _show_generated(trainer: Trainer, model: GLO, folder: Path | None, tag: str, codes: Tensor) -> None:
-    model.eval()
-    images = model(codes)
-    model.train()
-    name = f"{tag}_epoch_{trainer.current_epoch:03d}"
-    _show(trainer, _picture_folder(trainer, folder), tag, to_unit(images.cpu()), name)
-
-
-def _show(trainer: Trainer, folder: Path | None, tag: str, images: Tensor, name: str | None = None) -> None:
-    """Writes a grid of images (B, C, H, W) in [0, 1] to a folder and to the loggers."""
-    from torchvision.utils import make_grid, save_image  # takes a second to import, which --help need not wait for
-
-    grid = make_grid(images, nrow=8)
-    if folder is not None:
-        with handle_write_errors(f"The picture {name or tag}", write_policy(trainer)):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / f"{name or tag}.png", lambda file: save_image(grid, file, format="png"))
-    for logger in trainer.loggers:
-        # the step of the last batch, which Lightning uses at an epoch's end
-        log_picture(logger, tag, grid, max(trainer.global_step - 1, 0))
 
 
 class Throughput(Callback):

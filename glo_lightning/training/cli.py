@@ -235,7 +235,7 @@ def main(default_config: Path) -> None:
         finally:
             if cli is not None:
                 folder = cli.start.folder
-                folder.release() if folder.config.exists() else folder.abandon()
+                folder.lock.release() if folder.config.exists() else folder.abandon()
 
 
 def _without_objects(value: Any) -> Any:

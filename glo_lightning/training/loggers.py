@@ -15,7 +15,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from glo_lightning.errors import decoding
-from glo_lightning.files import write_text
+from glo_lightning.files import write_text, write_whole
+from glo_lightning.images import to_unit
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -122,6 +123,20 @@ def _plain_arguments(datamodule: object) -> dict[str, Any]:
 def _has_hyperparameters(logger: Any) -> bool:
     """Whether this is a continued run of MLflow, whose parameters cannot be changed."""
     return _kind(logger) == "MLFlowLogger" and bool(logger.experiment.get_run(logger.version).data.params)
+
+
+def make_picture(images: Tensor) -> Tensor:
+    """A grid (3, H, W) in [0, 1] of images (B, C, h, w) in [-1, 1], eight in a row."""
+    from torchvision.utils import make_grid  # takes a second to import, which --help need not wait for
+
+    return make_grid(to_unit(images.cpu()), nrow=8)
+
+
+def write_picture(path: Path, grid: Tensor) -> None:
+    from torchvision.utils import save_image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: save_image(grid, file, format="png"))
 
 
 def log_picture(logger: Logger, tag: str, grid: Tensor, step: int) -> None:

@@ -13,41 +13,22 @@ from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.sampler import rows_without
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError
-from glo_lightning.files import write_whole
-from glo_lightning.images import to_unit
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import make_prior, sample_codes
 from glo_lightning.runs.checkpoints import read_newest
 from glo_lightning.runs.folder import RunFolder
-from glo_lightning.training.loggers import log_picture
+from glo_lightning.training.loggers import log_picture, make_picture, write_picture
 
 log = logging.getLogger(__name__)
 
 
-def add_samples(
-    run: Path,
-    prior: str,
-    accelerator: Accelerator,
-    loggers: Sequence[Logger] = (),
-    replace: bool = True,
-    num_images: int = 64,
-) -> None:
-    """Fit a prior to the codes of a run's last checkpoint and draw samples: ``images/samples_<prior>.png``.
+def add_samples(run: Path, prior: str, accelerator: Accelerator, loggers: Sequence[Logger], replace: bool) -> None:
+    """Fits a prior to the codes of a run's last checkpoint and draws samples: ``images/samples_<prior>.png``.
 
-    If the prior cannot be fitted to these codes, a line in the
-    log says so.
-
-    Args:
-        run: the run folder.
-        prior: see ``make_prior``.
-        accelerator: where the images are generated.
-        loggers: show the picture as ``samples/<prior>``.
-        replace: replace a picture that exists.
-        num_images: in the picture, eight in a row.
+    The loggers show them as ``samples/<prior>``. If the prior cannot be fitted to these codes, a line in the log says
+    so.
     """
-    from torchvision.utils import make_grid, save_image
-
     name = prior.rpartition(".")[2]
     picture = run / "images" / f"samples_{name}.png"
     if picture.exists() and not replace:
@@ -60,14 +41,13 @@ def add_samples(
     attributes = None if data.get("labels") is None else Attributes.from_state(data["labels"]).select(rows)
     try:
         fitted = fit_prior(make_prior(prior), table, attributes, run)
-        codes = sample_codes(fitted, table, num_images, model.project)
+        codes = sample_codes(fitted, table, 64, model.project)
     except InputError as error:
         log.info("no samples: %s", error)
         return
     with torch.no_grad():
-        grid = make_grid(to_unit(model(codes).cpu()), nrow=8)
-    picture.parent.mkdir(exist_ok=True)
-    write_whole(picture, lambda file: save_image(grid, file, format="png"))
+        grid = make_picture(model(codes))
+    write_picture(picture, grid)
     for logger in loggers:
         log_picture(logger, f"samples/{name}", grid, max(checkpoint["global_step"] - 1, 0))
         logger.finalize("success")  # as at the fit's end
