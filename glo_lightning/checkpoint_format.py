@@ -31,19 +31,16 @@ def check_same_model(checkpoint: Mapping[str, Any], given: Mapping[str, Any], st
         state: the state of that model.
     """
     saved = checkpoint["hyper_parameters"]
-    for key in ("num_images", "latent_dim", "image_size", "channels"):
-        if (was := saved[key]) != given[key]:
-            remedy = f"the checkpoint was made with {was}; give that, or begin a new run"
-            if key == "num_images":  # of a smaller num_samples, or of data that grew or shrank
-                remedy = f"rows are needed now, and the checkpoint has {was}; give the images and flags that it had"
-            raise InputError(key, given[key], remedy)
+    pairs = [(key, given[key], saved[key]) for key in ("num_images", "latent_dim", "image_size", "channels")]
     for key in ("generator", "optimizer", "latent_optimizer"):
-        was, now = saved[key]["class_path"], given[key]["class_path"]
-        if was.rpartition(".")[2] != now.rpartition(".")[2]:
-            raise InputError(key, now, f"the checkpoint was made with {was}. Give that, or begin a new run")
-    for name, value in given["generator"]["init_args"].items():
-        if (was := saved["generator"]["init_args"].get(name, value)) != value:
-            raise InputError(f"generator.{name}", value, f"the checkpoint was made with {was}. Give that")
+        now, was = (arguments[key]["class_path"].rpartition(".")[2] for arguments in (given, saved))
+        pairs.append((key, now, was))
+    for name, now in given["generator"]["init_args"].items():
+        pairs.append((f"generator.{name}", now, saved["generator"]["init_args"].get(name, now)))
+    for key, now, was in pairs:
+        if now != was:  # num_images also where the data grew or shrank
+            remedy = f"the checkpoint was made with {was}; give the flags and images that it had, or begin a new run"
+            raise InputError(key, now, remedy)
     own, theirs = _shapes(state), _shapes(checkpoint["state_dict"])
     if own != theirs:
         name = min(name for name, _ in own ^ theirs)

@@ -230,20 +230,14 @@ def _listed(folder: Path) -> set[Path]:
 
 
 def _discard(folder: Path) -> None:
-    """Deletes the listed files in a folder, then the folder. Other files are kept, with a warning."""
-    listed = _listed(folder)
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # files before their folder
-        if not _is_folder(path):
-            if path in listed and path != folder / LIST:
-                path.unlink()
-        elif path != folder:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-    if {path.name for path in folder.iterdir()} <= {LIST}:
-        (folder / LIST).unlink(missing_ok=True)
-        folder.rmdir()
-    else:
+    """Deletes a folder of listed files, the list last. A folder with others is kept, with a warning."""
+    if unlisted(folder) is not None:
         log.warning("%s contains files that were added while the folder was replaced. They are kept there.", folder)
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
+        if path != folder / LIST:
+            path.rmdir() if _is_folder(path) else path.unlink()
+    shutil.rmtree(folder)
 
 
 def _is_folder(path: Path) -> bool:

@@ -37,16 +37,13 @@ def is_nohup(number: int) -> bool:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves checkpoints atomically, and loads them without unpickling code.
 
-    Attributes:
-        error: with several processes, the error of rank 0, kept until it can be raised on all ranks.
-
     Args:
         on_write_error: ``raise``, or ``skip`` a checkpoint that cannot be written, with a warning.
     """
 
     def __init__(self, on_write_error: OnError = "raise"):
         self.on_write_error = on_write_error
-        self.error: OSError | None = None
+        self.error: OSError | None = None  # of several processes, that of rank 0, until it can be raised on all ranks
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -214,15 +211,8 @@ def write_policy(trainer: Trainer) -> OnError:
 def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:
     """Reads ``last.ckpt`` or, with a warning, ``previous.ckpt`` if that is damaged or missing.
 
-    Args:
-        folder: a run folder.
-        key: the flag that names it.
-
     Returns:
-        The file, and the checkpoint as ``read_checkpoint`` returns it.
-
-    Raises:
-        InputError: if neither can be read, or for a checkpoint of another format.
+        The file, and the checkpoint as ``read_checkpoint`` returns it, which also says what is raised.
     """
     errors: list[InputError] = []
     for path in folder.checkpoints():
@@ -239,10 +229,6 @@ def read_newest(folder: RunFolder, key: str) -> tuple[Path, dict[str, Any]]:
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     """Reads a checkpoint and verifies its checksums; its tensors are mapped from the file.
-
-    Args:
-        path: the file.
-        key: the flag that names it.
 
     Raises:
         DamagedError: if it is damaged or not a checkpoint.

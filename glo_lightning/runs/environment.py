@@ -24,11 +24,7 @@ PACKAGES += ["scikit-learn", "numpy", "lmdb", "pillow", "tensorboard", "jsonargp
 
 
 def describe_environment(seed: int | None) -> dict[str, Any]:
-    """Describes everything but the data that another run must share to repeat this one, as plain values.
-
-    Args:
-        seed: the run's seed.
-    """
+    """Describes everything but the data that another run must share to repeat this one, as plain values."""
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),

@@ -48,11 +48,7 @@ class RunFolder:
 
     @classmethod
     def next_version(cls, base: Path) -> RunFolder:
-        """Creates and locks the first folder ``base/version_<k>`` that does not exist or is empty.
-
-        Raises:
-            InputError: if it cannot be created.
-        """
+        """Creates and locks the first folder ``base/version_<k>`` that does not exist or is empty."""
         for number in itertools.count():
             folder = cls(base / f"version_{number}")
             if not folder._is_used() and folder._lock("output"):
@@ -170,8 +166,7 @@ class WriteConfig(Callback):
     ``environment.json`` is a list with one entry for each start: the first one and every resume.
 
     Args:
-        config: gives the configuration as YAML, when training starts.
-        seed: the run's seed.
+        config: gives the configuration as YAML.
     """
 
     def __init__(self, config: Callable[[], str], seed: int | None):
@@ -191,9 +186,7 @@ class RunLogger(TensorBoardLogger):
     """Writes TensorBoard events directly into the run folder, without Lightning's hparams.yaml.
 
     Args:
-        folder: the run folder.
         first_step: the step that the run continues from; later events of a run that was cut off no longer count.
-        on_write_error: ``raise`` if events cannot be written, or ``skip`` them.
     """
 
     def __init__(self, folder: Path, first_step: int | None, on_write_error: OnError = "raise"):

@@ -28,15 +28,8 @@ from glo_lightning.training.flags import CHOICES, class_at
 from glo_lightning.training.loggers import needs_save_dir
 
 # The kinds of classes that a configuration may name.
-PARTS: tuple[type, ...] = (
-    torch.nn.Module,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    Callback,
-    Logger,
-    Profiler,
-)
-PARTS += (Strategy, Accelerator, Precision, CheckpointIO, ClusterEnvironment, LayerSync)
+PARTS: tuple[type, ...] = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+PARTS += (Callback, Logger, Profiler, Strategy, Accelerator, Precision, CheckpointIO, ClusterEnvironment, LayerSync)
 PARTS_NAMED = "a module, an optimizer, or a callback, logger, profiler, strategy or plugin of Lightning's"
 
 PATHS = ("--config", "--resume", "--ckpt_path", "--output", "--data.root")  # flags that name files and folders
@@ -48,9 +41,6 @@ def expand_arguments(arguments: list[str], default_config: Path) -> tuple[list[s
 
     Returns:
         The arguments, and the name of the last configuration: the recipe.
-
-    Raises:
-        InputError: for a run whose checkpoint has another format.
     """
     trainer_arguments = set(inspect.signature(Trainer).parameters)
     expanded: list[str] = []
@@ -116,9 +106,6 @@ def _separate_optimizers(arguments: list[str]) -> list[str]:
     """Has another class of optimizer begin with its own defaults: the parser would keep those of the one before.
 
     It drops what a class does not have, so torch's base class, which has no such arguments, is named in between.
-
-    Raises:
-        InputError: for an optimizer without its learning rate.
     """
     separated, before = [], "SGD"
     for position, argument in enumerate(arguments):

@@ -48,6 +48,7 @@ from glo_lightning.training.reports import Bar, Lines, WriteMetrics
 
 log = logging.getLogger(__name__)
 
+EXPECTED = (KeyboardInterrupt, ArgumentError, ArithmeticError, MemoryError, OSError, RuntimeError, InputError)
 # Lightning's messages that a user has asked for.
 REPORTS = ("callbacks.model_summary", "callbacks.early_stopping", "profilers.profiler", "utilities.rank_zero")
 
@@ -125,11 +126,7 @@ class TrainCLI(LightningCLI):
         complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe)
 
     def instantiate_classes(self) -> None:
-        """Creates the model, the data and the Trainer.
-
-        Raises:
-            InputError: for a class of the command line that raises an error.
-        """
+        """Creates the model, the data and the Trainer. What a class of the command line raises is an InputError."""
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
@@ -138,11 +135,7 @@ class TrainCLI(LightningCLI):
             raise constructor_error(error, self.config.trainer) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's.
-
-        Raises:
-            InputError: for arguments that Lightning refuses, or that several processes do not support.
-        """
+        """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's."""
         flags, launch = self.config_init.trainer, self.start.launch
         for key, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("log_every_n_steps", 0)):
             if flags[key] is not None:
@@ -160,10 +153,10 @@ class TrainCLI(LightningCLI):
             kwargs["log_every_n_steps"] = None  # Lightning refuses an interval here, and a recipe may have one
         else:
             kwargs["callbacks"] = self._callbacks(flags)
-            kwargs["plugins"].append(AtomicCheckpointIO(self.config_init.checkpoint.on_write_error))
+            on_write_error = self.config_init.checkpoint.on_write_error
+            kwargs["plugins"].append(AtomicCheckpointIO(on_write_error))
             if flags.logger in (None, True):
                 first_step = self.start.global_step if self.config.resume is not None else None
-                on_write_error = self.config_init.checkpoint.on_write_error
                 kwargs["logger"] = RunLogger(self.start.folder.path, first_step, on_write_error)
             else:
                 for logger in _as_list(flags.logger or None):
@@ -219,15 +212,7 @@ def main(default_config: Path) -> None:
             show_samples(cli.start, cli.config, cli.trainer.loggers, cli.config_init.checkpoint.signal)
         except EarlySignal as end:
             exit_with(NOTHING_WRITTEN, int(end.code or 0))
-        except (
-            KeyboardInterrupt,
-            ArgumentError,
-            ArithmeticError,
-            MemoryError,
-            OSError,
-            RuntimeError,
-            InputError,
-        ) as error:
+        except EXPECTED as error:
             described = error_line(error, cli.trainer if cli else None)
             if described is None:
                 raise

@@ -69,12 +69,7 @@ def exit_with(line: str, status: int) -> NoReturn:
 
 
 def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[str, int] | None:
-    """Describes an error in one line, with the exit status; returns None for a bug.
-
-    Args:
-        error: the exception that ended the program.
-        trainer: the Trainer, once it exists.
-    """
+    """Describes an error in one line, with the exit status; returns None for a bug."""
     if isinstance(error, KeyboardInterrupt):
         return NOTHING_WRITTEN, 130
     if isinstance(error, ArgumentError):
@@ -136,11 +131,7 @@ def _disk_line(error: OSError, trainer: Trainer | None) -> str:
 
 
 class AbortOnError(Callback):
-    """Aborts a rank whose error the others do not share; Lightning would wait for the others to clean up.
-
-    Args:
-        folder: the run folder.
-    """
+    """Aborts a rank whose error the others do not share; Lightning would wait for the others to clean up."""
 
     def __init__(self, folder: RunFolder):
         self.folder = folder

@@ -36,13 +36,7 @@ from glo_lightning.training.exits import (
     handle_signals,
     translate,
 )
-from glo_lightning.training.launch import (
-    PARENT_VARIABLE,
-    Launch,
-    end_with_parent,
-    is_child,
-    wait_for_children,
-)
+from glo_lightning.training.launch import PARENT_VARIABLE, Launch, end_with_parent, is_child, wait_for_children
 from glo_lightning.training.samples import add_samples
 
 log = logging.getLogger(__name__)
@@ -69,11 +63,7 @@ class Start:
     finished: str | None = None
 
     def read(self, config: Namespace) -> None:
-        """Finds and reads the checkpoint to continue from.
-
-        Raises:
-            InputError: for a checkpoint that cannot be read.
-        """
+        """Finds and reads the checkpoint to continue from."""
         if config.ckpt_path is not None:
             self.ckpt_path = Path(config.ckpt_path)
             checkpoint = read_checkpoint(self.ckpt_path, "ckpt_path")
@@ -95,12 +85,7 @@ class Start:
 def create_folder(config: Namespace, recipe: str) -> Start:
     """Creates and locks the run folder, in the first process, before any work that takes long.
 
-    Args:
-        config: the parsed command line.
-        recipe: the name of the folder in ``runs/``, if ``--output`` does not name another.
-
-    Raises:
-        InputError: if it cannot be created, is in use, or contains a run; for ``--resume``, if it contains none.
+    Without ``--output`` and ``--resume`` it lies in ``runs/<recipe>/``.
     """
     resume, output, trainer = config.resume, config.output, config.trainer
     named = output if resume is None else resume
@@ -130,12 +115,7 @@ def _finished(trainer: Namespace, checkpoint: dict[str, Any]) -> str | None:
 
 
 def fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> None:
-    """Trains into the run folder. An error before the first step leaves no folder behind.
-
-    Raises:
-        InputError: for wrong input that is only found now.
-        OSError: if the folder cannot be written.
-    """
+    """Trains into the run folder. An error before the first step leaves no folder behind."""
     try:
         _connect_processes(start.launch, trainer)
     except BaseException:
@@ -226,11 +206,7 @@ def _checkpoint_bytes(model: GLO) -> int:
 def show_samples(start: Start, config: Namespace, loggers: Sequence[Logger], stopped_by: int | None) -> None:
     """Fits ``--prior`` to the codes of the finished run and draws samples, unless that is already done.
 
-    Args:
-        start: where the run started.
-        config: the parsed command line.
-        loggers: show the picture.
-        stopped_by: a signal that came during the last step.
+    ``stopped_by`` is a signal that came during the last step.
     """
     folder = start.folder
     if config.prior is None or not start.launch.is_first or not folder.last.exists():

@@ -123,7 +123,8 @@ def _class_line(key: str, details: str) -> str:
     problem = re.search(
         r"Problem with given class_path '([^']+)':\s*(.*?)(?=\n +- |\n *Given value|\Z)", details, re.DOTALL
     )
-    path, details = problem.groups() if problem else (_class_path(details), details)
+    given_class = re.search(r"class_path='([^']+)'", details)
+    path, details = problem.groups() if problem else (given_class and given_class[1], details)
     name = path.rpartition(".")[2] if path else key.rpartition(".")[2]
     if unknown := re.search(r"Option '(\w+)' is not accepted", details):
         own = _arguments(class_at(path)) if path else []
@@ -160,18 +161,8 @@ def _class_names(key: str) -> list[str]:
     return [choice.__name__ for choice in CHOICES[key.removeprefix("model.")]]
 
 
-def _class_path(details: str) -> str | None:
-    path = re.search(r"class_path='([^']+)'", details)
-    return path[1] if path else None
-
-
 def constructor_error(error: Exception, trainer: Namespace) -> InputError:
-    """The error of a class that the parser has made: what the class has raised, with the flag that names it.
-
-    Args:
-        error: the parser's.
-        trainer: the parsed arguments of the Trainer.
-    """
+    """The error of a class that the parser has made: what the class has raised, with the flag that names it."""
     path = re.search(r"class_path[=' ]+([\w.]+)'", str(error))
     name = path[1] if path else "arguments"
     flags = [key for key in LIGHTNINGS if name in str(trainer.get(key.rpartition(".")[2]))]

@@ -61,16 +61,11 @@ class Launch(NamedTuple):
         return cls(None, lightning.local_rank() == 0 == lightning.node_rank())
 
     def complete(self, devices: Any, nodes: int) -> tuple[Any, int]:
-        """Returns devices and nodes for the Trainer, from the flags, else from the launcher, else one.
-
-        Raises:
-            InputError: if SLURM's variables do not say how many tasks run on each node.
-        """
+        """Returns devices and nodes for the Trainer, from the flags, else from the launcher, else one."""
         tasks = os.environ.get("SLURM_NTASKS")
         if self.by == "srun" and tasks != "1" and "SLURM_NTASKS_PER_NODE" not in os.environ:
-            raise InputError(
-                "SLURM_NTASKS", tasks, "does not say how many run on each node. Give srun --ntasks-per-node."
-            )
+            remedy = "does not say how many run on each node. Give srun --ntasks-per-node."
+            raise InputError("SLURM_NTASKS", tasks, remedy)
         return (self.devices or 1) if devices == "auto" else devices, (self.nodes or 1) if nodes == 1 else nodes
 
 
@@ -84,11 +79,7 @@ def check_strategy(strategy: object) -> None:
 
 
 def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchnorm: bool) -> None:
-    """Checks a Trainer with several processes, and logs what they change.
-
-    Raises:
-        InputError: for settings that several processes do not support, and for flags that contradict the launcher.
-    """
+    """Raises InputError for settings that several processes do not support; logs what several processes change."""
     flags = (trainer.num_devices, trainer.num_nodes)
     if launch.by and flags != (launch.devices, launch.nodes):
         started = f"{launch.by} started {launch.devices} on each of {launch.nodes} nodes"

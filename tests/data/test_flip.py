@@ -77,4 +77,4 @@ def test_a_run_with_mirror_images_is_resumed_with_them(run, tmp_path):
     assert load(tmp_path / "a")["hyper_parameters"]["num_images"] == 20
     assert run("--resume", tmp_path / "a", "--max_epochs=2") == (0, "")
     status, line = run("--resume", tmp_path / "a", "--max_epochs=3", "--data.flip=false")
-    assert (status, line.split(";")[0]) == (2, "--data.num_samples 10: rows are needed now, and the checkpoint has 20")
+    assert (status, line.split(";")[0]) == (2, "--data.num_samples 10: the checkpoint was made with 20")

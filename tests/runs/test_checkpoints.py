@@ -323,12 +323,12 @@ def test_a_disk_that_fails_is_gone_on_without_if_so_configured(run, tmp_path, mo
 
 
 @pytest.mark.parametrize(("policy", "status"), [("skip", 0), ("raise", 1)])
-@pytest.mark.parametrize("what", ["reports.write_text", "samples.write_whole"])
+@pytest.mark.parametrize("what", ["reports.write_text", "samples.write_picture"])
 def test_figures_and_samples_that_cannot_be_written(run, tmp_path, monkeypatch, policy, status, what):
     monkeypatch.setattr(f"glo_lightning.training.{what}", Mock(side_effect=OSError(errno.ENOSPC, "no room")))
     flags = (*RUN, "--max_epochs=1", "--prior=gaussian", f"--checkpoint.on_write_error={policy}")
     assert run(*flags, "--output", tmp_path / "run")[0] == status
-    if what == "samples.write_whole" or policy == "skip":
+    if what == "samples.write_picture" or policy == "skip":
         assert load(tmp_path / "run")["epoch"] == 0
 
 

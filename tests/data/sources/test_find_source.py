@@ -173,7 +173,7 @@ def test_a_folder_that_changed_since_the_checkpoint_is_refused(run, tmp_path):
     for path in list(folder.rglob("*.png"))[:4]:
         path.unlink()
     status, line = run("--resume", tmp_path / "all", "--max_epochs=2")
-    assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: rows are needed now, and the checkpoint has 12")
+    assert (status, line.split(";")[0]) == (2, "--data.num_samples 8: the checkpoint was made with 12")
     status, line = run("--resume", tmp_path / "a", "--max_epochs=2")
     assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images. Give 1 to 8.")
 
