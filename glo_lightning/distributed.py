@@ -138,10 +138,10 @@ def rows_by_rank(loader: object, batches: Iterable[int]) -> list[int] | None:
     LSUNDataModule's loader can. Other loaders must give all ranks equally many, as torch's DistributedSampler does.
 
     Args:
-        loader: a loader whose ``batch_sizes_by_rank(batch)`` says so for a batch of the epoch.
+        loader: a loader whose sampler's ``batch_sizes_by_rank(batch)`` says so for a batch of the epoch.
         batches: numbers of batches.
     """
-    sizes = getattr(loader, "batch_sizes_by_rank", None) if is_distributed() else None
+    sizes = getattr(getattr(loader, "sampler", None), "batch_sizes_by_rank", None) if is_distributed() else None
     return sizes and [sum(parts) for parts in zip(*map(sizes, batches), strict=True)]
 
 

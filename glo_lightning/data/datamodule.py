@@ -166,11 +166,9 @@ class LSUNDataModule(LightningDataModule):
     def holdout_rows(self, num: int) -> list[int]:
         """Returns the indices in the dataset of the first ``num`` held-out images that can be read."""
         rows = range(self.num_images, len(self.source))
-        if not self.cache and self.on_invalid_image == "skip":  # which can be read is known when they have been
-            found: Any = itertools.chain.from_iterable(self.dataset[[row]][1].tolist() for row in rows)
-        else:
-            skipped = set(self.dataset.skipped)
-            found = (row for row in rows if row not in skipped)
+        if self.on_invalid_image == "raise":
+            return list(rows[:num])
+        found = itertools.chain.from_iterable(self.dataset[[row]][1].tolist() for row in rows)
         return list(itertools.islice(found, num))
 
     def setup(self, stage: str) -> None:
@@ -246,13 +244,10 @@ class LSUNDataModule(LightningDataModule):
         if not self.trainer or not isinstance(self.dataset, CachedDataset):
             return None
         device, images = self.trainer.strategy.root_device, self.dataset.images
-        if self.device_images is not None and self.device_images.device != device:
-            self.device_images = None
-        if self.device_images is None:
+        if self.device_images is None or self.device_images.device != device:
             wanted = self.cache_on_device
             is_kept = fits_on_gpu(images, device, self.batch_size) if wanted == "auto" else wanted
-            if is_kept:
-                self.device_images = images.to(device, copy=True)
+            self.device_images = images.to(device, copy=True) if is_kept else None
         return self.device_images
 
     def teardown(self, stage: str) -> None:

@@ -38,8 +38,6 @@ class Decoder:
         notes: what Pillow and its C libraries said of rows that they decoded all the same: text -> rows.
 
     Args:
-        source: the source to read from.
-        image_format: size, channels and crop of the images.
         on_invalid_image: ``raise``, or ``skip`` rows that are not images, with a warning for each.
         folder: a folder for temporary files.
     """
@@ -55,7 +53,6 @@ class Decoder:
         The subprocesses share the memory of the pixels, and end with these rows or with this process.
 
         Args:
-            rows: the rows to decode.
             pixels: the array, mapped from a file.
             on_progress: takes the number of rows that are done, twice a second.
 

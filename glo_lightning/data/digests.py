@@ -18,12 +18,7 @@ NUM_SAMPLED_RECORDS = 1024  # enough to tell datasets apart; reading all of LSUN
 
 
 class Digests:
-    """The digests of the first rows of a source, each computed at its first use.
-
-    Args:
-        source: the source.
-        num_rows: number of rows.
-    """
+    """The digests of the first ``num_rows`` rows of a source, each computed at its first use."""
 
     def __init__(self, source: Source, num_rows: int):
         self.source, self.num_rows = source, num_rows
@@ -32,7 +27,7 @@ class Digests:
 
     @functools.cached_property
     def keys(self) -> str:
-        """The digest of the rows' keys; see ``keys_digest``."""
+        """See ``keys_digest``."""
         return keys_digest(self.source, self.num_rows)
 
     @functools.cached_property
@@ -77,7 +72,7 @@ def key_table(source: Source, num_rows: int | None = None) -> np.ndarray:
     mapped = getattr(source, "packed_keys", None)  # an LMDB's keys are mapped from a file
     if mapped is not None:
         return mapped[:num_rows]
-    return pack_keys([source.key(row) for row in range(len(source))][:num_rows])
+    return pack_keys([source.key(row) for row in range(len(source))[:num_rows]])
 
 
 def pack_keys(keys: Sequence[bytes]) -> np.ndarray:

@@ -54,7 +54,6 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
 
     Args:
         paths: image files, folders of images, or LMDB folders.
-        image_format: size, channels and crop of the images.
 
     Returns:
         uint8 images (M, C, H, W), and the name of each: a file's path or an LMDB's key.

@@ -33,8 +33,6 @@ class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
         num_images: N.
         batch_size: B, over all processes.
         seed: seed of the order; None keeps the rows in order.
-        rank: rank of this process.
-        world_size: number of processes.
         skipped: rows that are in no batch.
 
     Raises:
@@ -58,10 +56,6 @@ class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
             remedy = f"makes batches of {least} images, fewer than the {world_size} processes. Give a larger one."
             raise InputError("batch_size", batch_size, remedy)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, which decides the order. Lightning calls this before each epoch."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
@@ -80,11 +74,7 @@ class RowBatchSampler(DistributedSampler[list[int]], SequentialSampler):
 
 
 class OneBatchSampler(DistributedSampler[list[int]], SequentialSampler):
-    """Yields these rows as one batch, on every rank; of these kinds for Lightning, as RowBatchSampler is.
-
-    Args:
-        rows: the batch.
-    """
+    """Yields these rows as one batch, on every rank; of these kinds for Lightning, as RowBatchSampler is."""
 
     def __init__(self, rows: list[int]):
         self.rows = rows
@@ -124,13 +114,8 @@ class ResumableLoader(DataLoader):
                     continue
             yield batch
 
-    def batch_sizes_by_rank(self, batch: int) -> list[int]:
-        """See ``RowBatchSampler.batch_sizes_by_rank``."""
-        return self.order.batch_sizes_by_rank(batch)
-
     def _settings(self) -> dict[str, Any]:
-        order = self.order
-        return {"seed": order.seed, "batch_size": order.batch_size, "num_samples": len(order.rows)}
+        return {"seed": self.order.seed, "batch_size": self.order.batch_size, "num_samples": len(self.order.rows)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"yielded": self.yielded, **self._settings()}

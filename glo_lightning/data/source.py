@@ -76,13 +76,8 @@ class _View:
 class HeadSource(_View):
     """The first images of a source.
 
-    Args:
-        source: the source of all images.
-        num_images: number of images to keep.
-        key: name of the argument that gave this number, for the error.
-
     Raises:
-        InputError: for a number that the source does not have.
+        InputError: for a number that the source does not have; ``key`` is the argument that gave it.
     """
 
     def __init__(self, source: Source, num_images: int, key: str = "num_samples"):

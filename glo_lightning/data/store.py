@@ -45,8 +45,6 @@ class StreamingDataset(Dataset[tuple[Tensor, Any]]):
         skipped: the rows, in order, that are known not to be images: those that were read.
 
     Args:
-        source: the source to read from.
-        image_format: size, channels and crop of the images.
         on_invalid_image: ``raise``, or ``skip``: batches leave out records that are not images, with a warning.
     """
 
@@ -100,11 +98,6 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
     Attributes:
         images: (N, C, H, W), uint8, mapped from the file.
         skipped: the rows, in order, that are not images or could not be read; their pixels are black.
-
-    Args:
-        source: the source to read from.
-        image_format: size, channels and crop of the images.
-        on_invalid_image: ``raise``, or ``skip`` records that are not images.
 
     Raises:
         InputError: for a record that is not an image, when no image is left, and for a cache folder without room.

@@ -142,12 +142,7 @@ def _find_split(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> tup
 
 
 def find_idx(root: Path, split: str | None = None) -> Path | None:
-    """Finds MNIST's file of images, packed by gzip or not: ``root`` itself, or in it, its ``raw`` or ``*/raw``.
-
-    Args:
-        root: a file or a folder.
-        split: the split of which to find the file; any for None.
-    """
+    """Finds MNIST's file of images, of any split for None: ``root`` itself, or in it, its ``raw`` or ``*/raw``."""
     if root.is_file():
         return root if root.name.removesuffix(".gz").endswith(IMAGES) else None
     name = "*" if split is None else IDX.get(split, split)

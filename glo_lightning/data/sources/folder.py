@@ -73,12 +73,8 @@ def _suffix(entry: os.DirEntry[str]) -> str:
 def list_images(folder: str | os.PathLike[str], key: str = "root") -> list[os.DirEntry[str]]:
     """Lists the image files in a folder and below, and logs what is passed over; see ``_walk``.
 
-    Args:
-        folder: the folder to search.
-        key: name of the argument that gave the folder, for the error.
-
     Raises:
-        InputError: for a folder that has no images or may not be read.
+        InputError: for a folder that has no images or may not be read; ``key`` is the argument that gave it.
     """
     entries: dict[str, list[os.DirEntry[str]]] = {kind: [] for kind in ("image", "other", "run", "broken")}
     try:
@@ -120,13 +116,8 @@ class FolderSource:
     """The image files in a folder and below, sorted by the SHA-256 of their keys; a ``Source``.
 
     A key is the file's path in the folder, with ``/`` between its parts. The first part is the label ``class``, as in
-    torchvision's ImageFolder, where there are several. ``attributes.csv`` in the folder adds labels.
-
-    Args:
-        root: the folder.
-
-    Raises:
-        InputError: for a folder that has no images or may not be read.
+    torchvision's ImageFolder, where there are several. ``attributes.csv`` in the folder adds labels. See
+    ``list_images`` for errors.
     """
 
     def __init__(self, root: str | os.PathLike[str]):
@@ -148,11 +139,7 @@ class FolderSource:
         return self.names[index]
 
     def read(self, index: int) -> bytes:
-        """Returns the content of the file of row ``index``.
-
-        Raises:
-            ReadError: for a file that is gone or cannot be read.
-        """
+        """Returns the content of the file of row ``index``; ReadError for a file that is gone or cannot be read."""
         path = self.folder / os.fsdecode(self.key(index))
         try:
             return path.read_bytes()

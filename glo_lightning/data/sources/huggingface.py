@@ -125,13 +125,7 @@ class HubSource(NumberedSource):
         return chosen
 
     def read(self, index: int) -> bytes:
-        """Returns the encoded image of row ``index``.
-
-        Raises:
-            NotAnImageError: for a row without an image.
-            InputError: for a table that is damaged.
-            OSError: for an image in a file of its own that cannot be read.
-        """
+        """Returns the encoded image of row ``index``; NotAnImageError for a row without an image."""
         with decoding(f"key {self.key(index).decode()} of", self.location, REMEDY):
             image = self.table[self.order[index]][self.column] or {}
         if image.get("bytes") is not None:

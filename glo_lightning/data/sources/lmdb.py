@@ -64,14 +64,11 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
     candidates = [folder / name]
     if (category, split) == ("bedroom", "train"):
         candidates.insert(0, folder.parent if folder.name == "data.mdb" else folder)
-    try:
+    with decoding("root", folder, "Check the path and its permissions."):
         for candidate in candidates:
             if is_lmdb(candidate):
                 return candidate.resolve()
         others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
-    except OSError as error:
-        remedy = f"cannot be read ({error.strerror}). Check the path and its permissions."
-        raise InputError("root", folder, remedy) from error
     if others:
         category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
         remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."
@@ -199,16 +196,10 @@ def _try_to_list(path: Path) -> None:
 
 
 class LMDBSource:
-    """The images of an LMDB, in key order; a ``Source``.
+    """The images of an LMDB, in key order; a ``Source``. ``category`` is the label ``class`` of all images.
 
-    Each process opens the LMDB when it first reads, so that workers may be started by fork, spawn or forkserver.
-
-    Args:
-        root: an LMDB, see ``find_lmdb``.
-        category: the label ``class`` of all images.
-
-    Raises:
-        InputError: for a root without a readable LMDB.
+    Each process opens the LMDB when it first reads, so that workers may be started by fork, spawn or forkserver. See
+    ``find_lmdb`` and ``open_lmdb`` for the root and errors.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, *, category: str | None = None):
@@ -233,23 +224,14 @@ class LMDBSource:
 
     @property
     def labels(self) -> Labels | None:
-        """Returns the category and the labels in ``attributes.csv`` beside ``data.mdb``; None without either.
-
-        Raises:
-            InputError: when that file belongs to other images.
-        """
+        """Returns the category and the labels in ``attributes.csv``; None without either. See ``read_labels``."""
         return self._labels_of_row if self._category or self._table else None
 
     def _labels_of_row(self, index: int) -> dict[str, str]:
         return self._category | self._table.get(self.key(index), {})
 
     def read(self, index: int) -> bytes:
-        """Returns the encoded image of row ``index``.
-
-        Raises:
-            ReadError: for a record that is gone.
-            InputError: for one whose pages are damaged.
-        """
+        """Returns the encoded image of row ``index``; InputError for a record that is gone or damaged."""
         environment, key = open_lmdb(self.path), f"key {key_text(self, index)} of"
         with decoding(key, self.path, REMEDY), environment.begin() as transaction:
             record = transaction.get(self.key(index))
@@ -259,10 +241,8 @@ class LMDBSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # pickle would copy a memory map to each worker; the name of its file is enough
-        state = {name: value for name, value in self.__dict__.items() if name != "_table"}
-        if isinstance(self.packed_keys, np.memmap):
-            state["packed_keys"] = self.packed_keys.filename
-        return state
+        keys = self.packed_keys.filename if isinstance(self.packed_keys, np.memmap) else self.packed_keys
+        return self.__dict__ | {"packed_keys": keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
