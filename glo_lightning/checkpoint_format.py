@@ -23,13 +23,7 @@ def check_format(checkpoint: Mapping[str, Any]) -> None:
 
 
 def check_same_model(checkpoint: Mapping[str, Any], given: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raises InputError, naming the argument, unless a model can continue from a checkpoint.
-
-    Args:
-        checkpoint: with the arguments and the state of its model.
-        given: the arguments of the model that it is loaded into.
-        state: the state of that model.
-    """
+    """Raises InputError, naming the argument, unless a model of these arguments and state can continue from it."""
     saved = checkpoint["hyper_parameters"]
     pairs = [(key, given[key], saved[key]) for key in ("num_images", "latent_dim", "image_size", "channels")]
     for key in ("generator", "optimizer", "latent_optimizer"):

@@ -85,7 +85,7 @@ def write_whole(path: Path, write: Callable[[Any], Any], shared: bool = False) -
     """Writes a file atomically: ``write(file)`` fills a file beside ``path``, which is synced and moved to ``path``.
 
     Args:
-        path: the file to write, in an existing folder.
+        path: in an existing folder.
         write: takes a binary file.
         shared: whether several processes may write this path at once.
 

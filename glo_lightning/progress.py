@@ -31,11 +31,7 @@ def progress_mode() -> Literal["bar", "lines", "none"]:
 
 
 class Progress(tqdm):
-    """tqdm for both: in a terminal its bar, else one line a minute and one at the end.
-
-    Args:
-        args, kwargs: as tqdm's, without ``file``, ``disable`` and the intervals.
-    """
+    """tqdm for both: in a terminal its bar, else one line a minute and one at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.disable: bool = False

@@ -129,12 +129,9 @@ class Checkpoints(Checkpoint):
         log.info("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._exit_if_signalled()
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._exit_if_signalled()
-
-    def _exit_if_signalled(self) -> None:
         # Not right after the checkpoint: what the step has logged is only written after its last callback.
         if self.exit_signal:
             raise mark_collective(SystemExit(128 + self.exit_signal))

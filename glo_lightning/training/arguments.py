@@ -139,11 +139,10 @@ def refuse_untrusted(config: Namespace, arguments: list[str]) -> None:
     """Refuses classes and functions that only a configuration names, since it may come from a stranger.
 
     jsonargparse instantiates every ``class_path`` in a configuration and passes on every function that it names. This
-    check itself calls nothing.
+    check itself calls nothing. The class of the source is left to ``open_source``, which checks it before it is called.
 
     Args:
-        config: the parsed configuration, with nothing instantiated yet. The class of its source is left to
-            ``open_source``, which checks it before it is called.
+        config: the parsed configuration, with nothing instantiated yet.
         arguments: the command line, where the user may name any class or function.
 
     Raises:

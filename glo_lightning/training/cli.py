@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from jsonargparse import SUPPRESS, ArgumentError, Namespace
+from jsonargparse import SUPPRESS, Namespace
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
@@ -30,10 +30,9 @@ from glo_lightning.streams import streams_may_close
 from glo_lightning.training.arguments import expand_arguments, refuse_untrusted
 from glo_lightning.training.callbacks import default_callbacks
 from glo_lightning.training.exits import (
-    NOTHING_WRITTEN,
+    REPORTED,
     SIGNALS_BUT_INTERRUPT,
     AbortOnError,
-    EarlySignal,
     error_line,
     exit_before_fit,
     exit_with,
@@ -48,7 +47,6 @@ from glo_lightning.training.reports import Bar, Lines, WriteMetrics
 
 log = logging.getLogger(__name__)
 
-EXPECTED = (KeyboardInterrupt, ArgumentError, ArithmeticError, MemoryError, OSError, RuntimeError, InputError)
 # Lightning's messages that a user has asked for.
 REPORTS = ("callbacks.model_summary", "callbacks.early_stopping", "profilers.profiler", "utilities.rank_zero")
 
@@ -210,9 +208,7 @@ def main(default_config: Path) -> None:
             else:
                 fit(cli.start, cli.trainer, cli.model, cli.datamodule)
             show_samples(cli.start, cli.config, cli.trainer.loggers, cli.config_init.checkpoint.signal)
-        except EarlySignal as end:
-            exit_with(NOTHING_WRITTEN, int(end.code or 0))
-        except EXPECTED as error:
+        except REPORTED as error:
             described = error_line(error, cli.trainer if cli else None)
             if described is None:
                 raise

@@ -33,6 +33,11 @@ class EarlySignal(SystemExit):
     """Exits after a signal that came before the fit."""
 
 
+# Errors that error_line may describe.
+REPORTED: tuple[type[BaseException], ...] = (EarlySignal, KeyboardInterrupt, ArgumentError, InputError)
+REPORTED += (ArithmeticError, MemoryError, OSError, RuntimeError)
+
+
 def exit_on_signal(number: int, frame: object) -> NoReturn:
     """Handles a signal during the fit, until Checkpoints does."""
     raise SystemExit(128 + number)
@@ -70,8 +75,8 @@ def exit_with(line: str, status: int) -> NoReturn:
 
 def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[str, int] | None:
     """Describes an error in one line, with the exit status; returns None for a bug."""
-    if isinstance(error, KeyboardInterrupt):
-        return NOTHING_WRITTEN, 130
+    if isinstance(error, (EarlySignal, KeyboardInterrupt)):
+        return NOTHING_WRITTEN, getattr(error, "code", 130)
     if isinstance(error, ArgumentError):
         return one_line(str(error)), 2
     if isinstance(error, InputError):

@@ -22,9 +22,6 @@ class FiniteLoss(Callback):
     waits for the GPU. ``skip`` checks before every step, which waits for the GPU. A batch whose loss or gradients are
     not finite then changes neither weights nor codes nor BatchNorm's averages. Its step counts, and a warning names it.
 
-    Args:
-        on_nonfinite_loss: ``raise`` or ``skip``.
-
     Raises:
         FloatingPointError: with the step, the learning rates and the keys of the batch.
     """

@@ -28,10 +28,7 @@ NOT_GIVEN = (None, "", ".", "./mlruns", "lightning_logs")  # the loggers' own de
 def complete_loggers(loggers: Any, folder: Path, recipe: str) -> None:
     """Fills in what the user left open: files go into the run folder, names are the recipe's and the folder's.
 
-    Args:
-        loggers: ``trainer.logger`` of the parsed command line: one or several classes with arguments, or a bool.
-        folder: the run folder. A logged run that it names is continued.
-        recipe: names the project.
+    ``loggers`` is one or several classes with arguments, or a bool. Logged runs that the folder names are continued.
     """
     file = folder / LOGGED_RUNS
     logged: dict[str, dict[str, Any]] = {}
@@ -89,11 +86,7 @@ def keep_csv_rows(logger: Logger, first_step: int) -> None:
 
 
 class SetUpLoggers(Callback):
-    """Logs the hyperparameters of model, data and trainer.
-
-    Args:
-        folder: the run folder, which keeps what continues its logged runs when it is resumed.
-    """
+    """Logs the hyperparameters, and keeps in the run folder what continues its logged runs when it is resumed."""
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder

@@ -109,9 +109,6 @@ class WriteMetrics(Callback):
 
     ``seconds`` counts training in all starts of the run, to the end of an epoch; ``peak_memory_bytes`` is that of this
     process or, on a GPU, of its memory.
-
-    Args:
-        folder: the run folder.
     """
 
     def __init__(self, folder: Path):
