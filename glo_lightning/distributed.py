@@ -135,11 +135,8 @@ def is_peer_failure(error: BaseException) -> bool:
 def rows_by_rank(loader: object, batches: Iterable[int]) -> list[int] | None:
     """How many images of these batches each rank has; None in one process, and where the loader cannot say.
 
-    LSUNDataModule's loader can. Other loaders must give all ranks equally many, as torch's DistributedSampler does.
-
-    Args:
-        loader: a loader whose sampler's ``batch_sizes_by_rank(batch)`` says so for a batch of the epoch.
-        batches: numbers of batches.
+    LSUNDataModule's loader can, by its sampler's ``batch_sizes_by_rank(batch)``. Other loaders must give all ranks
+    equally many, as torch's DistributedSampler does.
     """
     sizes = getattr(getattr(loader, "sampler", None), "batch_sizes_by_rank", None) if is_distributed() else None
     return sizes and [sum(parts) for parts in zip(*map(sizes, batches), strict=True)]
@@ -148,8 +145,7 @@ def rows_by_rank(loader: object, batches: Iterable[int]) -> list[int] | None:
 def rank_weight(rows: Sequence[int] | None) -> float:
     """The weight of this rank's mean loss in DDP's plain mean over ranks, so that every image weighs the same.
 
-    Args:
-        rows: images of a batch on each rank; None where all have equally many.
+    ``rows`` are the images of a batch on each rank; None where all have equally many.
     """
     return 1.0 if rows is None else rows[dist.get_rank()] * len(rows) / sum(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,26 +120,22 @@ class SkipGenerator(Generator):
 def make_generator(description: Mapping[str, Any], latent_dim: int, image_size: int, channels: int) -> nn.Module:
     """Makes a generator and checks that it maps codes (B, D) to images (B, C, H, W).
 
-    Args:
-        description: of the class and its further arguments, see ``parts.describe_part``.
-        latent_dim, image_size, channels: D, H and C, with which the class is made first.
+    The class of the description, see ``parts.describe_part``, is made with D, H and C and its further arguments.
 
     Raises:
         InputError: for a class that cannot be made with these, does not fit into memory, or makes other images.
     """
     path, arguments = description["class_path"], description["init_args"]
-
-    def make(latent_dim: int = latent_dim) -> nn.Module:
-        return make_part(description, nn.Module, "generator", latent_dim, image_size, channels)
-
+    make = functools.partial(make_part, description, nn.Module, "generator")
     width = ("generator.width", arguments["width"]) if "width" in arguments else ("generator", path)
     # too much by its own width, or by the number of dimensions
     for key, value, dimensions in ((*width, 1), ("latent_dim", latent_dim, latent_dim)):
         needed = 0
         with contextlib.suppress(*PLUGIN_ERRORS), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            needed = sum(weight.nbytes for weight in make(dimensions).parameters())  # make() itself reports errors
+            tried = make(dimensions, image_size, channels)  # errors are reported when it is made below
+            needed = sum(weight.nbytes for weight in tried.parameters())
         check_fits(key, value, f"{path} and its gradients", 2 * needed)
-    generator = make()
+    generator = make(latent_dim, image_size, channels)
     fault, training = f"does not take codes of latent_dim {latent_dim}", generator.training
     remedy = "Mend it, or give another class"
     # a generator that draws noise must not advance the run's random numbers

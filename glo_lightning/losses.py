@@ -118,11 +118,7 @@ def find_loss(name: str) -> dict[str, Any]:
 
 
 def make_loss(description: Mapping[str, Any], image_size: int, channels: int) -> nn.Module:
-    """Makes a loss and checks that it maps (generated, images), both (B, C, H, W), to a scalar.
-
-    Args:
-        description: of the class and its arguments, see ``parts.describe_part``.
-        image_size, channels: H and C of the images.
+    """Makes the loss of a description, see ``parts.describe_part``, that maps two (B, C, H, W) to a scalar.
 
     Raises:
         InputError: for a class that cannot be made with these arguments, or is no such loss.

@@ -19,13 +19,7 @@ STEP_MEMORY, BATCH_MEMORY = 2 << 30, 256
 
 
 def check_fits(key: str, value: object, what: str, needed: int) -> None:
-    """Raises InputError for more bytes than this machine has free.
-
-    Args:
-        key, value: the argument that asks for them.
-        what: what they are for.
-        needed: bytes.
-    """
+    """Raises InputError, of the argument that asks for ``what``, if it needs more bytes than this machine has free."""
     free = free_memory()
     if needed > free:
         remedy = f"{what} would take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Give less"

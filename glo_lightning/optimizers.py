@@ -41,11 +41,8 @@ def scale_lrs(groups: list[dict[str, Any]], factor: float, last: dict[int, float
 def make_optimizer(description: Mapping[str, Any], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Makes the optimizer of the generator's weights, one group named ``generator``.
 
-    When it loads the state of a checkpoint, it keeps its own options, such as the learning rate.
-
-    Args:
-        description: of the class and its arguments, see ``parts.describe_part``.
-        weights: the parameters to train.
+    When it loads the state of a checkpoint, it keeps its own options, such as the learning rate. For the description
+    see ``parts.describe_part``.
 
     Raises:
         InputError: for a class that cannot be made with these arguments, or that dense gradients and ``step()`` do not

@@ -21,14 +21,10 @@ Part = Callable[..., Any] | Mapping[str, Any]  # a class, a functools.partial of
 
 
 def describe_part(part: Part, key: str) -> dict[str, Any]:
-    """Describes a part as ``{"class_path": ..., "init_args": {...}}`` with plain values.
-
-    Args:
-        part: a class, a ``functools.partial`` of a class with keyword arguments, or such a description.
-        key: the argument that gave it.
+    """Describes the part that an argument ``key`` gave as ``{"class_path": ..., "init_args": {...}}``, plain values.
 
     Raises:
-        InputError: for anything else, which a checkpoint could not hold.
+        InputError: for anything but a class, a ``functools.partial`` of one with keyword arguments, and a description.
     """
     if isinstance(part, Mapping) and "class_path" in part:
         made, arguments = part["class_path"], part.get("init_args") or {}
@@ -48,16 +44,9 @@ def describe_part(part: Part, key: str) -> dict[str, Any]:
 
 
 def make_part(description: Mapping[str, Any], kind: type, key: str, *given: Any) -> Any:
-    """Makes the part that a description names.
+    """Makes the part that a description names, a subclass of ``kind``; the given arguments come first.
 
-    Args:
-        description: see ``describe_part``. A description among the arguments is a part of the same kind.
-        kind: what the class must be a subclass of.
-        key: the argument that named it.
-        given: the arguments that come first.
-
-    Raises:
-        InputError: for a class that cannot be found or is of another kind, and for arguments that it does not take.
+    A description among its arguments is a part of the same kind. Raises InputError, as ``make_instance`` does.
     """
     arguments = {
         name: make_part(value, kind, key) if isinstance(value, Mapping) and "class_path" in value else value
@@ -68,10 +57,10 @@ def make_part(description: Mapping[str, Any], kind: type, key: str, *given: Any)
 
 
 def make_instance(path: str, kind: type, key: str, remedy: str, /, *given: Any, **arguments: Any) -> Any:
-    """Makes an instance of the class at ``path`` with these arguments.
+    """Makes an instance of the class at ``path`` with these arguments; see ``find_class``.
 
     Raises:
-        InputError: as ``find_class``, when the class does not take these arguments, and its own.
+        InputError: for a class that cannot be found, is of another kind, or does not take these arguments.
     """
     found = find_class(path, kind, key, remedy)
     with trying(key, path, "cannot be made with its arguments", remedy):

@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
     help_ = "largest number of steps from the best start (default: 150, or 30 where an encoder was fitted)"
     parser.add_argument("--steps", type=int, help=help_)
-    parser.add_argument("--loss", help="lap_l1, l2 or the path of a class (default: the run's, of an operator l2)")
+    help_ = "LaplacianLoss, one of torch.nn's or the path of a class (default: the run's, of an operator MSELoss)"
+    parser.add_argument("--loss", help=help_)
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="starts of the descent")
     parser.add_argument("--fit_encoder", action="store_true", help="fit an encoder to the run and save it there")
     help_ = "auto: the run's, unless it was fitted to another checkpoint; none: descent alone"

@@ -214,7 +214,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=128, help="largest number of images of each kind")
     parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS, help="of encoding")
     parser.add_argument("--steps", type=int, default=150, help="steps of encoding")
-    parser.add_argument("--loss", help="of encoding: lap_l1, l2 or the path of a class (default: the run's)")
+    help_ = "of encoding: LaplacianLoss, one of torch.nn's or the path of a class (default: the run's)"
+    parser.add_argument("--loss", help=help_)
     parser.add_argument("--features", help="efficientnet, inception, a TorchScript file or a class (default: none)")
     parser.call(evaluate)
 
