@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)  # that end a run with a checkpoint
 
 
-def is_nohup(number: int) -> bool:
-    """Whether this is SIGHUP, and the program was started by nohup, which has it ignored."""
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+def set_handler(numbers: Iterable[int], handler: Any) -> None:
+    """Has the handler called for these signals; SIGHUP stays ignored in a program that nohup has started."""
+    for number in numbers:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -118,9 +121,7 @@ class Checkpoints(Checkpoint):
         self.step, self.saved_at, self.timer = trainer.global_step, time.monotonic(), SyncTimer()
         clear_restarting(trainer)
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if not is_nohup(number):
-                    signal.signal(number, self._on_signal)  # Lightning puts the old ones back at the end
+            set_handler(SIGNALS, self._on_signal)  # Lightning puts the old ones back at the end
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == self.signal == signal.SIGINT:

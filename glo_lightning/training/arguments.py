@@ -25,7 +25,7 @@ from glo_lightning.parts import find_class
 from glo_lightning.runs.checkpoints import check_last_format
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.flags import CHOICES, class_at
-from glo_lightning.training.loggers import needs_save_dir
+from glo_lightning.training.loggers import NEED_SAVE_DIR
 
 # The kinds of classes that a configuration may name.
 PARTS: tuple[type, ...] = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
@@ -74,7 +74,7 @@ def _with_save_dir(arguments: list[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         completed.append(argument)
         flag, name = argument.split("=", 1) if "=" in argument else (arguments[place - 1], argument)
-        if flag in ("--trainer.logger", "--trainer.logger+") and needs_save_dir(name):
+        if flag in ("--trainer.logger", "--trainer.logger+") and name.rpartition(".")[2] in NEED_SAVE_DIR:
             completed.append("--trainer.logger.save_dir=")
     return completed
 

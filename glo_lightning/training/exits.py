@@ -20,7 +20,7 @@ from glo_lightning.distributed import is_collective, is_distributed, is_first, i
 from glo_lightning.errors import InputError
 from glo_lightning.files import disk_remedy
 from glo_lightning.lightning_internals import child_processes
-from glo_lightning.runs.checkpoints import SIGNALS, is_nohup
+from glo_lightning.runs.checkpoints import SIGNALS, set_handler
 from glo_lightning.runs.folder import RunFolder
 from glo_lightning.training.flags import flag_of, one_line
 from glo_lightning.training.launch import Launch, is_child
@@ -52,9 +52,7 @@ def exit_before_fit(number: int, frame: object) -> NoReturn:
 def handle_signals(numbers: Iterable[int], handler: Any) -> Iterator[None]:
     """Handles these signals by ``handler`` in the block, after which all of SIGNALS have their old handlers again."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in numbers:
-        if not is_nohup(number):
-            signal.signal(number, handler)
+    set_handler(numbers, handler)
     try:
         yield
     finally:

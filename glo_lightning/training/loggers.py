@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
 LOGGED_RUNS = "loggers.json"  # in the run folder: the arguments that continue a logged run, by the logger's class
+NEED_SAVE_DIR = ("CSVLogger", "TensorBoardLogger")  # whose save_dir must be given
 NOT_GIVEN = (None, "", ".", "./mlruns", "lightning_logs")  # the loggers' own defaults of places and names
 
 
@@ -62,15 +63,6 @@ def _to_continue(logger: Logger) -> dict[str, Any]:
         "CometLogger": {"experiment_key": logger.version},
         "MLFlowLogger": {"run_id": logger.version},
     }.get(_kind(logger), {})
-
-
-def needs_save_dir(class_name: str) -> bool:
-    """Whether one of Lightning's loggers has a ``save_dir`` that must be given."""
-    import pytorch_lightning.loggers
-
-    logger = getattr(pytorch_lightning.loggers, class_name.rpartition(".")[2], None)
-    parameter = inspect.signature(logger).parameters.get("save_dir") if inspect.isclass(logger) else None
-    return parameter is not None and parameter.default is parameter.empty
 
 
 def keep_csv_rows(logger: Logger, first_step: int) -> None:

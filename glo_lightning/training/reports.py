@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPOCH_METRICS = ("train/loss_epoch", "val/psnr", "train/images_per_second")
+WORDS = {"train/loss": "loss {:.4g}", "train/loss_epoch": "loss {:.4g}", "val/psnr": "val/psnr {:.2f} dB"}
+WORDS["train/images_per_second"] = "{:.0f} images/s"
 
 
 def is_logged(trainer: Trainer) -> bool:
@@ -73,27 +75,21 @@ class Lines(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            values = logged_values(trainer, ("train/loss", "train/images_per_second"))
-            self._line(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}", values)
+            what = f"batch {batch_idx + 1}/{trainer.num_training_batches}"
+            self._line(trainer, ("train/loss", "train/images_per_second"), what)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs = trainer.max_epochs
-        left = ""
-        if epochs is not None and epochs > trainer.current_epoch + 1:
-            done = trainer.current_epoch + 1 - self.first_epoch
-            seconds = (time.monotonic() - self.began) / done * (epochs - trainer.current_epoch - 1)
-            left = f"{duration(seconds)} left"
-        self._line(trainer, left, logged_values(trainer, EPOCH_METRICS))
+        done = trainer.current_epoch + 1
+        left = (trainer.max_epochs or 0) - done
+        seconds = (time.monotonic() - self.began) / (done - self.first_epoch) * left
+        self._line(trainer, EPOCH_METRICS, f"{duration(seconds)} left" if left > 0 else "")
 
-    def _line(self, trainer: Trainer, what: str, values: dict[str, float]) -> None:
+    def _line(self, trainer: Trainer, names: tuple[str, ...], what: str) -> None:
         self.last_line = time.monotonic()
-        epochs = trainer.max_epochs
-        of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
-        words = {"train/loss": "loss {:.4g}", "train/loss_epoch": "loss {:.4g}", "val/psnr": "val/psnr {:.2f} dB"}
-        words["train/images_per_second"] = "{:.0f} images/s"
-        parts = [words[name].format(value) for name, value in values.items()]
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        parts = [WORDS[name].format(value) for name, value in logged_values(trainer, names).items()]
         if trainer.is_global_zero:
-            log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, ", ".join([*parts, *([what] if what else [])]))
+            log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, ", ".join(filter(None, [*parts, what])))
 
 
 def duration(seconds: float) -> str:
