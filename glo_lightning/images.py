@@ -105,11 +105,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     """Returns the orientation in an image's metadata; 1, upright, where the metadata is damaged: the pixels are not."""
-    try:
-        with reading_image():
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except NotAnImageError:
-        return 1
+    with contextlib.suppress(NotAnImageError), reading_image():
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def decode_image(image: Encoded | Tensor, image_format: ImageFormat) -> Tensor:

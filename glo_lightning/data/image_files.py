@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glo_lightning.data.decoding import captured
 from glo_lightning.data.sources.folder import list_images, path_text
-from glo_lightning.data.sources.lmdb import LMDBSource, is_lmdb, may_read
+from glo_lightning.data.sources.lmdb import LMDBSource, is_lmdb
 from glo_lightning.data.store import StreamingDataset
 from glo_lightning.errors import InputError
 from glo_lightning.images import ImageFormat, NotAnImageError, decode_image
@@ -65,7 +65,10 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
     names: list[str] = []
     num_invalid = 0
     for path in paths:
-        if may_read(path) and is_lmdb(path):  # a file that may not be read is reported below
+        is_database = False
+        with contextlib.suppress(OSError):  # a file that may not be read is reported below
+            is_database = is_lmdb(path)
+        if is_database:
             source = LMDBSource(path)
             read, rows = StreamingDataset(source, image_format, "skip")[range(len(source))]
             images += read

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from glo_lightning.data.source import Source
-from glo_lightning.data.sources.arrays import SUFFIXES, find_idx, open_arrays, open_idx
-from glo_lightning.data.sources.folder import FolderSource, image_paths
+from glo_lightning.data.sources.arrays import SUFFIXES as ARRAYS
+from glo_lightning.data.sources.arrays import find_idx, open_arrays, open_idx
+from glo_lightning.data.sources.folder import SUFFIXES as IMAGES
+from glo_lightning.data.sources.folder import FolderSource, find_file
 from glo_lightning.data.sources.huggingface import SUFFIXES as TABLES
-from glo_lightning.data.sources.huggingface import HubSource, find_table
+from glo_lightning.data.sources.huggingface import HubSource
 from glo_lightning.data.sources.lmdb import LMDBSource, find_lmdb, is_lmdb, open_categories
 from glo_lightning.data.sources.torchvision import SETS, TorchvisionSource, find_set
 from glo_lightning.errors import InputError, did_you_mean
@@ -148,7 +150,7 @@ def find_kind(root: Path) -> str:
             return name
         if find_idx(root):
             return "idx"
-        image, table = next(image_paths(root), None), find_table(root)
+        image, table = find_file(root, IMAGES), find_file(root, TABLES)
         if image and table:
             remedy = f"holds images, such as {image.name}, and tables, such as {table.name}. "
             remedy += "Choose by --data.source folder or --data.source huggingface."
@@ -165,7 +167,7 @@ def find_kind(root: Path) -> str:
 def _kind_of_file(file: Path) -> str | None:
     if not file.is_file():
         return None
-    if file.suffix in SUFFIXES:
+    if file.suffix in ARRAYS:
         return "array"
     if file.suffix in TABLES:
         return "huggingface"

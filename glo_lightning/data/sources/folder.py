@@ -7,12 +7,12 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from glo_lightning.data.attributes import read_labels
 from glo_lightning.data.source import digest_order, key_text
-from glo_lightning.errors import InputError, ReadError
+from glo_lightning.errors import InputError
 from glo_lightning.files import holds_run
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,10 @@ SUFFIXES |= {".tga", ".tif", ".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm"}
 MAX_SUFFIXES_NAMED = 20
 
 
-def image_paths(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
-    """Yields the regular files in a folder and below that have the suffix of an image; see ``_walk``."""
-    return (entry for kind, entry in _walk(folder) if kind == "image")
+def find_file(folder: str | os.PathLike[str], suffixes: Container[str]) -> os.DirEntry[str] | None:
+    """Finds a regular file in a folder or below that has one of the suffixes; see ``_walk``."""
+    files = (entry for kind, entry in _walk(folder) if kind in ("image", "other"))
+    return next((file for file in files if _suffix(file) in suffixes), None)
 
 
 def _walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -139,13 +140,8 @@ class FolderSource:
         return self.names[index]
 
     def read(self, index: int) -> bytes:
-        """Returns the content of the file of row ``index``; ReadError for a file that is gone or cannot be read."""
-        path = self.folder / os.fsdecode(self.key(index))
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            remedy = f"cannot be read ({error.strerror}). Check the disk and the file, and start again."
-            raise ReadError("key", path, remedy) from error
+        """Returns the content of the file of row ``index``."""
+        return (self.folder / os.fsdecode(self.key(index))).read_bytes()
 
     @functools.cached_property
     def _table(self) -> dict[bytes, dict[str, str]]:

@@ -21,15 +21,6 @@ REMEDY = "Give a whole dataset: a folder of parquet or arrow files, or a name on
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk writes
 
 
-def find_table(folder: Path) -> Path | None:
-    """Finds a parquet or arrow file in a folder or below."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if os.path.splitext(name)[1] in SUFFIXES and not name.startswith("."):
-                return Path(parent, name)
-    return None
-
-
 class HubSource(NumberedSource):
     """The images of one split of a dataset, sorted by the SHA-256 of their keys; a ``Source``.
 

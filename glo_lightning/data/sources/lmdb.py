@@ -44,11 +44,6 @@ def is_lmdb(path: Path) -> bool:
     return any(magic in start for magic in (b"\xde\xc0\xef\xbe", b"\xbe\xef\xc0\xde"))
 
 
-def may_read(path: Path) -> bool:
-    """Returns whether this process may read a file or folder that exists."""
-    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
 def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
     """Finds the LMDB: ``root`` itself, or in it ``bedroom_train_lmdb``; the shipped faces for None.
 
@@ -110,13 +105,22 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     Raises:
         InputError: for an LMDB that is invalid, unreadable, truncated or empty.
     """
+    import lmdb  # here, so that other sources do not need the package
+
     file = _data_file(path)
     stat = file.stat()
     owner = (os.getpid(), stat.st_ino)
     if path in _open_environments and _open_environments[path][0] != owner:
         _open_environments.pop(path)[2].close()
     if path not in _open_environments:
-        _open_environments[path] = (owner, *_open_file(file))
+        with decoding("root", file, REMEDY):
+            opened = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)
+        if opened.stat()["entries"] == 0:
+            opened.close()
+            remedy = "is an empty LMDB. Build one from a folder of images by scripts/build_lmdb.py."
+            raise InputError("root", file, remedy)
+        size = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+        _open_environments[path] = (owner, size, opened)
     _, smallest, environment = _open_environments[path]
     if stat.st_size < smallest:  # reading a page behind its end would kill the process (SIGBUS)
         raise InputError("root", file, f"has {stat.st_size} of {smallest} bytes; it was truncated. Copy it again.")
@@ -125,21 +129,6 @@ def open_lmdb(path: Path) -> lmdb.Environment:
 
 def _data_file(path: Path) -> Path:
     return path / "data.mdb" if path.is_dir() else path
-
-
-def _open_file(file: Path) -> tuple[int, lmdb.Environment]:
-    """Returns the smallest valid size of the file, and its environment."""
-    import lmdb  # here, so that other sources do not need the package
-
-    if not may_read(file):
-        raise InputError("root", file, "may not be read. Ask for permission to read it.")
-    with decoding("root", file, REMEDY):
-        environment = lmdb.open(os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=1)
-    stat = environment.stat()
-    if stat["entries"] == 0:
-        environment.close()
-        raise InputError("root", file, "is an empty LMDB. Build one from a folder of images by scripts/build_lmdb.py.")
-    return (environment.info()["last_pgno"] + 1) * stat["psize"], environment
 
 
 def fingerprint(path: Path) -> tuple[Any, ...]:
