@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
 from glo_lightning.images import from_uint8
-from glo_lightning.latents import Projection, fit_pca, flatten_images, identity, random_codes
+from glo_lightning.latents import Projection, fit_pca, flatten_images, identity
 
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in every batch: rounding depends on its size, and a code must not depend on the other images
@@ -89,7 +89,7 @@ class _Descent(NamedTuple):
 
     def __call__(self, images: Tensor, codes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Descend from codes (m, D); return the best codes and their losses (m,)."""
-        number = len(images)
+        number, per_image_loss = len(images), torch.vmap(self.loss)
         with torch.inference_mode(False), torch.enable_grad():
             fill = torch.arange(self.chunk, device=images.device) % number
             images, codes = images[fill].clone(), codes[fill].clone()
@@ -102,7 +102,7 @@ class _Descent(NamedTuple):
                 generated = self.generator(codes)
                 added = self.penalty(codes) if self.penalty else codes.new_zeros(self.chunk)
                 if step % EVAL_EVERY == 0 or step == steps:
-                    losses = _losses(self.loss, generated.detach(), images) + added.detach()
+                    losses = per_image_loss(generated.detach()[:, None], images[:, None]) + added.detach()
                     better, falling = losses < lowest, losses < 0.999 * lowest
                     better &= patience > 0
                     best = torch.where(better[:, None], codes.detach(), best)
@@ -117,11 +117,6 @@ class _Descent(NamedTuple):
                 with torch.no_grad():
                     codes.copy_(self.project(codes))
         return best[:number], lowest[:number]
-
-
-def _losses(loss: Loss, generated: Tensor, images: Tensor) -> Tensor:
-    """The loss of each image, (B,)."""
-    return torch.vmap(lambda *pair: loss(pair[0][None], pair[1][None]))(generated, images)
 
 
 def starting_codes(
@@ -156,7 +151,7 @@ def starting_codes(
         elif name == "random":
             with torch.random.fork_rng(devices=[]):  # drawn on the CPU
                 torch.manual_seed(seed)
-                starts.append(random_codes(1, latent_dim).to(table).expand(number, -1))
+                starts.append(torch.randn(1, latent_dim).to(table).expand(number, -1))
         elif name == "nearest":
             starts.append(table[nearest_images(training, images).to(table.device)])
         else:

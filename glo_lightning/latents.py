@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,17 +40,10 @@ def identity(codes: Tensor) -> Tensor:
 PROJECTIONS: dict[Constraint, Projection] = {"ball": to_ball, "sphere": to_sphere, "none": identity}
 
 
-def random_codes(num_images: int, latent_dim: int) -> Tensor:
-    """Draw standard normal codes (N, D) from torch's global generator."""
-    return torch.randn(num_images, latent_dim)
-
-
 def per_sample_gradients(codes: Tensor, batches_per_step: float = 1) -> Tensor:
     """Return the codes (B, D); their gradients become those of each image's own loss, not of the mean over images.
 
-    Args:
-        codes: rows of the table.
-        batches_per_step: number of batches that the mean goes over, where gradients are accumulated.
+    The mean goes over ``batches_per_step`` batches where gradients are accumulated.
     """
     if codes.requires_grad:
         images_per_step = len(codes) * batches_per_step
@@ -76,22 +69,6 @@ def max_pca_images(n_pca: int, pixels: int) -> int:
     return min(n_pca, MAX_PCA_ELEMENTS // pixels)
 
 
-class PCACoordinates(NamedTuple):
-    """The map from images to PCA coordinates: ``(x - mean) @ axes``.
-
-    Attributes:
-        mean: (C * H * W,), of pixels in [-1, 1].
-        axes: (C * H * W, D).
-    """
-
-    mean: Tensor
-    axes: Tensor
-
-    def of(self, images: Tensor) -> Tensor:
-        """Compute the coordinates (b, D) of uint8 images (b, C, H, W)."""
-        return (flatten_images(images.to(self.mean.device)) - self.mean) @ self.axes
-
-
 def pca_codes(
     batches: Iterable[Tensor],
     latent_dim: int,
@@ -99,16 +76,10 @@ def pca_codes(
     whiten: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
-    """Yield the PCA coordinates (b, D) of each batch, in one pass over the batches.
+    """Yield the PCA coordinates (b, D) of each batch of uint8 images (b, C, H, W), in one pass over the batches.
 
-    The PCA is fitted on the first ``n_fit`` images. Only those are held in memory.
-
-    Args:
-        batches: uint8 images (b, C, H, W) in row order.
-        latent_dim: D, at most ``min(n_fit, C * H * W)``.
-        n_fit: largest number of images to fit on.
-        whiten: scales the coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
-        device: of the fit.
+    The PCA is fitted on the first ``n_fit`` images, at least D. Only those are held in memory. ``whiten`` scales the
+    coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
     """
     batches, held = iter(batches), []
     for images in batches:
@@ -121,10 +92,10 @@ def pca_codes(
         some = flatten_images(images[: len(sample) - first].to(device))  # to the device as uint8
         sample[first : first + len(some)] = some
         first += len(some)
-    coordinates = fit_pca(sample, latent_dim, whiten)
+    mean, axes = fit_pca(sample, latent_dim, whiten)
     del sample
     for images in itertools.chain(held, batches):
-        yield coordinates.of(images)
+        yield (flatten_images(images.to(mean.device)) - mean) @ axes
 
 
 @torch.no_grad()
@@ -153,8 +124,10 @@ def init_from_pca(
             log.info("PCA init: wrote %d codes in %.1f s", sum(map(len, rows)), time.monotonic() - began)
 
 
-def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordinates:
-    """Fit a PCA on rows (n, features) on their device; the rows are overwritten.
+def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> tuple[Tensor, Tensor]:
+    """Fit a PCA on rows (n, features) on their device: mean (features,) and axes (features, D); overwrites the rows.
+
+    The coordinates of rows are ``(rows - mean) @ axes``.
 
     On the CPU this is scikit-learn's PCA, elsewhere torch's. Many rows get one power iteration with 40 extra dimensions
     instead of scikit-learn's seven with ten: the explained variance is within 0.3 %, in less than a third of the time.
@@ -170,7 +143,7 @@ def fit_pca(sample: Tensor, latent_dim: int, whiten: bool = False) -> PCACoordin
         mean, axes, variances = _lowrank_pca(sample, latent_dim)
     if whiten:
         axes = axes / (1.5 * latent_dim**0.5 * variances.clamp(min=torch.finfo(variances.dtype).eps).sqrt())
-    return PCACoordinates(mean, axes.contiguous())
+    return mean, axes.contiguous()
 
 
 def _lowrank_pca(sample: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:

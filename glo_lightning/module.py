@@ -26,7 +26,6 @@ from glo_lightning.latents import (
     init_from_pca,
     max_pca_images,
     per_sample_gradients,
-    random_codes,
 )
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
 from glo_lightning.loaders import check_batch, sequential_batches
@@ -109,7 +108,7 @@ class GLO(LightningModule):
         self.init, self.n_pca = init, max_pca_images(n_pca, channels * image_size**2)
         self.whiten, self.schedule, self.project = whiten, schedule, PROJECTIONS[constraint]
         self.latent_lr = self._latent_lr_now = float(latent_lr)
-        codes = self.project(random_codes(num_images, latent_dim))
+        codes = self.project(torch.randn(num_images, latent_dim))
         self.latents = nn.Embedding(num_images, latent_dim, sparse=True, _weight=codes)
         self.latents.requires_grad_(self.latent_lr > 0)
         self.initialised = False  # whether the codes are, in this run or in the one whose checkpoint was loaded

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from glo_lightning.errors import check_range
 from glo_lightning.explore.commands import CommandParser, write_picture
 from glo_lightning.explore.interactive import load_run
-from glo_lightning.explore.paths import MAX_AMOUNT
 
 
 def main() -> None:
@@ -28,7 +26,6 @@ def main() -> None:
 
 
 def add(options: argparse.Namespace) -> None:
-    check_range("strength", options.strength, -MAX_AMOUNT, MAX_AMOUNT)
     run = load_run(options.run, options.accelerator, options.root)
     made = run.arithmetic(options.a, options.b, options.c, options.strength, options.path)
     write_picture(options, run, "explore/arithmetic", made.picture, made.codes)

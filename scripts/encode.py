@@ -38,7 +38,6 @@ from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_unit
 from glo_lightning.losses import find_loss, make_loss
-from glo_lightning.parts import make_part
 
 MAX_COMPARED = 16  # images in the comparison
 OF_OPERATORS = ("prior_weight", "noise_sigma")  # flags that weigh what an operator leaves open
@@ -76,6 +75,9 @@ def encode(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     operator = find_operator(options, run) if options.operator or options.mask else None
     images, names = read(options, run, operator)
+    loss = None
+    if options.loss:
+        loss = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
     if options.fit_encoder:
         fit_and_save_encoder(run)
     if not names:
@@ -84,9 +86,7 @@ def encode(options: argparse.Namespace) -> None:
     if options.steps is None:
         is_quick = encoder is not None and operator is None and "starts" not in options.given
         options.steps = TRIAL_STEPS if is_quick else 150
-    descent = {"starts": options.starts, "steps": options.steps, "loss": None}
-    if options.loss:
-        descent["loss"] = make_loss(find_loss(options.loss), images.shape[-1], images.shape[1]).to(run.model.device)
+    descent = {"starts": options.starts, "steps": options.steps, "loss": loss}
     if encoder is not None and options.steps <= TRIAL_STEPS:
         refuse_unused(options, f"with an encoder and at most {TRIAL_STEPS} steps, which start from its code", "starts")
     if operator is not None:
@@ -116,8 +116,6 @@ def check(options: argparse.Namespace) -> None:
         refuse_unused(options, "without --operator", "operator_args", *OF_OPERATORS)
     if options.steps == 0:
         refuse_unused(options, "with --steps 0, which takes the encoder's codes", "loss", "starts")
-    if options.loss:
-        make_part(find_loss(options.loss), nn.Module, "loss")
 
 
 def find_operator(options: argparse.Namespace, run: TrainedRun) -> nn.Module:

@@ -36,7 +36,6 @@ from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.latents import Projection, fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
-from glo_lightning.parts import make_part
 from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
 MAX_IMAGES = 4096
@@ -224,8 +223,6 @@ def evaluate(options: argparse.Namespace) -> None:
     check_at_least("num", options.num, 2)
     check_at_least("steps", options.steps, 1)
     features = load_features(options.features) if options.features else None
-    if options.loss:
-        make_part(find_loss(options.loss), nn.Module, "loss")
     pictured = options.output.with_suffix(".png")
     check_outputs({"json": pictured}, options.overwrite)
     run = load_run(options.run, options.accelerator, options.root)

@@ -42,7 +42,6 @@ def interpolate(options: argparse.Namespace) -> None:
         check_pairs(options.images)
     else:
         refuse_unused(options, "with --weights, which makes one image", "steps", "animation")
-    check_at_least("steps", options.steps, 2)
     check_at_least("sharpness", options.sharpness, 0)
     run = load_run(options.run, options.accelerator, options.root)
     paths = list(dict.fromkeys(options.path or [default_path(run)]))

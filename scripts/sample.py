@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch import Tensor
 
 from glo_lightning.explore.codes import codes_by_name, generate, load_codes
 from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
 from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
-from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, make_prior
+from glo_lightning.priors.prior import PRIORS
 
 
 def main() -> None:
@@ -40,28 +38,20 @@ def main() -> None:
 
 
 def sample(options: argparse.Namespace) -> None:
-    check_draw(options.num, options.seed, options.temperature, options.guidance)
     if options.decode:
         drawing = ("prior", "n_components", "num", "seed", "temperature", "condition", "guidance")
         refuse_unused(options, "with --decode, which shows saved codes", *drawing)
-    if options.prior is not None:
-        conditions = " ".join(options.condition) or None
-        check_conditions(make_prior(options.prior, options.n_components), conditions, options.guidance)
     run = load_run(options.run, options.accelerator, options.root)
     if options.decode:
-        codes, title = decoded(run, options.decode)
+        names = options.decode
+        found = [load_codes(run, name) if name.endswith(".npy") else codes_by_name(run, [name]) for name in names]
+        codes, title = torch.cat(found), f"The codes of {' '.join(names)}, decoded"
     else:
         labels = (options.condition, options.guidance, options.n_components)
         codes, title = draw_codes(run, options.num, options.prior, options.seed, options.temperature, *labels)
     images = generate(run.model, codes[:MAX_SHOWN]).cpu()
     shown = samples_picture(run, codes, images, title, "decoded" if options.decode else "sample")
     write_picture(options, run, "explore/samples", shown, codes)
-
-
-def decoded(run: TrainedRun, names: list[str]) -> tuple[Tensor, str]:
-    """Find the codes (M, D) of names; return them and a title."""
-    codes = [load_codes(run, name) if name.endswith(".npy") else codes_by_name(run, [name]) for name in names]
-    return torch.cat(codes), f"The codes of {' '.join(names)}, decoded"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name, generate
 from glo_lightning.explore.commands import CommandParser, refuse_unused, write_picture
 from glo_lightning.explore.editing import directions, move
@@ -58,7 +58,6 @@ def moved(options: argparse.Namespace) -> None:
 
 
 def walked(options: argparse.Namespace) -> None:
-    check_at_least("steps", options.steps, 2)
     run = load_run(options.run, options.accelerator, options.root)
     made = run.walk(options.image, options.axes, options.steps, options.reach, options.path)
     rows = made.images.split(options.steps)

@@ -152,7 +152,7 @@ def test_an_export_of_a_grey_run_says_so_and_has_its_labels(trained, tmp_path):
     from glo_lightning.explore.exported import load_export
 
     export_run(trained, tmp_path / "export")
-    model, keys = load_export(tmp_path / "export", GLO)
+    model, keys, _ = load_export(tmp_path / "export", GLO)
     about = json.loads((tmp_path / "export" / "config.json").read_text())
     assert model(torch.zeros(1, 6)).shape == (1, 1, 32, 32)
     assert (len(keys), about["preprocessing"]["colour"].split()[0]) == (30, "grey")

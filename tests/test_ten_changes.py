@@ -56,7 +56,7 @@ def test_a_generator_that_is_also_exported(run, tmp_path):
     export_run(tmp_path / "a", tmp_path / "exported")
     about = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert about["generator"] == {"class": "test_ten_changes.Linear", "needs": ["test_ten_changes", "torch"]}
-    loaded, _ = load_export(tmp_path / "exported", GLO)
+    loaded, *_ = load_export(tmp_path / "exported", GLO)
     assert torch.equal(loaded.eval()(loaded.latents.weight), model(model.latents.weight))
 
 

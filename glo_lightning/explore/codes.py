@@ -48,10 +48,8 @@ def check_images_fit(run: TrainedRun, key: str, value: object, num: int) -> None
 def codes_by_name(run: TrainedRun, names: Sequence[ImageName]) -> Tensor:
     """Find the codes (M, D), on the model's device, of images by name.
 
-    Args:
-        run: the run.
-        names: the index of a training image, such as ``17``; ``name=value``, for the mean code of the training images
-            with that label; a saved code, ``FILE.npy``; or an image, a file or a Pillow image, which is encoded.
+    A name is the index of a training image, such as ``17``; ``name=value``, for the mean code of the training images
+    with that label; a saved code, ``FILE.npy``; or an image, a file or a Pillow image, which is encoded.
 
     Raises:
         InputError: for an index out of range, a file that is neither an image nor a code of this run, or a label that
@@ -78,9 +76,6 @@ def codes_and_images(run: TrainedRun, names: Sequence[ImageName]) -> tuple[Tenso
     Returns:
         Codes (M, D) on the model's device, and images (M, C, H, W), uint8: of a label the first training image that has
         it, of a saved code the generated one.
-
-    Raises:
-        InputError: as ``codes_by_name`` does, and where the training images are missing.
     """
     images = torch.stack([_image(run, name) for name in names])  # first: wrong files are reported early
     return codes_by_name(run, names), images
@@ -108,7 +103,7 @@ def encode_images(
         options: of ``encoding.encode``.
 
     Raises:
-        InputError: for no steps without an encoder.
+        InputError: see ``check_steps``.
     """
     if steps is None:
         steps = 150 if encoder is None else TRIAL_STEPS
@@ -181,11 +176,7 @@ def _image(run: TrainedRun, name: ImageName) -> Tensor:
 
 
 def save_codes(path: Path, codes: Tensor, digest: str) -> None:
-    """Write codes (M, D) as float32, and ``<path>.json`` with the digest of their run.
-
-    Raises:
-        OSError: when the disk fails.
-    """
+    """Write codes (M, D) as float32, and ``<path>.json`` with the digest of their run."""
     path = path.absolute()
     content = io.BytesIO()
     np.save(content, codes.cpu().numpy(), allow_pickle=False)

@@ -137,15 +137,10 @@ def write_picture(
     codes: Tensor,
     frames: Tensor | None = None,
 ) -> None:
-    """Write a command's outputs where its options say, and log their places.
+    """Write a command's picture, codes (M, D) and frames where its options say, and log their places.
 
-    Args:
-        options: with --output, --codes, --tensorboard and, for frames, --animation.
-        run: the run.
-        tag: of the picture in TensorBoard.
-        picture: written as PNG.
-        codes: (M, D), see ``save_codes``.
-        frames: of the animation, (M, C, H, W) in [-1, 1]; see ``write_animation``.
+    The options are those of ``add_picture_arguments``; ``tag`` is the picture's in TensorBoard, and ``frames`` are
+    (M, C, H, W) in [-1, 1], see ``write_animation``.
 
     Raises:
         InputError: when a file cannot be written, or for TensorBoard without a run folder.

@@ -20,13 +20,7 @@ from glo_lightning.latents import identity
 
 
 class Mixer:
-    """Mixes some images; what all their mixes share is computed once.
-
-    Args:
-        run: the run.
-        codes: (M, D), of the images.
-        path: ``flow``, ``line`` or ``arc``.
-    """
+    """Mixes images of codes (M, D) along ``flow``, ``line`` or ``arc``; what all mixes share is computed once."""
 
     def __init__(self, run: TrainedRun, codes: Tensor, path: str):
         self._codes, self._straight, self._project = codes, path == "line", run.model.project
@@ -72,13 +66,7 @@ def check_pairs(images: Sequence[object]) -> None:
 def interpolation_strips(
     run: TrainedRun, codes: Tensor, images: Tensor, paths: Sequence[str], steps: int
 ) -> tuple[Image.Image, Tensor, Tensor]:
-    """Draw a strip from image to image for each pair and each path.
-
-    Args:
-        run: the run.
-        codes, images: of P pairs, start and end in turn, (2 P, D) and (2 P, C, H, W).
-        paths: of ``flow``, ``line`` and ``arc``.
-        steps: images in a strip, both ends included.
+    """Draw a strip of ``steps`` images for each pair of codes (2 P, D) and images (2 P, C, H, W), and for each path.
 
     Returns:
         The picture, its codes (P * paths * steps, D), and their images, (P * paths * steps, C, H, W) in [-1, 1].
@@ -103,15 +91,7 @@ def interpolation_strips(
 def walk_strips(
     run: TrainedRun, image: ImageName | None, axes: int, steps: int, reach: float, path: str
 ) -> tuple[Image.Image, Tensor, Tensor]:
-    """Draw walks along the principal axes of the codes, a strip for each axis.
-
-    Args:
-        run: the run.
-        image: where the walks start, see ``codes_by_name``; None for the mean code.
-        axes: number of axes, the longest first.
-        steps: images in a strip; odd, to include the start.
-        reach: standard deviations to either side.
-        path: ``flow``, in the noise of a flow, or ``line``, among the codes.
+    """Draw walks along the principal axes of the codes, a strip for each axis; see ``InteractiveRun.walk``.
 
     Returns:
         The picture, its codes (axes * steps, D), and their images, (axes * steps, C, H, W) in [-1, 1].
@@ -139,13 +119,7 @@ def walk_strips(
 def arithmetic(
     run: TrainedRun, terms: Sequence[Sequence[ImageName]], strength: float, path: str
 ) -> tuple[Image.Image, Tensor, Tensor]:
-    """Compute the code strength * (a - b) + c and draw its image beside those of a, b and c.
-
-    Args:
-        run: the run.
-        terms: the images of a, b and c, see ``codes_by_name``; several stand for their mean code.
-        strength: factor of the difference.
-        path: ``flow``, in the noise of a flow, or ``line``, among the codes.
+    """Compute the code strength * (a - b) + c and draw its image beside those of a, b and c, the ``terms``.
 
     Returns:
         The picture, the codes of a, b, c and the result, (4, D), and their images, (4, C, H, W) in [-1, 1].

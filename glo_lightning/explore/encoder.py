@@ -46,11 +46,6 @@ class Encoder(nn.Module):
     mapped linearly to the code's remaining error: a step of descent whose metric is learned by regression, as in
     supervised descent (Xiong and De la Torre, CVPR 2013). Images smaller than 32 pixels are reduced to the next lower
     power of two.
-
-    Args:
-        channels: C.
-        image_size: H and W.
-        latent_dim: D.
     """
 
     def __init__(self, channels: int, image_size: int, latent_dim: int):

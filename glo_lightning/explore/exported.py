@@ -8,11 +8,10 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.files import whole_folder
@@ -27,33 +26,17 @@ CONFIG, GENERATOR, CODES, RECIPE = "config.json", "generator.safetensors", "code
 SHIPPED = Path(__file__).parent / "shipped"  # exported runs that come with the package, by name
 
 
-class Exported(NamedTuple):
-    """What an exported folder holds.
-
-    Attributes:
-        model: its codes in ``latents.weight``.
-        keys: of the images, by row.
-        labels: of the images, (N, A), the numbers of values, or -1; None without.
-        about: ``config.json``.
-    """
-
-    model: GLO
-    keys: list[bytes]
-    labels: Tensor | None
-    about: dict[str, Any]
-
-
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an exported run, by its files."""
     return (folder / CONFIG).is_file() and (folder / GENERATOR).is_file()
 
 
-def read_export(folder: str | os.PathLike[str], kind: type[GLO]) -> Exported:
-    """Read what ``export_run`` wrote; no code in it is run.
+def load_export(folder: str | os.PathLike[str], kind: type[GLO]) -> tuple[GLO, list[bytes], dict[str, Any]]:
+    """Load what ``export_run`` wrote into a ``GLO`` or a subclass; no code in the folder is run.
 
-    Args:
-        folder: the exported folder.
-        kind: ``GLO`` or a subclass, to be made.
+    Returns:
+        The model, its codes in ``latents.weight``; the images' keys by row; and as in a checkpoint, ``global_step`` and
+        the state of ``LSUNDataModule``: which images the rows belong to, and their labels.
 
     Raises:
         InputError: for another folder, another format, a damaged file, or a class that is not a module.
@@ -80,17 +63,12 @@ def read_export(folder: str | os.PathLike[str], kind: type[GLO]) -> Exported:
             model.latents.weight.copy_(table["codes"])
         rows = zip(table["keys"].numpy(), table["key_lengths"].tolist(), strict=True)
         keys = [key[:length].tobytes() for key, length in rows]
-    return Exported(model, keys, table.get("labels"), about)
-
-
-def load_export(folder: str | os.PathLike[str], kind: type[GLO]) -> tuple[GLO, list[bytes]]:
-    """Load the GLO of an exported folder, its codes in ``latents.weight``, and the key of each row.
-
-    Raises:
-        InputError: as ``read_export`` does.
-    """
-    exported = read_export(folder, kind)
-    return exported.model, exported.keys
+        data = dict(about["data_state"])
+        data["record_digests"] = torch.tensor(data["record_digests"])
+        data["skipped"] = torch.tensor(data["skipped"], dtype=torch.long)
+        values = about.get("labels")
+        data["labels"] = None if values is None else {"values": values, "table": table["labels"]}
+    return model, keys, {"LSUNDataModule": data, "global_step": about["global_step"]}
 
 
 def find_export(name: str | os.PathLike[str]) -> Path:
@@ -133,16 +111,6 @@ def find_run(name: str | os.PathLike[str]) -> Path:
             shutil.copytree(SHIPPED / path, folder, dirs_exist_ok=True)
         log.info("copied the run %s, which comes with the package, to %s", path, copy)
     return copy
-
-
-def state_of(exported: Exported) -> dict[str, Any]:
-    """The part of a checkpoint that says which images a run belongs to, and their labels."""
-    state = dict(exported.about["data_state"])
-    state["record_digests"] = torch.tensor(state["record_digests"])
-    state["skipped"] = torch.tensor(state["skipped"], dtype=torch.long)
-    values = exported.about.get("labels")
-    state["labels"] = None if values is None else {"values": values, "table": exported.labels}
-    return state
 
 
 def sha256_of(file: Path) -> str:

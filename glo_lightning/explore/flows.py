@@ -12,7 +12,7 @@ from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.paths import INTERPOLATIONS, Interpolation, between, fractions_of, resample_path, slerp
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.latents import Projection, identity
-from glo_lightning.priors.flow import MIN_CODES, Flow, enough_codes
+from glo_lightning.priors.flow import MIN_CODES, Flow
 from glo_lightning.priors.prior import default_prior, make_prior
 
 MIN_LABELLED = 20  # training images with a label that samples are asked to have
@@ -25,22 +25,14 @@ EVENNESS = 0.5  # of the steps; more spends more of them where one image turns i
 
 
 def fitted_flow(run: TrainedRun, key: str = "path", value: object = "flow") -> Flow:
-    """Fit a flow to a run's codes and labels, or load it.
-
-    Args:
-        run: the run.
-        key, value: the flag that needs the flow, for the error.
-
-    Raises:
-        InputError: for too few codes.
-    """
+    """Fit a flow to a run's codes and labels, or load it; see ``check_flow``."""
     check_flow(run, key, value)
     return run.fit_prior(make_prior("flow"))  # type: ignore[return-value]
 
 
 def check_flow(run: TrainedRun, key: str, value: object) -> None:
     """Raise InputError for a run of too few codes for a flow; ``key`` is the flag that needs one."""
-    if not enough_codes(len(run.rows)):
+    if len(run.rows) < MIN_CODES:
         why = f"{len(run.rows)} codes are too few for a flow, which needs {MIN_CODES}"
         raise InputError(key, value, f"{why}. Do without, or train on more images.")
 
@@ -73,12 +65,7 @@ def interpolation(run: TrainedRun, path: str) -> Interpolation:
 def edit_space(run: TrainedRun, path: str) -> tuple[Change, Change]:
     """Return the maps from codes (B, D) to where they are edited, and back.
 
-    Args:
-        run: the run.
-        path: ``flow``, for the noise of a flow, or ``line``, for the codes themselves.
-
-    Raises:
-        InputError: for another path, and too few codes for a flow.
+    With ``flow`` that is the noise of a flow, with ``line`` it is the codes themselves.
     """
     check_choice("path", path, ("flow", "line"))
     if path != "flow":

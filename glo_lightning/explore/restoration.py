@@ -50,12 +50,9 @@ class Restoration:
         steps: int = 150,
         loss: Loss | None = None,
     ) -> Tensor:
-        """Find codes (M, D).
+        """Find codes (M, D) of pictures (M, c, h, h) in [-1, 1], missing pixels 0; see ``encode_images``.
 
-        Args:
-            pictures: (M, c, h, h) in [-1, 1], missing pixels 0.
-            starts, steps: see ``encode_images``.
-            loss: of pictures; the mean squared error by default.
+        The loss is of pictures, by default the mean squared error.
 
         Raises:
             InputError: for a prior without steps or with too few codes, and no steps without an encoder.
@@ -100,15 +97,9 @@ class Restoration:
 
 
 def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module, steps: int = 10) -> Tensor:
-    """Find the images (B, C, H, W) nearest to ``generated`` that the operator maps to the pictures.
+    """Find the images nearest to ``generated`` (B, C, H, W) that the linear operator maps to pictures (B, c, h, h).
 
     These are found by conjugate gradients (CGLS), in one step for a mask, ``down4`` and ``grey``, in more for a blur.
-
-    Args:
-        generated: (B, C, H, W) in [-1, 1].
-        pictures: (B, c, h, h), of the operator.
-        operator: linear.
-        steps: largest number of steps.
     """
 
     def squares(tensor: Tensor) -> Tensor:

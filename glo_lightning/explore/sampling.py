@@ -30,14 +30,8 @@ def draw_codes(
 ) -> tuple[Tensor, str]:
     """Draw codes (num, D) from a prior that is fitted to the trained codes; return them and a title.
 
-    Args:
-        run: the run.
-        num: number of codes.
-        prior: see ``make_prior``; by default a flow where there are enough codes or labels are asked for, else a
-            mixture.
-        seed, temperature, guidance: see ``sample_codes``.
-        condition: labels of all samples, ``name=value``; see ``parse_conditions``.
-        n_components: number of a mixture's components.
+    By default the prior is a flow where there are enough codes or labels are asked for, else a mixture. See
+    ``InteractiveRun.sample`` for the arguments; ``n_components`` is the number of a mixture's components.
 
     Raises:
         InputError: for a value out of range, and for conditions or guidance of a prior that takes none.
@@ -60,12 +54,7 @@ def draw_codes(
 def samples_picture(run: TrainedRun, codes: Tensor, images: Tensor, title: str, heading: str = "sample") -> Image.Image:
     """Lay out the first 64 samples, each beside the training images nearest to it where the run has these.
 
-    Args:
-        run: the run.
-        codes: (M, D).
-        images: (M, C, H, W) in [-1, 1], of these codes.
-        title: a line above everything.
-        heading: a word above each sample.
+    The codes are (M, D), their images (M, C, H, W) in [-1, 1]; ``heading`` stands above each sample.
     """
     codes, images = codes[:MAX_SHOWN], images[:MAX_SHOWN]
     cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]

@@ -18,7 +18,7 @@ from glo_lightning.data.sampler import rows_without
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError, decoding
-from glo_lightning.explore.exported import CONFIG, RECIPE, find_run, is_export, read_export, state_of
+from glo_lightning.explore.exported import CONFIG, RECIPE, find_run, is_export, load_export
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import Prior
@@ -61,24 +61,22 @@ class TrainedRun:
 
     def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
         path = find_run(path).absolute()
-        exported = None
+        folders = (path, path.parent, path.parent.parent)
+        self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
+        model = None
         if path.is_file() or path.suffix == ".ckpt":
             self.checkpoint, self._state = path, read_checkpoint(path, "run")
         elif is_export(path):
-            exported = read_export(path, GLO)
-            self.checkpoint, self._state = path / CONFIG, {"LSUNDataModule": state_of(exported), **exported.about}
+            model, _, self._state = load_export(path, GLO)
+            self.checkpoint, self.folder = path / CONFIG, path
         else:
             RunFolder(path).read_config("run")
             self.checkpoint, self._state = read_newest(RunFolder(path), "run")
         self._root = None if root is None else str(Path(root).expanduser().absolute())
         self.global_step: int = self._state["global_step"]
         self.initial: Tensor | None = self._state.get("initial_codes")
-        folders = (path, path.parent, path.parent.parent)
-        self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
         device = find_device(accelerator)
-        if exported is not None:
-            self.folder, model = path, exported.model
-        else:
+        if model is None:
             model = GLO.load_from_checkpoint(self.checkpoint, map_location="cpu", weights_only=True)
         self.model: GLO = model.to(device).eval().requires_grad_(False)
         self.codes: Tensor = self.model.latents.weight.detach()

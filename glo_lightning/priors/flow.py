@@ -24,11 +24,6 @@ CHUNK = 2000  # places in a batch of the solver
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
 
-def enough_codes(num_codes: int) -> bool:
-    """Whether there are enough codes to fit a flow."""
-    return num_codes >= MIN_CODES
-
-
 class Flow:
     """A prior that carries noise to codes along nearly straight paths.
 
@@ -68,7 +63,7 @@ class Flow:
             InputError: for fewer than 500 codes.
         """
         num_codes, latent_dim = codes.shape
-        if not enough_codes(num_codes):
+        if num_codes < MIN_CODES:
             remedy = f"{num_codes} codes are too few for a flow, which needs {MIN_CODES}. Give mixture or gaussian."
             raise InputError("prior", "flow", remedy)
         device = codes.device
@@ -127,8 +122,6 @@ class Flow:
         """Draw codes (num, D), on the CPU.
 
         Args:
-            num: number of codes to draw.
-            seed: the same seed draws the same codes.
             temperature: scales the noise.
             conditions: (A,), the number of each attribute's value, or -1 to draw it; see ``Attributes.parse``. Chosen
                 values count twice: velocities are extrapolated past those without them (Ho and Salimans).
@@ -165,7 +158,6 @@ class Flow:
         """Carry noise (B, D) to codes (B, D).
 
         Args:
-            noise: (B, D).
             conditions: attributes, (A,), or (B, A) for at most 2,000 codes.
             guidance: see ``sample``.
             base_conditions: the conditions without the chosen ones, which then count twice.

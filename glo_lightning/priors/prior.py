@@ -97,18 +97,13 @@ def sample_codes(
     conditions: Tensor | None = None,
     guidance: float | None = None,
 ) -> Tensor:
-    """Draw codes (num, D) from a fitted prior, on the device of the codes.
+    """Draw projected codes (num, D) from a prior that was fitted to ``codes`` (N, D), on their device.
 
     Args:
-        prior: fitted to ``codes``.
-        codes: (N, D); ``model.latents.weight``.
-        num: number of codes to draw.
-        project: the projection of the training, ``model.project``.
         seed: from 0 to 2**32 - 1; the same seed draws the same codes.
         temperature: scales a flow's noise, or the distance of other samples from the mean code; at most 100. Below 1,
             samples are more typical and vary less.
-        conditions: attributes that the samples are to have; see ``Flow.sample``.
-        guidance: strength of the guidance, from 0 to 100; see ``Flow.sample``.
+        conditions, guidance: see ``Flow.sample``; guidance from 0 to 100.
 
     Raises:
         InputError: for a value out of range, and for conditions or guidance of a prior that takes none.

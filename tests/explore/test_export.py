@@ -33,7 +33,7 @@ def export(tiny_run, tmp_path):
 
 def test_an_export_gives_the_images_the_codes_and_the_keys_back(export, tiny_run):
     model = GLO.load_from_checkpoint(tiny_run / "checkpoints" / "last.ckpt").eval()
-    loaded, keys = load_export(export, GLO)
+    loaded, keys, _ = load_export(export, GLO)
     assert torch.equal(loaded.latents.weight, model.latents.weight)
     assert torch.equal(loaded.eval()(loaded.latents.weight), model(model.latents.weight))
     source = LSUNDataModule(num_samples=24).source

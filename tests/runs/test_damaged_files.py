@@ -94,7 +94,7 @@ def read_encoder(folder, run):
 
 
 def read_export(folder, run):
-    model, keys = load_export(folder / "export", GLO)
+    model, keys, _ = load_export(folder / "export", GLO)
     return {"keys": keys, **model.state_dict()}
 
 
