@@ -139,8 +139,8 @@ def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
     for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
         if len(rows) >= MIN_COMPARED:
             parts[name] = extract(run.data.dataset[rows][0], features)
-    counts = {name: {"images": len(part), "training_images": num} for name, part in parts.items()}
-    return {name: counts[name] | feature_metrics(part, real) for name, part in parts.items()}
+    counts = {"training_images": num}
+    return {name: {"images": len(part)} | counts | feature_metrics(part, real) for name, part in parts.items()}
 
 
 def middles_of_nearest(codes: Tensor, project: Projection) -> Tensor:

@@ -36,8 +36,6 @@ STEP_PAIRS = 4096  # the same for the second map, and an eighth as many samples 
 BATCH = 32
 RIDGE = 1e-3  # in mean variances of the inputs
 
-ReadRows = Callable[[list[int]], Tensor]  # rows to images (b, C, H, W), uint8
-
 
 class Encoder(nn.Module):
     """Maps images (B, C, H, W) in [-1, 1] to projected codes (B, D).
@@ -75,7 +73,9 @@ def gradient(model: GLO, codes: Tensor, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS, rows: Tensor | None = None) -> Encoder:
+def fit_encoder(
+    model: GLO, read: Callable[[list[int]], Tensor], max_seconds: float = MAX_SECONDS, rows: Tensor | None = None
+) -> Encoder:
     """Fit an encoder to the model's codes on its device, with a progress bar.
 
     Both maps are ridge regressions: to the training images' codes, and to the errors of the first map. The second also
@@ -83,7 +83,7 @@ def fit_encoder(model: GLO, read: ReadRows, max_seconds: float = MAX_SECONDS, ro
 
     Args:
         model: in eval mode, its weights without gradients.
-        read: reads the training images of rows.
+        read: reads the training images (b, C, H, W), uint8, of rows.
         max_seconds: no more images are read after this time.
         rows: the rows that have an image; all if not given.
     """
@@ -125,11 +125,7 @@ def _regress(layer: nn.Linear, pairs: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def fit_and_save_encoder(run: TrainedRun) -> Encoder:
-    """Fit an encoder to a run's codes and save it in the run folder, as safetensors.
-
-    Raises:
-        InputError: without a run folder, its images, or a disk that takes the file.
-    """
+    """Fit an encoder to a run's codes and save it in the run folder, as safetensors."""
     file = encoder_file(run)
     if file is None:
         remedy = "has no run folder to save an encoder in. Give the folder of its run."

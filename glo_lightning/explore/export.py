@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.digests import key_table
 from glo_lightning.errors import InputError
 from glo_lightning.explore.card import write_card
@@ -33,11 +32,6 @@ log = logging.getLogger(__name__)
 COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
 CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
 CROP["none"] = "both sides to image_size, bilinear with antialiasing"
-PREPROCESSING = {
-    "range": [-1.0, 1.0],
-    "from_uint8": "x / 127.5 - 1",
-    "layout": "CHW",
-}
 
 
 def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half: bool = False) -> None:
@@ -75,7 +69,8 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
             save_file(codes, folder / CODES)
         except SafetensorError as error:  # of the disk: the tensors are plain
             raise OSError(errno.EIO, str(error)) from error
-        (folder / RECIPE).write_text(yaml.safe_dump(_recipe(loaded), sort_keys=False))
+        recipe = {**loaded.config, "data": {**loaded.config["data"], "root": None}}  # elsewhere they lie elsewhere
+        (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
         _copy_flow(loaded, folder / "priors", half)
         write_card(loaded, folder)
         about["sha256"] = {name: sha256_of(folder / name) for name in (GENERATOR, CODES)}
@@ -119,21 +114,17 @@ def _about(run: TrainedRun) -> dict[str, Any]:
         "format_version": EXPORT_VERSION,
         "hyper_parameters": {key: value for key, value in run.model.hparams.items() if key in arguments},
         "generator": {"class": generator_class, "needs": sorted({"torch", package} - {"glo_lightning"})},
-        "preprocessing": _preprocessing(run.data),
+        "preprocessing": {
+            "colour": f"{COLOUR[run.data.num_channels]}, transparency laid on white, turned as the EXIF tag says",
+            "resize": CROP[run.data.crop],
+            "range": [-1.0, 1.0],
+            "from_uint8": "x / 127.5 - 1",
+            "layout": "CHW",
+        },
         "data_state": state | lists,
         "global_step": run.global_step,
         **({"labels": run.attributes.values} if run.attributes is not None else {}),
     }
-
-
-def _recipe(run: TrainedRun) -> dict[str, Any]:
-    """The run's configuration without the place of its images, which another machine has elsewhere."""
-    return {**run.config, "data": {**run.config["data"], "root": None}}
-
-
-def _preprocessing(data: LSUNDataModule) -> dict[str, Any]:
-    colour = f"{COLOUR[data.num_channels]}, transparency laid on white, turned as the EXIF tag says"
-    return {"colour": colour, "resize": CROP[data.crop], **PREPROCESSING}
 
 
 def check_push(repository: str) -> None:

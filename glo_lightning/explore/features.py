@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, decoding
 from glo_lightning.parts import make_instance
 
 
@@ -55,21 +55,14 @@ def load_features(name: str) -> nn.Module:
             remedy = f"needs the package {error.name}. Install it with pip install -e '.[metrics]'."
             raise InputError("features", name, remedy) from error
     if name == "inception":
-        try:
+        with decoding("features", name, "Install torch-fidelity and its weights, or give a TorchScript file."):
             from torchmetrics.image.fid import NoTrainInceptionV3
 
             return NoTrainInceptionV3("inception-v3-compat", ["2048"])
-        except (ImportError, ModuleNotFoundError, OSError) as error:
-            why = " ".join(f"needs torch-fidelity and its weights, which could not be loaded ({error})".split())
-            raise InputError("features", name, f"{why}. Give a TorchScript file or the path of a class.") from error
     if Path(name).is_file():
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*torch.jit.load.*")  # torch 2.15 would have torch.export
-                return torch.jit.load(name, map_location="cpu").eval()
-        except RuntimeError as error:
-            remedy = "is not a TorchScript file. Make it with torch.jit.save."
-            raise InputError("features", name, remedy) from error
+        with warnings.catch_warnings(), decoding("features", name, "Give a TorchScript file, of torch.jit.save."):
+            warnings.filterwarnings("ignore", ".*torch.jit.load.*")  # torch 2.15 would have torch.export
+            return torch.jit.load(name, map_location="cpu").eval()
     remedy = "Give efficientnet, inception, a TorchScript file, or the path of a class made without arguments"
     return make_instance(name, nn.Module, "features", remedy).eval()
 

@@ -20,7 +20,7 @@ from glo_lightning.explore.outputs import Result
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.images import ImageFormat, decode_image, from_uint8, psnr
+from glo_lightning.images import decode_image, from_uint8, psnr
 from glo_lightning.priors.prior import default_prior
 
 Named = int | str | Path | Image.Image  # an image; see ``InteractiveRun``
@@ -128,7 +128,12 @@ class InteractiveRun(TrainedRun):
         """
         if not images:
             raise InputError("images", "nothing", "is given. Name files or folders, or give Pillow images.")
-        pixels = torch.cat([_read(image, self.data.image_format) for image in images])
+        kept = self.data.image_format
+        batches = [
+            decode_image(image, kept)[None] if isinstance(image, Image.Image) else read_images([Path(image)], kept)[0]
+            for image in images
+        ]
+        pixels = torch.cat(batches)
         codes = encode_images(self.model, pixels, self.codes_and_pca_images, load_encoder(self), steps=steps)
         return self._compare("Encoded images", pixels, codes)
 
@@ -152,10 +157,3 @@ class InteractiveRun(TrainedRun):
 
 def _names(images: Sequence[Named]) -> list[ImageName]:
     return [image if isinstance(image, Image.Image) else str(image) for image in images]
-
-
-def _read(image: str | Path | Image.Image, image_format: ImageFormat) -> Tensor:
-    """Read images, uint8 (M, C, H, W), one or those of a folder."""
-    if isinstance(image, Image.Image):
-        return decode_image(image, image_format)[None]
-    return read_images([Path(str(image))], image_format)[0]

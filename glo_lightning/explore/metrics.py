@@ -20,13 +20,7 @@ from glo_lightning.latents import fit_pca, flatten_images
 
 @torch.no_grad()
 def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
-    """Measure PSNR in dB over all pixels, mean SSIM and the mean loss; PSNR and SSIM on the CPU.
-
-    Args:
-        generated: (B, C, H, W) in [-1, 1].
-        images: the same shape and range.
-        loss: maps (generated, images) to a mean over the batch.
-    """
+    """Measure PSNR in dB over all pixels, mean SSIM and mean loss of generated images (B, C, H, W) in [-1, 1]."""
     ssim, total = StructuralSimilarityIndexMeasure(data_range=1.0), 0.0
     for batch, targets in zip(generated.split(128), images.split(128), strict=True):
         total += float(loss(batch, targets)) * len(batch)

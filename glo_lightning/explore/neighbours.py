@@ -21,12 +21,8 @@ def nearest_rows(run: TrainedRun, codes: Tensor, images: Tensor) -> tuple[list[i
 def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Find the index of the reference nearest to each query by Euclidean distance: (Q,), int64 on the CPU.
 
-    For codes: ``nearest(codes, [(table, torch.arange(len(table)))])``. For pixels:
-    ``nearest(images, data.sequential_dataloader())``.
-
-    Args:
-        queries: (Q, ...), of any shape.
-        references: batches of (references (b, ...), index (b,)); they need not fit into memory together.
+    The queries are (Q, ...). References are batches of (references (b, ...), index (b,)), such as a data loader's; they
+    need not fit into memory together.
     """
     queries = queries.detach().flatten(1).float()
     closest = torch.full((len(queries),), torch.inf)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glo_lightning.data.image_files import find_images
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, decoding
 from glo_lightning.images import NotAnImageError, open_image, reading_image
 from glo_lightning.losses import blur_matrix, gaussian_kernel
 from glo_lightning.parts import make_instance, trying
@@ -21,11 +21,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow has it
 
 
 class Mask(nn.Module):
-    """Sets missing pixels to 0, (B, C, H, W) to (B, C, H, W).
-
-    Args:
-        mask: (1, H, W), 1 where a pixel is known and 0 where it is missing.
-    """
+    """Sets missing pixels to 0, (B, C, H, W) to (B, C, H, W); ``mask`` (1, H, W) is 1 where they are known."""
 
     mask: Tensor
 
@@ -51,9 +47,7 @@ class Downsample(nn.Module):
 class Blur(nn.Module):
     """Blurs by a Gaussian with replicated borders, (B, C, H, W) to (B, C, H, W).
 
-    Args:
-        sigma: of the Gaussian, in pixels.
-        size: of the kernel, in pixels, odd; three sigmas to each side by default.
+    ``sigma`` and the kernel's odd ``size`` are in pixels; the size is three sigmas to each side by default.
     """
 
     def __init__(self, sigma: float = 2.0, size: int | None = None):
@@ -100,10 +94,8 @@ def make_operator(
         if set(arguments) != {"file"} or not isinstance(arguments["file"], str):
             raise InputError("operator", name, "takes a file, whose black pixels are missing. Give --mask FILE.")
         file = Path(arguments["file"])
-        try:
+        with decoding("mask", file, "Give an image file."):
             return Mask(read_mask(file.read_bytes(), file, image_size))
-        except OSError as error:
-            raise InputError("mask", file, f"cannot be read ({error.strerror}). Give an image file.") from error
     path = f"{__name__}.{OPERATORS[name]}" if name in OPERATORS else name
     operator = make_instance(path, nn.Module, "operator", f"Give {choices}", **arguments)
     one, two = torch.randn(2, 1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
@@ -123,16 +115,12 @@ def read_mask(record: bytes, name: object, image_size: int) -> Tensor:
     Raises:
         InputError: for a file that is not an image, is of another size, or has no bright pixel.
     """
-    try:
-        with reading_image(), open_image(record) as image:
-            width, height = image.size
-            pixels = np.asarray(image.convert("L")) if width == height == image_size else None
-    except NotAnImageError as error:
-        raise InputError("mask", name, f"is not an image ({error}). Give a PNG.") from error
-    if pixels is None:
-        remedy = f"is of {width}x{height} pixels. Give one of {image_size}x{image_size}."
-        raise InputError("mask", name, remedy)
-    mask = torch.from_numpy(pixels > 127).float()[None]
+    with decoding("mask", name, "Give a PNG."), open_image(record) as image:
+        width, height = image.size
+        if not width == height == image_size:
+            remedy = f"is of {width}x{height} pixels. Give one of {image_size}x{image_size}."
+            raise InputError("mask", name, remedy)
+        mask = torch.from_numpy(np.asarray(image.convert("L")) > 127).float()[None]
     if not mask.any():
         raise InputError("mask", name, "leaves no pixel, all of it is black. Paint the known pixels white.")
     return mask

@@ -57,10 +57,8 @@ def interpolation_metrics(
     Args:
         paths: by name, ``arc`` among them.
         generator: in eval mode.
-        codes: (N, D), of the training images, with their projection ``project``.
-        images: the training images (N, C, H, W), uint8.
-        features: see ``load_features``.
-        num: number of pairs.
+        codes, images: of the training, (N, D) and (N, C, H, W), uint8.
+        project, features, num: the codes' projection, see ``load_features``, and the number of pairs.
     """
 
     def see(codes: Tensor) -> Tensor:

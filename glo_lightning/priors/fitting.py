@@ -37,9 +37,6 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         codes: of the training images.
         attributes: of these images, and of others after them.
         run: the run folder.
-
-    Raises:
-        InputError: when the prior cannot be fitted to these codes.
     """
     began = time.monotonic()
     if not takes_conditions(prior):

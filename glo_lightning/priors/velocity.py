@@ -23,11 +23,7 @@ class Block(nn.Module):
 class Velocity(nn.Module):
     """The velocity (B, D) at places (B, D) and times (B,) in [0, 1], conditioned on any of A attributes.
 
-    Args:
-        latent_dim: D.
-        sizes: how many values each attribute has.
-        width: of the hidden layers.
-        blocks: number of residual blocks.
+    ``sizes`` says how many values each attribute has, ``width`` is the size of the hidden layers.
     """
 
     first_entry: Tensor
