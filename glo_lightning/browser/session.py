@@ -35,7 +35,7 @@ from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import disk_remedy
 from glo_lightning.images import ImageFormat, from_uint8
-from glo_lightning.priors.flow import MIN_CODES
+from glo_lightning.priors.flow import enough_codes
 from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
 
 AXES = 12
@@ -55,7 +55,7 @@ class Session:
         num_codes, latent_dim = run.codes.shape
         self.map = Map(run)
         self.directions = directions(run, min(AXES, latent_dim))
-        self.paths = ["flow", *INTERPOLATIONS] if num_codes >= MIN_CODES else list(INTERPOLATIONS)
+        self.paths = ["flow", *INTERPOLATIONS] if enough_codes(num_codes) else list(INTERPOLATIONS)
         self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
         self.encoder = load_encoder(run) if self.data else None
         self.image_format = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
@@ -85,7 +85,7 @@ class Session:
             "attributes": attributes.values if attributes else {},
             "paths": self.paths,
             "path": default_path(self.run) if self._has_flow() else "arc",
-            "priors": [name for name in PRIORS if name != "flow" or len(self.run.rows) >= MIN_CODES],
+            "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
             "prior": default_prior(len(self.run.rows), latent_dim),
             "fractions": FRACTIONS,
             "lacks": "" if self.data else "There is no strip: it needs the training images.",

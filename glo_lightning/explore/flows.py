@@ -12,7 +12,7 @@ from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.paths import INTERPOLATIONS, Interpolation, between, fractions_of, resample_path, slerp
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.latents import Projection, identity
-from glo_lightning.priors.flow import MIN_CODES, Flow
+from glo_lightning.priors.flow import MIN_CODES, Flow, enough_codes
 from glo_lightning.priors.prior import default_prior, make_prior
 
 MIN_LABELLED = 20  # training images with a label that samples are asked to have
@@ -32,7 +32,7 @@ def fitted_flow(run: TrainedRun, key: str = "path", value: object = "flow") -> F
 
 def check_flow(run: TrainedRun, key: str, value: object) -> None:
     """Raise InputError for a run of too few codes for a flow; ``key`` is the flag that needs one."""
-    if len(run.rows) < MIN_CODES:
+    if not enough_codes(len(run.rows)):
         why = f"{len(run.rows)} codes are too few for a flow, which needs {MIN_CODES}"
         raise InputError(key, value, f"{why}. Do without, or train on more images.")
 

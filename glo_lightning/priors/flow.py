@@ -24,6 +24,11 @@ CHUNK = 2000  # places in a batch of the solver
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
 
+def enough_codes(num_codes: int) -> bool:
+    """Whether there are enough codes to fit a flow."""
+    return num_codes >= MIN_CODES
+
+
 class Flow:
     """A prior that carries noise to codes along nearly straight paths.
 
@@ -63,7 +68,7 @@ class Flow:
             InputError: for fewer than 500 codes.
         """
         num_codes, latent_dim = codes.shape
-        if num_codes < MIN_CODES:
+        if not enough_codes(num_codes):
             remedy = f"{num_codes} codes are too few for a flow, which needs {MIN_CODES}. Give mixture or gaussian."
             raise InputError("prior", "flow", remedy)
         device = codes.device
