@@ -133,7 +133,6 @@ def starting_codes(
     Args:
         table: the training images' codes (N, D).
         training: the training images in row order, (n, C, H, W), uint8; all, or the first ``n_pca`` of them.
-        images: the images to encode.
         names: any of ``pca``, the coordinates of the PCA init; ``nearest``, the code of the training image with the
             smallest squared error; ``mean``, of the training codes; ``random``, one normal vector for all images.
         n_pca, whiten: of the PCA, see ``module.GLO``.

@@ -93,7 +93,7 @@ def encode(options: argparse.Namespace) -> None:
         restoration = Restoration(run, operator, encoder, options.prior_weight, options.noise_sigma)
         restore(options, restoration, images, names, descent)
         return
-    codes = encode_images(run.model, to_uint8(images), run.codes_and_pca_images, encoder, **descent)
+    codes = encode_images(run, to_uint8(images), encoder, **descent)
     generated = generate(run.model, codes).cpu()
     write(options, run, codes, names, {"targets": images, "reconstructions": generated}, (generated, images))
 

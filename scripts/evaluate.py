@@ -75,8 +75,7 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
     add("train", generate(model, table[: len(first)]), first)
     for name, images in {"train": first, **parts}.items():
         # an encoder was fitted to the training images; with one, they and held-out images would not compare
-        descent = {"starts": options.starts, "steps": options.steps, "loss": loss}
-        codes = encode_images(model, images, run.codes_and_pca_images, None, **descent)
+        codes = encode_images(run, images, None, options.starts, options.steps, loss)
         reconstructions = generate(model, codes)
         projected = pca_reconstructions(training[: model.n_pca], images, table.shape[1]).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)

@@ -44,8 +44,7 @@ class Names:
                 upload = self.uploads[name]
                 with self._slow:
                     if upload.code is None:
-                        pixels, model = upload.pixels[None], self._run.model
-                        (upload.code,) = encode_images(model, pixels, self._run.codes_and_pca_images, self._encoder)
+                        (upload.code,) = encode_images(self._run, upload.pixels[None], self._encoder)
                 codes.append(upload.code)
                 typed.append(upload.file)
             else:

@@ -7,17 +7,16 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from glo_lightning.data.image_files import read_images
-from glo_lightning.encoding import STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
+from glo_lightning.encoding import BETAS, STARTS, TRIAL_STEPS, WARM_START_BETAS, Generate, starting_codes
 from glo_lightning.errors import InputError, check_at_least, decoding
 from glo_lightning.explore.encoder import Encoder, load_encoder
 from glo_lightning.explore.pictures import SIZE
@@ -25,7 +24,6 @@ from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json, write_whole
 from glo_lightning.images import decode_image, from_uint8, to_uint8
 from glo_lightning.memory import check_fits
-from glo_lightning.module import GLO
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ def codes_by_name(run: TrainedRun, names: Sequence[ImageName]) -> Tensor:
             files.append(position)
     if files:
         images = torch.stack([_image(run, names[position]) for position in files])
-        codes[files] = encode_images(run.model, images, run.codes_and_pca_images, load_encoder(run))
+        codes[files] = encode_images(run, images, load_encoder(run))
     return codes
 
 
@@ -82,43 +80,35 @@ def codes_and_images(run: TrainedRun, names: Sequence[ImageName]) -> tuple[Tenso
 
 
 def encode_images(
-    model: GLO,
+    run: TrainedRun,
     images: Tensor,
-    training: Callable[[], tuple[Tensor, Tensor]],
     encoder: Encoder | None = None,
     starts: Sequence[str] = STARTS,
     steps: int | None = None,
-    **options: Any,
+    loss: nn.Module | None = None,
 ) -> Tensor:
     """Find codes (M, D) for images (M, C, H, W), uint8, that are not training images; see ``GLO.encode``.
 
-    Args:
-        model: in eval mode.
-        images: of the size and channels that the model was trained on.
-        training: returns the codes and images of the training, ``TrainedRun.codes_and_pca_images``, where starts need
-            them.
-        encoder: its codes are the only start of 30 steps or fewer, one more start of more, and the answer of 0 steps.
-        starts: see ``starting_codes``.
-        steps: of the descent; 30 by default with an encoder, 150 without.
-        options: of ``encoding.encode``.
+    An encoder's codes are the only start of 30 steps or fewer, one more start of more, and the answer of 0 steps. By
+    default there are 30 steps with an encoder, and 150 without.
 
     Raises:
         InputError: see ``check_steps``.
     """
+    model = run.model
     if steps is None:
         steps = 150 if encoder is None else TRIAL_STEPS
     check_steps(steps, encoder)
-    targets = from_uint8(images.to(model.device))
-    if encoder is None:
-        found = starting_codes(*training(), targets, starts, model.n_pca, model.whiten)
-        return model.encode(targets, starts=found, steps=steps, **options)
-    codes = encoder.encode(targets, model)
-    if steps < 1:
-        return codes
-    if steps <= TRIAL_STEPS:
-        return model.encode(targets, starts=codes[:, None], steps=steps, betas=WARM_START_BETAS, **options)
-    others = starting_codes(*training(), targets, starts, model.n_pca, model.whiten)
-    return model.encode(targets, starts=torch.cat([codes[:, None], others], dim=1), steps=steps, **options)
+    targets, found, betas = from_uint8(images.to(model.device)), [], BETAS
+    if encoder is not None:
+        found.append(encoder.encode(targets, model)[:, None])
+        if steps < 1:
+            return found[0][:, 0]
+    if encoder is None or steps > TRIAL_STEPS:
+        found.append(starting_codes(run.trained_codes, run.pca_images(), targets, starts, model.n_pca, model.whiten))
+    else:
+        betas = WARM_START_BETAS
+    return model.encode(targets, starts=torch.cat(found, dim=1), steps=steps, loss=loss, betas=betas)
 
 
 def check_steps(steps: int, encoder: Encoder | None) -> None:

@@ -134,7 +134,7 @@ class InteractiveRun(TrainedRun):
             for image in images
         ]
         pixels = torch.cat(batches)
-        codes = encode_images(self.model, pixels, self.codes_and_pca_images, load_encoder(self), steps=steps)
+        codes = encode_images(self, pixels, load_encoder(self), steps=steps)
         return self._compare("Encoded images", pixels, codes)
 
     def reconstruct(self, *images: Named) -> Result:

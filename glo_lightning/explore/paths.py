@@ -32,9 +32,6 @@ def slerp(start: Tensor, end: Tensor, steps: int | Tensor, project: Projection) 
     """Interpolate like ``lerp``, on great arcs between the directions; lengths change linearly.
 
     After Shoemake, *Animating Rotation with Quaternion Curves* (1985). Between parallel codes the path is straight.
-
-    Raises:
-        InputError: for fewer than two steps.
     """
     line, fractions = lerp(start, end, steps, identity), fractions_of(steps, start)
     lengths = [torch.linalg.vector_norm(code, dim=-1, keepdim=True) for code in (start, end)]
@@ -79,11 +76,7 @@ def resample_path(path: Tensor, fractions: Tensor, evenness: float = 1.0) -> Ten
 
 
 def mix(places: Tensor, weights: Sequence[float], straight: bool = True) -> Tensor:
-    """Mix places (M, D) by weights into one, (D,): on lines their weighted mean, else one arc after another.
-
-    Raises:
-        InputError: see ``check_weights``.
-    """
+    """Mix places (M, D) by weights into one, (D,): on lines their weighted mean, else one arc after another."""
     check_weights(weights, len(places))
     mixed, total = places[0], weights[0]
     for place, weight in zip(places[1:], weights[1:], strict=True):

@@ -163,7 +163,3 @@ class TrainedRun:
         if isinstance(dataset, CachedDataset) and len(rows) and rows[-1] == len(rows) - 1:
             return dataset.images[: len(rows)]
         return self.images(rows.tolist())
-
-    def codes_and_pca_images(self) -> tuple[Tensor, Tensor]:
-        """The trained codes, and the images of the first of them; see ``starting_codes``."""
-        return self.trained_codes, self.pca_images()

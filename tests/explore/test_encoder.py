@@ -5,6 +5,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_an_encoder_is_kept_and_used_from_then_on(run, encode_py, photo):
         code = encoder(pixels / 127.5 - 1, loaded.model)
     assert torch.equal(encode_py(run, photo, "--steps", 0)[0], code)
     assert torch.equal(encode_py(run, photo, "--steps", 40, "--encoder", "none")[0], before)
-    found = encode_images(loaded.model, pixels, loaded.codes_and_pca_images, encoder, steps=TRIAL_STEPS)
+    found = encode_images(loaded, pixels, encoder, steps=TRIAL_STEPS)
     assert torch.equal(encode_py(run, photo)[0], found)  # the default
     assert torch.equal(codes_by_name(loaded, [str(photo)]), found)
 
@@ -177,7 +178,7 @@ def test_flags_that_an_encoder_leaves_without_effect_are_refused(run, encode_py,
 def test_few_steps_start_from_the_encoders_answer_and_need_no_training_images(photo):
     model, read = small_model()
     encoder, pixels = fit_encoder(model, read), read([3])
-    few, code = (encode_images(model, pixels, None, encoder, steps=steps) for steps in (3, 0))
+    few, code = (encode_images(SimpleNamespace(model=model), pixels, encoder, steps=steps) for steps in (3, 0))
     assert torch.equal(few, model.encode(pixels / 127.5 - 1, starts=code[:, None], steps=3, betas=WARM_START_BETAS))
 
 
