@@ -20,7 +20,7 @@ from torch import Tensor
 from glo_lightning.data.digests import key_table
 from glo_lightning.errors import InputError
 from glo_lightning.explore.card import write_card
-from glo_lightning.explore.exported import CODES, CONFIG, EXPORT_VERSION, GENERATOR, RECIPE, sha256_of
+from glo_lightning.explore.exported import CODES, CONFIG, EXPORT_VERSION, GENERATOR, RECIPE, sha256_of, using_hub
 from glo_lightning.explore.outputs import named_writing
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import load_torch, whole_folder
@@ -129,31 +129,21 @@ def _about(run: TrainedRun) -> dict[str, Any]:
 
 def check_push(repository: str) -> None:
     """Raise InputError for a name that is no repository's, or where huggingface_hub is not installed."""
-    try:
+    with using_hub("push", repository, "Or leave --push out."):
         import huggingface_hub  # noqa: F401
-    except ImportError as error:
-        raise InputError("push", repository, "needs huggingface_hub. Run pip install -e '.[hub]'.") from error
     if repository.count("/") != 1:
         raise InputError("push", repository, "is no repository. Give user/repo.")
 
 
 def push_export(folder: str | os.PathLike[str], repository: str, private: bool = True) -> str:
-    """Upload an exported folder to a repository ``user/repo`` on the Hugging Face Hub, which is made if need be.
-
-    Returns:
-        The address of the upload.
+    """Upload an exported folder to ``user/repo`` on the Hugging Face Hub, made if need be; return its address.
 
     Raises:
         InputError: when the Hub cannot be reached or refuses.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    with using_hub("push", repository, f"{os.fspath(folder)} is complete; log in with hf auth login, try again."):
+        import huggingface_hub
 
-    try:
         hub = huggingface_hub.HfApi()
         hub.create_repo(repository, private=private, exist_ok=True)
         return str(hub.upload_folder(repo_id=repository, folder_path=os.fspath(folder)))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        why = str(error).strip().splitlines()[0]
-        remedy = f"cannot be uploaded to: {why}. {os.fspath(folder)} is complete; log in with hf auth login, try again."
-        raise InputError("push", repository, remedy) from error

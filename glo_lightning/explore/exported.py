@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,17 +84,23 @@ def find_export(name: str | os.PathLike[str]) -> Path:
         return SHIPPED / folder
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return folder
-    try:
+    with using_hub("export", name, "There is no such folder here, either."):
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        remedy = "there is no such folder, and a repository needs huggingface_hub. Run pip install -e '.[hub]'."
-        raise InputError("export", name, remedy) from error
-    try:
+
         return Path(huggingface_hub.snapshot_download(str(name)))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise InputError("export", name, f"is neither a folder nor a repository that can be read: {why}") from error
+
+
+@contextlib.contextmanager
+def using_hub(key: str, repository: object, remedy: str) -> Iterator[None]:
+    """Raise InputError for whatever huggingface_hub raises, its HTTP library's errors too, and where it is missing."""
+    try:
+        yield
+    except ImportError as error:
+        missing = "the Hugging Face Hub needs huggingface_hub. Run pip install -e '.[hub]'."
+        raise InputError(key, repository, f"{missing} {remedy}") from error
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(key, repository, f"the Hugging Face Hub fails ({why}). {remedy}") from error
 
 
 def find_run(name: str | os.PathLike[str]) -> Path:

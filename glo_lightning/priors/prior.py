@@ -53,12 +53,7 @@ def check_draw(num: int, seed: int, temperature: float, guidance: float | None) 
         check_range("guidance", guidance, 0, MAX_STRENGTH)
 
 
-PRIORS: dict[str, Callable[[], Prior]] = {
-    "flow": Flow,
-    "gaussian": Gaussian,
-    "diagonal": Diagonal,
-    "mixture": Mixture,
-}
+PRIORS: dict[str, Callable[[], Prior]] = {"flow": Flow, "gaussian": Gaussian, "diagonal": Diagonal, "mixture": Mixture}
 
 
 def default_prior(num_codes: int, latent_dim: int) -> str:

@@ -13,7 +13,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError
-from glo_lightning.explore.export import export_run
+from glo_lightning.explore.export import export_run, push_export
 from glo_lightning.explore.exported import load_export
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import from_uint8, to_unit
@@ -152,6 +152,18 @@ def test_a_pushed_model_comes_back_from_the_hub(hub, tiny_run, tmp_path):
     assert call("export", tiny_run, tmp_path / "export", "--push", "somebody/faces")[0] == 0
     here, there = (GLO.from_pretrained(name) for name in (str(tmp_path / "export"), "somebody/faces"))
     assert torch.equal(here.latents.weight, there.latents.weight)
+
+
+def test_a_lost_connection_to_the_hub_is_one_line(hub, export, monkeypatch):
+    class ConnectError(Exception):
+        """httpx's is no OSError either."""
+
+    def fail(*_, **__):
+        raise ConnectError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(InputError, match=r"push somebody/faces: .*\(no route to host\)\. .* is complete"):
+        push_export(export, "somebody/faces")
 
 
 def test_what_is_no_model_is_named(hub, export, tiny_run, tmp_path):
