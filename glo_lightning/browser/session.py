@@ -58,9 +58,8 @@ class Session:
         self.paths = ["flow", *INTERPOLATIONS] if enough_codes(num_codes) else list(INTERPOLATIONS)
         self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
         self.encoder = load_encoder(run) if self.data else None
-        self.image_format = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
-        if self.data:
-            self.image_format = self.data.image_format
+        format_of_model = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
+        self.image_format = self.data.image_format if self.data else format_of_model
         self._mixers: OrderedDict[Any, Mixer] = OrderedDict()
         self._priors: dict[str, Prior] = {}
         self._slow = threading.Lock()  # one encoding or fit at a time
@@ -119,12 +118,9 @@ class Session:
         distances[(rows == row).to(codes.device)] = -1
         near = rows[distances.topk(min(9, len(codes)), largest=False).indices[1:].cpu()].tolist()
         about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
-        labels: list[str] = []
         attributes = self.run.attributes
-        for column, (name, values) in enumerate(attributes.values.items() if attributes else ()):
-            number = int(attributes.table[row, column])  # type: ignore[union-attr]
-            if number >= 0 and values[number]:
-                labels.append(f"{name}={values[number]}")
+        known = zip(attributes.values.items(), attributes.table[row].tolist(), strict=True) if attributes else ()
+        labels = [f"{name}={values[number]}" for (name, values), number in known if number >= 0 and values[number]]
         neighbours = [{"row": other, "image": self._training_image(other)} for other in near] if self.data else []
         return {**about, "row": row, "made": made, "attributes": labels, "neighbours": neighbours}
 

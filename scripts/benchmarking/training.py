@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from torch import Tensor
 
 from benchmarking.data import Images
 from benchmarking.plain_loops import CarefulLoop, MinimalLoop
@@ -54,28 +56,6 @@ def seconds(work: Callable[[], Any], device: torch.device, repeats: int = 1) -> 
         work()
     synchronize(device)
     return (time.perf_counter() - began) / repeats
-
-
-def make_trainer(
-    options: argparse.Namespace, folder: Path, precision: str, log_every: int, own: list[Callback], **limits: Any
-) -> Trainer:
-    """A Trainer as scripts/train.py makes it, with its callbacks, bar, TensorBoard and checkpoints."""
-    callbacks = [Curves(), Throughput(), FiniteLoss(), ReconstructionGrid(), SampleGrid(), Bar(), *own, Checkpoints()]
-    return Trainer(
-        default_root_dir=folder,
-        logger=RunLogger(folder, None),
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        accelerator=options.accelerator,
-        devices=1,
-        precision="bf16-mixed" if is_low(precision) else "32-true",
-        log_every_n_steps=log_every,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        max_epochs=-1,
-        **limits,
-    )
 
 
 class Clock(Callback):
@@ -128,11 +108,29 @@ def fit(
     steps: int,
     log_every: int,
 ) -> GLO:
-    """Trains a GLO of the benchmark's size for so many steps, in a run folder that is removed; its output is hidden."""
+    """Trains a GLO for so many steps as scripts/train.py does, with its callbacks, bar, TensorBoard and checkpoints.
+
+    The run folder is removed, and the output hidden.
+    """
     torch.compiler.reset()  # a function that was compiled for many models is compiled no more
     model = make_model(options, data.num_images, compile)
+    callbacks = [Curves(), Throughput(), FiniteLoss(), ReconstructionGrid(), SampleGrid(), Bar(), *own, Checkpoints()]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        make_trainer(options, Path(folder), precision, log_every, own, max_steps=steps).fit(model, data)
+        Trainer(
+            default_root_dir=folder,
+            logger=RunLogger(Path(folder), None),
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            accelerator=options.accelerator,
+            devices=1,
+            precision="bf16-mixed" if is_low(precision) else "32-true",
+            log_every_n_steps=log_every,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            max_epochs=-1,
+            max_steps=steps,
+        ).fit(model, data)
     return model
 
 
@@ -147,10 +145,11 @@ def measure_training(
     rates: dict[Any, list[float]] = defaultdict(list)
     steps = options.warm + options.batches
     log_every = min(50, data.num_images // data.batch_size)  # as scripts/train.py has it by default
-    minimal = _MinimalRate(options, data, device)
+    minimal = MinimalLoop(data.num_images, options.latent_dim, options.width, device)
+    stream = minimal.batches(data.images, data.batch_size, options.workers)  # its workers continue between two rounds
     for _ in range(options.rounds):
         torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
-        rates["minimal"].append(minimal())
+        rates["minimal"].append(_minimal_rate(minimal, stream, options.batches))
         for precision in options.precision:
             set_tf32(precision)
             rates["careful", precision].append(_careful_rate(options, data, precision, device))
@@ -176,25 +175,16 @@ def measure_training(
     return rows, model
 
 
-class _MinimalRate:
-    """Images a second of minimal_glo's way, whose workers go on between two calls."""
-
-    def __init__(self, options: argparse.Namespace, data: Images, device: torch.device):
-        self.loop = MinimalLoop(data.num_images, options.latent_dim, options.width, device)
-        self.stream = self.loop.batches(data.images, data.batch_size, options.workers)
-        self.options, self.data, self.device = options, data, device
-
-    def __call__(self) -> float:
-        for _ in range(3):
-            self.loop.step(*next(self.stream))
-        began, images = time.perf_counter(), 0
-        for _ in range(self.options.batches):  # a step reads its loss: it is over when it returns
-            batch, index = next(self.stream)
-            self.loop.step(batch, index)
-            images += len(index)
-            if time.perf_counter() - began > PLAIN_SECONDS:
-                break
-        return images / (time.perf_counter() - began)
+def _minimal_rate(loop: MinimalLoop, stream: Iterator[tuple[Tensor, Tensor]], batches: int) -> float:
+    for batch, index in itertools.islice(stream, 3):
+        loop.step(batch, index)
+    began, images = time.perf_counter(), 0
+    for batch, index in itertools.islice(stream, batches):  # a step reads its loss: it is over when it returns
+        loop.step(batch, index)
+        images += len(index)
+        if time.perf_counter() - began > PLAIN_SECONDS:
+            break
+    return images / (time.perf_counter() - began)
 
 
 def _careful_rate(options: argparse.Namespace, data: Images, precision: str, device: torch.device) -> float:
