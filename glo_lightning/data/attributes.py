@@ -106,11 +106,7 @@ class Attributes:
 
 
 def find_attributes(source: Source) -> Attributes | None:
-    """Collects the labels of all images of a source by row; None where it has no labels.
-
-    Raises:
-        InputError: for an ``attributes.csv`` that is malformed or belongs to other images.
-    """
+    """Collects the labels of all images of a source by row; None where it has no labels. See ``read_labels``."""
     labels = labels_of(source)
     if labels is None:
         return None

@@ -150,7 +150,7 @@ class LSUNDataModule(LightningDataModule):
 
     @functools.cached_property
     def attributes(self) -> Attributes | None:
-        """The labels by row, also of held-out images; None without labels. See ``find_attributes`` for errors."""
+        """The labels by row, also of held-out images; None without labels. See ``read_labels`` for errors."""
         return find_attributes(self.source)
 
     @property

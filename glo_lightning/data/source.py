@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -193,7 +194,7 @@ def dataset_location(root: object, split: str, name: str = "") -> str:
     return ", ".join(filter(None, (str(root), name, "" if split == "train" else f"split {split}")))
 
 
-def file_stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path | os.DirEntry[str]) -> tuple[int, int]:
     """Returns a file's size and the time of its last change in ns."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns

@@ -246,10 +246,10 @@ def _allocate(folder: Path, num_bytes: int, num_rows: int) -> None:
 def _delete_unless_in_use(folder: Path) -> None:
     """Deletes a folder that is out of date, unless another run is filling it."""
     lock = Lock(folder.with_suffix(".lock"))
-    if lock.acquire():
-        try:
+    try:
+        if lock.acquire():
             shutil.rmtree(folder)
-        finally:
-            lock.release()
-    else:
-        log.info("kept %s, as %s is filling it", folder, lock.holder())
+        else:
+            log.info("kept %s, as %s is filling it", folder, lock.holder())
+    finally:
+        lock.release()

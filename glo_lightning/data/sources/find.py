@@ -130,11 +130,7 @@ def _find_name(source: str) -> str:
 
 
 def find_kind(root: Path) -> str:
-    """Returns the kind of source that a file or folder is: one of ``KINDS``, or the name of a torchvision dataset.
-
-    Raises:
-        InputError: for a root that is not a source, or may not be read.
-    """
+    """Returns the kind of source that a file or folder is: one of ``KINDS``, or the name of a torchvision dataset."""
     root = root.expanduser()
     try:
         if not root.exists():

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from glo_lightning.data.attributes import read_labels
-from glo_lightning.data.source import digest_order, key_text
+from glo_lightning.data.source import digest_order, file_stamp, key_text
 from glo_lightning.errors import InputError
 from glo_lightning.files import holds_run
 
@@ -124,10 +124,7 @@ class FolderSource:
     def __init__(self, root: str | os.PathLike[str]):
         self.folder = Path(root).expanduser().absolute()
         first = len(os.path.join(self.folder, ""))
-        stamps = {}
-        for entry in list_images(self.folder):
-            stat = entry.stat()
-            stamps[os.fsencode(entry.path[first:])] = (stat.st_size, stat.st_mtime_ns)
+        stamps = {os.fsencode(entry.path[first:]): file_stamp(entry) for entry in list_images(self.folder)}
         keys = list(stamps)
         self.names = [keys[position] for position in digest_order(keys)]
         content = hashlib.sha256(repr([(key, stamps[key]) for key in self.names]).encode()).hexdigest()

@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 import lmdb
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import encode, flat_image, rows_of, write_lmdb
+from odd_images import png
 from torch.utils.data import DataLoader
 
 from glo_lightning.data.attributes import find_attributes
@@ -135,17 +135,6 @@ def test_lsun_folder_and_lmdb_folder_are_the_same(tmp_path):
     assert LMDBSource(tmp_path).read(0) == LMDBSource(folder).read(0)
 
 
-def png(width: int, height: int) -> bytes:
-    """A PNG whose header claims this size."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
 INVALID = {
     "nothing": b"",
     "text": b"hello",
@@ -154,8 +143,8 @@ INVALID = {
     "truncated PNG": encode(flat_image(0))[:60],
     "truncated JPEG": encode(flat_image(0, 256), "JPEG")[:300],
     "truncated WebP": encode(flat_image(0, 256), "WEBP")[:50],
-    "decompression bomb": png(60_000, 60_000),
-    "zero-size PNG": png(0, 5),
+    "decompression bomb": png(60_000, 60_000, 2, 8, [bytes(99)]),
+    "zero-size PNG": png(0, 5, 2, 8, [bytes(99)]),
     "zero-size GIF": b"GIF89a" + bytes(7) + b"," + bytes(9) + b"\x02\x02D\x01\0;",
 }
 
