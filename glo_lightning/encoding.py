@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,69 +54,68 @@ def encode(
         betas: of Adam.
         penalty: maps codes (B, D) to penalties (B,), which are added to the losses.
     """
-    number, per_image, latent_dim = starts.shape
-    chunk = CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
-    dtype = starts.dtype
+    number, per_image, _ = starts.shape
+    chunk, dtype = _chunk_size(images), starts.dtype
     starts = starts.to(torch.promote_types(dtype, torch.float32))  # in half, Adam's squared gradients would be zeros
-    descent = _Descent(
-        lambda codes: generator(codes.to(dtype)), loss, penalty, project, LR * latent_dim**-0.5, betas, chunk
-    )
+    descend = functools.partial(_descend, lambda codes: generator(codes.to(dtype)), loss, project, betas, penalty)
     with tqdm(total=number, unit=" images", disable=None if number > chunk else True) as bar:
         chosen = []
         for first in range(0, number, chunk):
             some = slice(first, first + chunk)
             codes = starts[some, 0]
             if per_image > 1:
-                trials = [descent(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
+                trials = [descend(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
                 losses = torch.stack([reached for _, reached in trials])
                 best = losses.argmin(dim=0)
                 codes = torch.stack([code for code, _ in trials])[best, torch.arange(len(best), device=best.device)]
-            chosen.append(descent(images[some], codes, steps)[0])
+            chosen.append(descend(images[some], codes, steps)[0])
             bar.update(len(codes))
     return torch.cat(chosen).to(dtype)
 
 
-class _Descent(NamedTuple):
-    """Gradient descent on the codes of at most ``chunk`` images at once."""
+def _chunk_size(images: Tensor) -> int:
+    return CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK
 
-    generator: Generate
-    loss: Loss
-    penalty: Penalty | None
-    project: Projection
-    lr: float
-    betas: tuple[float, float]
-    chunk: int
 
-    def __call__(self, images: Tensor, codes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Descend from codes (m, D); return the best codes and their losses (m,)."""
-        number, per_image_loss = len(images), torch.vmap(self.loss)
-        with torch.inference_mode(False), torch.enable_grad():
-            fill = torch.arange(self.chunk, device=images.device) % number
-            images, codes = images[fill].clone(), codes[fill].clone()
-            codes = self.project(codes).requires_grad_()
-            best, lowest = codes.detach().clone(), codes.new_full((self.chunk,), torch.inf)
-            patience = torch.full((self.chunk,), PATIENCE, device=images.device)
-            optimizer = torch.optim.Adam([codes], lr=self.lr, betas=self.betas)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-            for step in range(steps + 1):
-                generated = self.generator(codes)
-                added = self.penalty(codes) if self.penalty else codes.new_zeros(self.chunk)
-                if step % EVAL_EVERY == 0 or step == steps:
-                    losses = per_image_loss(generated.detach()[:, None], images[:, None]) + added.detach()
-                    better, falling = losses < lowest, losses < 0.999 * lowest
-                    better &= patience > 0
-                    best = torch.where(better[:, None], codes.detach(), best)
-                    lowest = torch.where(better, losses, lowest)
-                    patience = torch.where(patience > 0, torch.where(falling, PATIENCE, patience - 1), 0)
-                    if step == steps or not bool((patience > 0).any()):
-                        break
-                total = self.loss(generated, images) * self.chunk + added.sum()
-                (codes.grad,) = torch.autograd.grad(total, codes)
-                optimizer.step()
-                schedule.step()
-                with torch.no_grad():
-                    codes.copy_(self.project(codes))
-        return best[:number], lowest[:number]
+def _descend(
+    generator: Generate,
+    loss: Loss,
+    project: Projection,
+    betas: tuple[float, float],
+    penalty: Penalty | None,
+    images: Tensor,
+    codes: Tensor,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Descend from codes (m, D) of at most one chunk of images; return the best codes and their losses (m,)."""
+    number, chunk, per_image_loss = len(images), _chunk_size(images), torch.vmap(loss)
+    with torch.inference_mode(False), torch.enable_grad():
+        fill = torch.arange(chunk, device=images.device) % number
+        images, codes = images[fill].clone(), codes[fill].clone()
+        codes = project(codes).requires_grad_()
+        best, lowest = codes.detach().clone(), codes.new_full((chunk,), torch.inf)
+        patience = torch.full((chunk,), PATIENCE, device=images.device)
+        optimizer = torch.optim.Adam([codes], lr=LR * codes.shape[1] ** -0.5, betas=betas)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps + 1):
+            generated = generator(codes)
+            added = penalty(codes) if penalty else codes.new_zeros(chunk)
+            if step % EVAL_EVERY == 0 or step == steps:
+                losses = per_image_loss(generated.detach()[:, None], images[:, None]) + added.detach()
+                better, falling = losses < lowest, losses < 0.999 * lowest
+                better &= patience > 0
+                best = torch.where(better[:, None], codes.detach(), best)
+                lowest = torch.where(better, losses, lowest)
+                patience = torch.where(patience > 0, torch.where(falling, PATIENCE, patience - 1), 0)
+                if step == steps or not bool((patience > 0).any()):
+                    break
+            total = loss(generated, images) * chunk + added.sum()
+            (codes.grad,) = torch.autograd.grad(total, codes)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                codes.copy_(project(codes))
+    return best[:number], lowest[:number]
 
 
 def starting_codes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -91,12 +90,10 @@ def path_places(flow: Flow, start: Tensor, end: Tensor, project: Projection) -> 
     Both codes are carried to noise. The arc between the noises is carried back to codes, so the path stays where codes
     lie. Between groups of codes such a path jumps; it is therefore drawn a little towards the arc between the codes.
     """
-    flow = copy.copy(flow)
-    flow.solver_steps = SOLVER_STEPS
     ends = torch.stack([start, end])
-    noise = flow.encode(ends.flatten(0, -2), GUIDANCE).view(ends.shape)
+    noise = flow.encode(ends.flatten(0, -2), GUIDANCE, SOLVER_STEPS).view(ends.shape)
     places = slerp(noise[0], noise[1], PLACES, identity)
-    learned = flow.decode(places.flatten(0, -2), guidance=GUIDANCE).view(places.shape).to(ends)
+    learned = flow.decode(places.flatten(0, -2), guidance=GUIDANCE, steps=SOLVER_STEPS).view(places.shape).to(ends)
     path = project(between(learned, slerp(start, end, PLACES, identity), TOWARDS_ARC))
     path[0], path[-1] = start, end
     return path

@@ -134,8 +134,7 @@ def least_squares(
         training: images (n, C, H, W), uint8.
         pictures: (M, c, h, h).
         operator: from images to such pictures.
-        latent_dim, whiten: of the PCA.
-        noise: standard deviation of additional noise.
+        latent_dim, whiten, noise: of the PCA, and the standard deviation of additional noise.
 
     Returns:
         Codes (M, D) as the PCA init has them, not projected, and images (M, C, H, W).

@@ -54,7 +54,6 @@ class Flow:
 
     def __init__(self, steps: int = 3000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
-        self.solver_steps = SOLVER_STEPS
 
     def fit(self, codes: Tensor, labels: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
         """Fit the flow on the codes' device, with its own random numbers and a progress bar.
@@ -148,10 +147,10 @@ class Flow:
             codes.append(self.decode(noise[part], labels[part], guidance, None if base is None else base[part]))
         return torch.cat(codes).cpu()
 
-    def encode(self, codes: Tensor, guidance: float = GUIDANCE) -> Tensor:
+    def encode(self, codes: Tensor, guidance: float = GUIDANCE, steps: int = SOLVER_STEPS) -> Tensor:
         """Find the noise (B, D) that the flow carries to codes (B, D)."""
         velocity = partial(self._velocity, conditions=None, guidance=guidance)
-        return self._carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity)
+        return _carry(self._scaled(codes.to(self.mean)), 1.0, 0.0, velocity, steps)
 
     def decode(
         self,
@@ -159,6 +158,7 @@ class Flow:
         conditions: Tensor | None = None,
         guidance: float = GUIDANCE,
         base_conditions: Tensor | None = None,
+        steps: int = SOLVER_STEPS,
     ) -> Tensor:
         """Carry noise (B, D) to codes (B, D).
 
@@ -168,7 +168,7 @@ class Flow:
             base_conditions: the conditions without the chosen ones, which then count twice.
         """
         velocity = partial(self._velocity, conditions=conditions, guidance=guidance, base_conditions=base_conditions)
-        return self.mean + self.std * self._carry(noise.to(self.mean), 0.0, 1.0, velocity)
+        return self.mean + self.std * _carry(noise.to(self.mean), 0.0, 1.0, velocity, steps)
 
     def log_density(self, codes: Tensor, probes: int = 4, steps: int = SOLVER_STEPS) -> Tensor:
         """Estimate the log-density (B,) of codes (B, D) in nats; gradients flow to codes that require them.
@@ -240,19 +240,20 @@ class Flow:
             return guided
         return guided + velocity - self.network(places, times, base_conditions)
 
-    @torch.no_grad()
-    def _carry(self, places: Tensor, start: float, end: float, velocity: Field) -> Tensor:
-        """Solve the flow's differential equation by fourth-order Runge-Kutta, ``CHUNK`` places at a time."""
-        length, carried = (end - start) / self.solver_steps, []
-        for chunk in places.split(CHUNK):
-            for step in range(self.solver_steps):
-                slopes: list[Tensor] = []
-                for part in (0.0, 0.5, 0.5, 1.0):
-                    place = chunk + part * length * slopes[-1] if slopes else chunk
-                    slopes.append(velocity(place, start + (step + part) * length))
-                chunk = chunk + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
-            carried.append(chunk)
-        return torch.cat(carried)
+
+@torch.no_grad()
+def _carry(places: Tensor, start: float, end: float, velocity: Field, steps: int) -> Tensor:
+    """Solve the flow's differential equation by fourth-order Runge-Kutta, ``CHUNK`` places at a time."""
+    length, carried = (end - start) / steps, []
+    for chunk in places.split(CHUNK):
+        for step in range(steps):
+            slopes: list[Tensor] = []
+            for part in (0.0, 0.5, 0.5, 1.0):
+                place = chunk + part * length * slopes[-1] if slopes else chunk
+                slopes.append(velocity(place, start + (step + part) * length))
+            chunk = chunk + length / 6 * (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3])
+        carried.append(chunk)
+    return torch.cat(carried)
 
 
 def _loss(network: nn.Module, noise: Tensor, codes: Tensor, times: Tensor, conditions: Tensor | None) -> Tensor:
