@@ -34,7 +34,7 @@ from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
-from glo_lightning.latents import Projection, fit_pca, flatten_images
+from glo_lightning.latents import fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
@@ -134,18 +134,14 @@ def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
         samples = sample_codes(run.fit_prior(make_prior(name)), table, num, model.project)
         parts[f"samples, {name}"] = of_codes(samples)
     parts["reconstructions"] = of_codes(table[:num])
-    parts["middles of nearest codes (iFID)"] = of_codes(middles_of_nearest(table[:num], model.project))
+    nearest = NearestNeighbors(n_neighbors=1).fit(table[:num].cpu().numpy()).kneighbors()[1][:, 0]
+    middles = model.project((table[:num] + table[torch.from_numpy(nearest).to(table.device)]) / 2)
+    parts["middles of nearest codes (iFID)"] = of_codes(middles)  # arXiv 2603.05630
     for name, rows in held_out_parts(run.data, MAX_IMAGES).items():
         if len(rows) >= MIN_COMPARED:
             parts[name] = extract(run.data.dataset[rows][0], features)
     counts = {"training_images": num}
     return {name: {"images": len(part)} | counts | feature_metrics(part, real) for name, part in parts.items()}
-
-
-def middles_of_nearest(codes: Tensor, project: Projection) -> Tensor:
-    """The middle (M, D) between each code and the one nearest to it; see iFID, arXiv 2603.05630."""
-    nearest = NearestNeighbors(n_neighbors=1).fit(codes.cpu().numpy()).kneighbors()[1][:, 0]
-    return project((codes + codes[torch.from_numpy(nearest).to(codes.device)]) / 2)
 
 
 def compare_paths(run: TrainedRun, features: nn.Module) -> dict[str, Any]:

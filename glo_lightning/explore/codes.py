@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def check_steps(steps: int, encoder: Encoder | None) -> None:
         raise InputError("steps", steps, "needs an encoder. Fit one by encode.py RUN --fit_encoder, or give more.")
 
 
-def is_label(name: ImageName) -> bool:
+def is_label(name: ImageName) -> TypeGuard[str]:
     """Whether a name is ``name=value``, and not the path of a file."""
     return isinstance(name, str) and "=" in name and not Path(name).exists()
 

@@ -137,7 +137,10 @@ def arithmetic(
     codes = run.model.project(leave(torch.stack([a, b, c, strength * (a - b) + c])))
     generated = generate(run.model, codes).cpu()
     (closest,) = run.images(nearest(codes[3:], [(run.trained_codes, run.rows)]).tolist())
-    cells = [list(map(_cell, *pairs)) for pairs in zip(terms, images.split(sizes), strict=True)]
+    cells = [
+        [name.replace("=", "=\n") if is_label(name) else image for name, image in zip(names, shown, strict=True)]
+        for names, shown in zip(terms, images.split(sizes), strict=True)
+    ]
     rows = [[a, None, b, None, c] for a, b, c in itertools.zip_longest(*cells)]
     # the mean of many codes lies where no image does
     means = [
@@ -149,11 +152,6 @@ def arithmetic(
     captions = ["images", *[""] * (max(sizes) - 1), "their codes\n(mean)" if max(sizes) > 1 else "their codes"]
     title = "Arithmetic: the codes of a, minus those of b, plus those of c, make a new image"
     return picture(rows, title, headings, captions), codes, generated
-
-
-def _cell(name: ImageName, image: Tensor) -> Tensor | str:
-    """What a picture shows of an image by name: of a label its text."""
-    return name.replace("=", "=\n") if isinstance(name, str) and is_label(name) else image
 
 
 def directions(run: TrainedRun, num_axes: int) -> dict[str, Tensor]:
