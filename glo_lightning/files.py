@@ -237,7 +237,8 @@ def _discard(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
         if path != folder / LIST:
             path.rmdir() if _is_folder(path) else path.unlink()
-    shutil.rmtree(folder)
+    (folder / LIST).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _is_folder(path: Path) -> bool:

@@ -132,14 +132,15 @@ class Curves(Callback):
 
 
 class _Grid(Callback):
-    """Writes grids of images to the run folder and to the loggers.
-
-    Args:
-        num_images: images in the grid, eight in a row.
-        folder: the run folder. Without it files lie beside the logger's; with neither there are none.
-    """
+    """Writes grids of images to the run folder and to the loggers."""
 
     def __init__(self, num_images: int = 64, folder: Path | None = None):
+        """Takes what the grids of both kinds need.
+
+        Args:
+            num_images: images in the grid, eight in a row.
+            folder: the run folder. Without it files lie beside the logger's; with neither there are none.
+        """
         self.num_images, self.folder = num_images, folder
 
     def picture_folder(self, trainer: Trainer) -> Path | None:

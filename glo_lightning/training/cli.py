@@ -13,6 +13,7 @@ from typing import Any, Optional
 import torch
 from jsonargparse import SUPPRESS, Namespace
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -146,7 +147,9 @@ class TrainCLI(LightningCLI):
             if isinstance(plugin, CheckpointIO):
                 remedy = "would replace the checkpoints that survive a kill. Leave it out."
                 raise InputError("plugins", type(plugin).__name__, remedy)
-        kwargs["plugins"] = [*_as_list(flags.plugins), *launch.plugins]
+        kwargs["plugins"] = list(_as_list(flags.plugins))
+        if launch.by == "srun":
+            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))  # Lightning would requeue the job itself
         if flags.barebones:
             kwargs["log_every_n_steps"] = None  # Lightning refuses an interval here, and a recipe may have one
         else:

@@ -9,12 +9,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from lightning_fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -40,11 +35,6 @@ class Launch(NamedTuple):
     is_first: bool
     devices: int | None = None
     nodes: int | None = None
-
-    @property
-    def plugins(self) -> list[ClusterEnvironment]:
-        """Plugins for the Trainer: by default Lightning would requeue a SLURM job itself."""
-        return [SLURMEnvironment(auto_requeue=False)] if self.by == "srun" else []
 
     @classmethod
     def detect(cls) -> Launch:
