@@ -26,8 +26,6 @@ from glo_lightning.runs.environment import describe_data, describe_environment
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
-
 
 class RunFolder:
     """A folder that contains one run, and in which one process at a time trains.
@@ -43,7 +41,7 @@ class RunFolder:
         checkpoints = self.path / "checkpoints"
         self.last, self.previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
         self.best = checkpoints / "best.ckpt"
-        self.lock = Lock(self.path / LOCK)
+        self.lock = Lock(self.path / ".lock")
         self._created: list[Path] = []
 
     @classmethod
