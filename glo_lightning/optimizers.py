@@ -26,11 +26,8 @@ def lr_factor(schedule: Schedule, step: float, steps: float) -> float:
 def scale_lrs(groups: list[dict[str, Any]], factor: float, last: dict[int, float]) -> None:
     """Sets the learning rate of each group of an optimizer to its initial one times the factor.
 
-    Args:
-        groups: the optimizer's.
-        factor: see ``lr_factor``.
-        last: the rates that this has set last, by the group's number; updated. Where a callback has set another one
-            since, that is taken, and the schedule continues from there.
+    ``last`` are the rates that this has set last, by the group's number; updated. Where a callback has set another one
+    since, that is taken, and the schedule continues from there.
     """
     for number, group in enumerate(groups):
         if factor and group["lr"] != last.get(number, group["lr"]):
@@ -71,22 +68,18 @@ def make_optimizer(description: Mapping[str, Any], weights: Iterable[nn.Paramete
 
 
 class RowSGD(nn.Module):
-    """SGD on the rows of a table that have a gradient. A subclass overrides ``update_rows``; its state is its buffers.
+    """SGD on the rows of a table (N, D) that have a gradient.
 
-    Args:
-        latent_dim: D.
+    A subclass overrides ``update_rows``; its state is its buffers.
     """
 
     def __init__(self, latent_dim: int):
         super().__init__()
 
     def update_rows(self, table: Tensor, gradient: Tensor, lr: float) -> None:
-        """Moves rows of a table (N, D), in place.
+        """Moves rows of a table (N, D), in place, at the learning rate of this step.
 
-        Args:
-            table: the latent table.
-            gradient: sparse (N, D), each row at most once, of each image's own loss.
-            lr: the learning rate of this step.
+        The gradient is sparse, (N, D), with each row at most once, and is that of each image's own loss.
         """
         table.add_(gradient, alpha=-lr)
 

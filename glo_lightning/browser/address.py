@@ -9,7 +9,7 @@ import socket
 import urllib.parse
 from typing import Any
 
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, check_range
 
 PORTS = range(8000, 8100)
 HEADERS = {
@@ -85,8 +85,8 @@ def listen(host: str, port: int | None) -> socket.socket:
     Raises:
         InputError: for a port that is taken, or a host that is not this machine's.
     """
-    if port is not None and not 1 <= port <= 65_535:
-        raise InputError("port", port, "there is no such port. Give one from 1 to 65535.")
+    if port is not None:
+        check_range("port", port, 1, 65_535)
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     except (OSError, UnicodeError) as error:
@@ -95,13 +95,11 @@ def listen(host: str, port: int | None) -> socket.socket:
         try:
             listening = socket.create_server((host, number), family=family)
         except OSError as error:
-            if port is not None:
-                why = os.strerror(error.errno) if error.errno else error
-                raise InputError("port", port, f"cannot be opened ({why}). Give another, or none.") from error
-        else:
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
-            return listening
-    raise InputError("port", f"{PORTS[0]} to {PORTS[-1]}", f"none of them can be opened on {host}. Give another.")
+            why = os.strerror(error.errno) if error.errno else error
+            continue
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
+        return listening
+    raise InputError("port", port or f"{PORTS[0]} to {PORTS[-1]}", f"cannot be opened ({why}). Give another one.")
 
 
 def address_of(listening: socket.socket) -> str:

@@ -372,8 +372,8 @@ def test_ctrl_c_ends_the_server_with_130_and_frees_its_port(new_page, browse_pro
     ("arguments", "line"),
     [
         (["nowhere"], "there is no such"),
-        (["{run}", "--port", "{port}"], "--port {port}: cannot be opened (Address already in use). Give another, or"),
-        (["{run}", "--port", "0"], "--port 0: there is no such port. Give one from 1 to 65535."),
+        (["{run}", "--port", "{port}"], "--port {port}: cannot be opened (Address already in use). Give another one"),
+        (["{run}", "--port", "0"], "--port 0: must be from 1 to 65535"),
         (["{run}", "--host", "no.host.invalid"], "--host no.host.invalid: is not an address of this machine"),
     ],
 )
