@@ -42,10 +42,6 @@ def sequential_batches(trainer: Trainer) -> Batches:
 def check_batch(batch: Any, num_images: int, channels: int, image_size: int) -> None:
     """Checks a training batch: float images (B, C, H, W) in [-1, 1], and their rows (B,).
 
-    Args:
-        batch: on the device.
-        num_images, channels, image_size: N, C and H of the model.
-
     Raises:
         InputError: for anything else, of which some would be trained on without an error.
     """

@@ -131,8 +131,7 @@ class Decoder:
 def captured(file: BinaryIO) -> Iterator[list[str]]:
     """Captures Python's warnings, and the standard error, to which C libraries write; fills the list at the end.
 
-    Args:
-        file: an empty temporary file, empty again at the end.
+    ``file`` is an empty temporary file, and empty again at the end.
     """
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

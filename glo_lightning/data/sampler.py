@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
@@ -92,21 +92,18 @@ class ResumableLoader(DataLoader):
     Batches that workers have prefetched do not count. Lightning saves and loads the state.
     """
 
+    sampler: RowBatchSampler
     yielded = resume_at = 0
-
-    @property
-    def order(self) -> RowBatchSampler:
-        return cast(RowBatchSampler, self.sampler)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # a generator, so that workers start only after the sampler knows its epoch
-        self.yielded = self.order.first = self.resume_at
+        self.yielded = self.sampler.first = self.resume_at
         self.resume_at = 0
         batches: Iterator[Any] = super().__iter__()
         # while a GPU computes, the next batch is read and pinned
         batches = _read_ahead(batches) if self.pin_memory and not self.num_workers else batches
         note_skipped = getattr(self.dataset, "add_skipped", None)  # which a worker cannot tell this process
-        for rows, batch in zip(itertools.repeat(()) if note_skipped is None else self.order, batches, strict=False):
+        for rows, batch in zip(itertools.repeat(()) if note_skipped is None else self.sampler, batches, strict=False):
             self.yielded += 1
             if note_skipped is not None:
                 note_skipped(rows, batch[1].tolist())
@@ -115,7 +112,7 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def _settings(self) -> dict[str, Any]:
-        return {"seed": self.order.seed, "batch_size": self.order.batch_size, "num_samples": len(self.order.rows)}
+        return {"seed": self.sampler.seed, "batch_size": self.sampler.batch_size, "num_samples": len(self.sampler.rows)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"yielded": self.yielded, **self._settings()}

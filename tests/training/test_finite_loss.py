@@ -32,7 +32,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(run,
     from glo_lightning.data import LSUNDataModule
 
     data = LSUNDataModule(num_samples=40, image_size=32, batch_size=4)
-    rows = list(data.train_dataloader().order)[4]
+    rows = list(data.train_dataloader().sampler)[4]
     assert keys == [data.source.key(row).decode() for row in rows]
 
 

@@ -29,8 +29,6 @@ class HubSource(NumberedSource):
 
     Args:
         root: a folder or a parquet file, or the name of a dataset on the Hub.
-        split: a split of the dataset.
-        download: whether the dataset may be downloaded from the Hub.
         column: the column of images or their bytes; the first column of images if not given.
         name: the configuration of the dataset, where it has several.
 

@@ -49,8 +49,6 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
 
     Args:
         root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds the LMDB folders of its categories.
-        category: a category of LSUN.
-        split: ``train`` or ``val``.
 
     Raises:
         InputError: when there is none.
@@ -68,8 +66,7 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
         category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
         remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."
         raise InputError("root", folder, remedy)
-    problem = "is a file" if folder.is_file() else f"holds no {name}" if folder.exists() else "does not exist"
-    raise InputError("root", folder, f"{problem}. Give an LMDB, or the LSUN folder that holds {name}.")
+    raise InputError("root", folder, f"is no LMDB and holds none. Give an LMDB, or the LSUN folder that holds {name}.")
 
 
 def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[str], split: str = "train") -> Source:

@@ -48,7 +48,6 @@ class TorchvisionSource(NumberedSource):
     Args:
         name: name of torchvision's class, one of ``SETS``.
         root: the folder that torchvision takes; one in the user's cache folder for None.
-        split: ``train``, ``test`` or another split of the dataset.
         download: whether missing files are downloaded. A download is complete or leaves nothing.
         arguments: further arguments of the class, such as EMNIST's ``split``.
 
