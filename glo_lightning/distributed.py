@@ -151,13 +151,10 @@ def rank_weight(rows: Sequence[int] | None) -> float:
 
 
 def gather_rows(gradient: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-    """Joins the sparse gradients of all ranks; in one process, returns the gradient unchanged.
+    """Joins the sparse gradients (N, D) of all ranks, which have each row at most once; one process keeps its own.
 
-    DDP would average them, and NCCL has no sparse all-reduce.
-
-    Args:
-        gradient: of a table (N, D), with each row at most once over all ranks.
-        rows: the number of rows on each rank. If None the ranks ask each other, for which a GPU has to wait.
+    DDP would average them, and NCCL has no sparse all-reduce. If ``rows``, the number on each rank, is None, the ranks
+    ask each other, for which a GPU has to wait.
     """
     if not is_distributed():
         return gradient

@@ -83,13 +83,10 @@ def check_range(key: str, value: float, least: float, most: float) -> None:
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
-    """Returns the advice for an unknown word: ``did you mean x?``, of the most similar word.
+    """Returns the advice for an unknown word: ``did you mean x?``, of the most similar of the known words.
 
-    Args:
-        word: the unknown word.
-        words: the known words; of a mapping, the keys are compared and the values are shown.
-        otherwise: the advice if no word is similar; by default a list of the first twelve words.
-        cutoff: the least similarity, from 0 to 1.
+    Of a mapping the keys are compared and the values are shown. ``otherwise`` is the advice if no word has the least
+    similarity ``cutoff``, from 0 to 1; by default a list of the first twelve words.
     """
     names = words if isinstance(words, Mapping) else {name: name for name in words}
     close = [name for name in names if name.lower() == word.lower()]

@@ -45,11 +45,8 @@ def require_offline() -> None:
 def export_page(session: Session, file: Path) -> None:
     """Write the page as one file: its script, the run, the generator and the runtime, compressed.
 
-    Codes and weights are in half precision; of the training images the file has the map's thumbnails.
-
-    Args:
-        session: of the run.
-        file: in a folder that exists; it is replaced.
+    Codes and weights are in half precision; of the training images the file has the map's thumbnails. A file that is
+    there is replaced.
 
     Raises:
         InputError: for a page of more than 25 MB, a generator that ONNX cannot express, or a disk that fails.
@@ -76,9 +73,6 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
     """Convert a generator to ONNX, from ``codes`` (1, D) to ``images`` (1, C, H, W), with weights in half precision.
 
     Large matrices have 8 bits a number and a scale for each row. Loading casts the weights to single precision.
-
-    Raises:
-        InputError: for a generator that torch cannot convert.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -86,10 +80,8 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
         names: dict[str, Any] = {"input_names": ["codes"], "output_names": ["images"]}
         program = torch.onnx.export(generator, (code.detach(),), dynamo=True, verbose=False, **names)
     except torch.onnx.errors.OnnxExporterError as error:
-        why = str(error).strip().splitlines()[0]
-        raise InputError(
-            "export", type(generator).__name__, f"cannot be written as ONNX ({why}). Use another."
-        ) from error
+        remedy = f"cannot be written as ONNX ({str(error).strip().splitlines()[0]}). Use another."
+        raise InputError("export", type(generator).__name__, remedy) from error
     assert program is not None
     model = program.model_proto
     for tensor in list(model.graph.initializer):

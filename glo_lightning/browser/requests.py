@@ -38,12 +38,7 @@ class WorkQueue:
         self._turns, self._left = asyncio.Semaphore(workers), workers + max_waiting
 
     async def run(self, request: Request, make: Callable[[], Value]) -> Value:
-        """Call ``make`` in a thread when it is the request's turn; a server that stops does not wait for it.
-
-        Raises:
-            BusyError: when too many requests wait.
-            SupersededError: when the client has gone in the meantime.
-        """
+        """Call ``make`` in a thread when it is the request's turn; a server that stops does not wait for it."""
         from anyio.to_thread import run_sync
 
         if not self._left:

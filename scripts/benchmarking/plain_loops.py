@@ -75,12 +75,7 @@ class PlainDataset(Dataset):
 
 
 class MinimalLoop:
-    """minimal_glo's training loop, float32: codes in NumPy, two pyramids, the loss read in every step.
-
-    Args:
-        num_images: rows of the table of codes.
-        device: of the generator.
-    """
+    """minimal_glo's training loop, float32: codes in NumPy, two pyramids, the loss read in every step."""
 
     def __init__(self, num_images: int, latent_dim: int, width: int, device: torch.device):
         self.device = device

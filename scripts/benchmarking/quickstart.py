@@ -125,9 +125,7 @@ def _deterministic(arguments: list[str], steps: int) -> dict[str, Any]:
 def measure_quickstart(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     """Seconds to the quickstart's loss, from the parsing of its flags on; profile and waits; two deterministic runs.
 
-    Args:
-        options: with ``accelerator`` and ``epochs``.
-        arguments: further flags of scripts/train.py.
+    The arguments are further flags of scripts/train.py.
     """
     common = ["--accelerator", options.accelerator, "--prior", "null", *arguments]
     epochs = [] if options.epochs is None else ["--max_epochs", str(options.epochs)]
