@@ -57,9 +57,8 @@ class CommandParser(OneLineParser):
         self.add_argument("--data.root", dest="root", type=Path, help="the run's images, if they were moved")
         if output is None:
             return
-        self.add_argument(
-            flag, dest="output", type=Path, help=f"{writes} (default: {output} in the run folder, or a new name)"
-        )
+        help_ = f"{writes} (default: {output} in the run folder, or a new name)"
+        self.add_argument(flag, dest="output", type=Path, help=help_)
         self.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     def add_picture_arguments(self, moving: bool = False) -> None:
@@ -73,9 +72,6 @@ class CommandParser(OneLineParser):
         """Parse like argparse, flags and other arguments in any order, and check the outputs.
 
         ``given`` of the result has the names of the flags that the user gave.
-
-        Raises:
-            InputError: for an output that exists and may not be overwritten.
         """
         words = sys.argv[1:] if args is None else args
         options = self.parse_intermixed_args(words, namespace)

@@ -144,11 +144,7 @@ def fit_and_save_encoder(run: TrainedRun) -> Encoder:
 
 
 def load_encoder(run: TrainedRun) -> Encoder | None:
-    """Load the encoder that was saved with a run; None, with a warning, if it was fitted to another checkpoint.
-
-    Raises:
-        InputError: for a file that cannot be read.
-    """
+    """Load the encoder that was saved with a run; None, with a warning, if it was fitted to another checkpoint."""
     file = encoder_file(run)
     if file is None or not file.is_file():
         return None

@@ -54,10 +54,8 @@ def probe(
     variances. Images without labels are left out.
 
     Args:
-        training: codes or other features (N, F) of the first N images.
-        held_out: (M, F).
-        attributes: of all images.
-        rows: (M,), of the held-out images in ``attributes``.
+        training: codes or other features (N, F) of the first N images in ``attributes``.
+        held_out, rows: (M, F), and their rows (M,) in ``attributes``.
         neighbours: largest number of neighbours that vote; 0 for the regression.
 
     Returns:

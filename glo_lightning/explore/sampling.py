@@ -32,9 +32,6 @@ def draw_codes(
 
     By default the prior is a flow where there are enough codes or labels are asked for, else a mixture. See
     ``InteractiveRun.sample`` for the arguments; ``n_components`` is the number of a mixture's components.
-
-    Raises:
-        InputError: for a value out of range, and for conditions or guidance of a prior that takes none.
     """
     check_draw(num, seed, temperature, guidance)
     conditions = parse_conditions(run, condition)

@@ -87,11 +87,7 @@ class TrainedRun:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The run's whole configuration.
-
-        Raises:
-            InputError: without the run's folder.
-        """
+        """The run's whole configuration; raises InputError without the run's folder."""
         if self.folder is None:
             remedy = "has no config.yaml beside it, which says where its images are. Give the folder of its run."
             raise InputError("run", self.checkpoint, remedy)
@@ -99,11 +95,7 @@ class TrainedRun:
 
     @functools.cached_property
     def data(self) -> LSUNDataModule:
-        """The run's datamodule, checked to hold the images that the codes belong to.
-
-        Raises:
-            InputError: without the run's folder, or when its images have changed.
-        """
+        """The run's datamodule; raises InputError without the run's folder, or when its images have changed."""
         arguments = dict(self.config["data"])
         arguments["root"] = self._root or arguments.get("root")
         with decoding("run", self.folder, "The data section of its config.yaml is wrong. Restore it."):
