@@ -99,7 +99,7 @@ def write_card(run: TrainedRun, folder: Path) -> None:
         latent_dim=codes.shape[1],
         figures="".join(f"| {title} | {value} |\n" for title, value in measured.items()),
         data=OTHER_DATA if run.config["data"].get("root") else SHIPPED_FACES,
-        recipe=yaml.safe_dump({key: run.config[key] for key in ("model",)}, sort_keys=False),
+        recipe=yaml.safe_dump({"model": run.config["model"]}, sort_keys=False),
     )
     (folder / "README.md").write_text(card)
 

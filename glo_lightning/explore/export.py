@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 import logging
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from glo_lightning.data.digests import key_table
@@ -64,12 +62,10 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
     state = loaded.model.generator.state_dict().items()
     generator = {name: (value.half() if half and value.is_floating_point() else value) for name, value in state}
     with named_writing("output", output), whole_folder(output) as folder:
-        try:
-            save_file({name: value.contiguous() for name, value in generator.items()}, folder / GENERATOR)
-            save_file(codes, folder / CODES)
-        except SafetensorError as error:  # of the disk: the tensors are plain
-            raise OSError(errno.EIO, str(error)) from error
-        recipe = {**loaded.config, "data": {**loaded.config["data"], "root": None}}  # elsewhere they lie elsewhere
+        # not save_file, which has an error of its own for full disks
+        (folder / GENERATOR).write_bytes(save({name: value.contiguous() for name, value in generator.items()}))
+        (folder / CODES).write_bytes(save(codes))
+        recipe = {**loaded.config, "data": {**loaded.config["data"], "root": None}}  # without a place of this machine
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
         _copy_flow(loaded, folder / "priors", half)
         write_card(loaded, folder)
