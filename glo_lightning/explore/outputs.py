@@ -110,19 +110,14 @@ def check_outputs(outputs: Mapping[str, Path], overwrite: bool, inputs: Iterable
             raise InputError(key, path, "is given for two outputs. Give another name.")
         if not path.absolute().parent.is_dir():
             raise InputError(key, path, "its folder does not exist. Make it, or give another name.")
-        for written in [path, about_file(path)] if path.suffix == ".npy" else [path]:
-            _check_output(key, written, overwrite)
-
-
-def _check_output(key: str, path: Path, overwrite: bool) -> None:
-    if not os.path.lexists(path):
-        return
-    if not is_own(path):
-        foreign = unlisted(path) if path.is_dir() else None
-        what = f"it holds {foreign.relative_to(path)}" if foreign else "it was not written by this command"
-        raise InputError(key, path, f"exists and is not replaced: {what}. Give another name.")
-    if not overwrite:
-        raise InputError(key, path, "exists. Give --overwrite to replace it, or another name.")
+        written = [path, about_file(path)] if path.suffix == ".npy" else [path]
+        for there in filter(os.path.lexists, written):
+            if not is_own(there):
+                foreign = unlisted(there) if there.is_dir() else None
+                what = f"it holds {foreign.relative_to(there)}" if foreign else "it was not written by this command"
+                raise InputError(key, there, f"exists and is not replaced: {what}. Give another name.")
+            if not overwrite:
+                raise InputError(key, there, "exists. Give --overwrite to replace it, or another name.")
 
 
 def inputs_of(options: argparse.Namespace, outputs: Iterable[str]) -> list[Path]:
@@ -146,10 +141,6 @@ def named_writing(key: str, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``--output`` once it is filled, or is removed when that fails.
-
-    Raises:
-        InputError: when the disk fails, or another program has written into the folder that is to be replaced.
-    """
+    """Yield an empty folder that becomes ``--output`` once it is filled, or is removed when that fails."""
     with named_writing("output", path), whole_folder(path, replace=overwrite, listed=True) as folder:
         yield folder
