@@ -136,6 +136,8 @@ def read_labels(folder: Path, keys: Iterable[bytes]) -> dict[bytes, dict[str, st
     file, remedy = folder / FILE, "Correct the file, or remove it."
     if not os.path.lexists(file):
         return {}
+    if not file.is_file():  # a pipe would be waited for, for ever
+        raise InputError("attributes", file, f"is no file. {remedy}")
     by_key: dict[bytes, dict[str, str]] = {}
     with decoding("attributes", file, remedy), open(file, newline="", encoding="utf-8-sig") as opened:
         lines = csv.reader(opened, strict=True, skipinitialspace=True)

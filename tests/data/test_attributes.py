@@ -1,11 +1,12 @@
 import csv
 import json
+import os
 
 import pytest
 from conftest import encode, flat_image, write_lmdb
 
 from glo_lightning import LSUNDataModule
-from glo_lightning.data.attributes import Attributes
+from glo_lightning.data.attributes import Attributes, read_labels
 from glo_lightning.errors import InputError
 
 COLUMNS = {"hat": ["top", "", "top", "cap"], "eyes": ["2", "2", "1", "2"]}
@@ -113,3 +114,13 @@ def test_a_column_of_captions_is_left_out(labelled, monkeypatch, caplog):
     assert "left out caption: an attribute may have 3 values" in caplog.text
     monkeypatch.setattr("glo_lightning.data.attributes.MAX_VALUES", 1)
     assert LSUNDataModule(labelled).attributes is None
+
+
+def test_a_pipe_or_a_link_to_nothing_is_refused(tmp_path):
+    """A pipe would be waited for."""
+    for number, make in enumerate((os.mkfifo, lambda file: file.symlink_to("nowhere"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder / "attributes.csv")
+        with pytest.raises(InputError, match="is no file"):
+            read_labels(folder, [b"a.png"])
