@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -30,6 +31,7 @@ def logged(tmp_path_factory):
         patch.setenv("WANDB_SILENT", "true")
         train(folder, *LOGGERS, "--max_epochs=1", "--prior=gaussian")
         wandb.finish()  # as the end of the program does
+        time.sleep(1)  # W&B names an offline folder by the second
         resume(folder, "--max_epochs=2")
         wandb.finish()
     return folder
