@@ -60,7 +60,7 @@ def check_pca(latent_dim: int, num_images: int, n_pca: int, image_size: int, cha
     check_at_least("n_pca", n_pca, 1)
     most = min(num_images, n_pca, channels * image_size**2)
     if latent_dim > most:
-        remedy = f"a PCA of {most} images has at most {most} dimensions; give fewer, or init random"
+        remedy = f"a PCA of {most} images has at most {most} dimensions. Give fewer, or --model.init random"
         raise InputError("latent_dim", latent_dim, remedy)
 
 

@@ -205,7 +205,11 @@ def _fill(folder: Path, source: Source, image_format: ImageFormat, on_invalid_im
                 size = max(CHUNK, int(len(rows) / (time.monotonic() - start)))
         decoder.log_notes()
     missing = int((status != DECODED).sum())
-    log.info("decoded %d of %d images%s", len(todo), len(source), f", skipped {missing}" if missing else "")
+    skipped = f", skipped {missing}" if missing else ""
+    if len(todo):
+        log.info("decoded %d of %d images%s", len(todo), len(source), skipped)
+    else:
+        log.info("all %d images are decoded already%s", len(source), skipped)
     if missing == len(status):
         raise no_image_left(source)
     return np.array(status)

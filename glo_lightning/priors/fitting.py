@@ -64,7 +64,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
             except DamagedError as error:
                 log.warning("%s %s", error.value, error.remedy)
         elif folder.parent == run and any(folder.glob("flow-*.pt")):
-            log.info("the flows in %s were fitted to other codes, labels or arguments", folder)
+            log.info("the flows in %s were fitted to other codes, labels or arguments; fitting another", folder)
     prior.fit(codes, labels, sizes)
     place = next((folder for folder in folders if _save(prior, folder / name)), "no folder")
     log.info("fitted the flow to %d codes in %.1f s, saved in %s", len(codes), time.monotonic() - began, place)

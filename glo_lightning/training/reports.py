@@ -69,19 +69,19 @@ class Lines(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = self.last_line = time.monotonic()
-        self.first_epoch = trainer.current_epoch
+        self.batches = 0  # since this start, which may have been in the middle of an epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.batches += 1
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             what = f"batch {batch_idx + 1}/{trainer.num_training_batches}"
             self._line(trainer, ("train/loss", "train/images_per_second"), what)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        left = (trainer.max_epochs or 0) - done
-        seconds = (time.monotonic() - self.began) / (done - self.first_epoch) * left
+        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        seconds = (time.monotonic() - self.began) / self.batches * left * trainer.num_training_batches
         self._line(trainer, EPOCH_METRICS, f"{duration(seconds)} left" if left > 0 else "")
 
     def _line(self, trainer: Trainer, names: tuple[str, ...], what: str) -> None:
