@@ -66,7 +66,8 @@ def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", sp
         category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
         remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."
         raise InputError("root", folder, remedy)
-    raise InputError("root", folder, f"is no LMDB and holds none. Give an LMDB, or the LSUN folder that holds {name}.")
+    what = "is no LMDB and holds none" if folder.exists() else "does not exist"
+    raise InputError("root", folder, f"{what}. Give an LMDB, or the LSUN folder that holds {name}.")
 
 
 def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[str], split: str = "train") -> Source:
