@@ -100,8 +100,8 @@ class GLO(LightningModule):
         self.save_hyperparameters(logger=False)
         self._describe_parts()
         self._check_arguments()
-        made = make_generator(self.hparams["generator"], latent_dim, image_size, channels)
-        self.generator = made.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
+        network = make_generator(self.hparams["generator"], latent_dim, image_size, channels)
+        self.generator = network.to(memory_format=torch.channels_last)  # the faster layout, on CPU and GPU
         self.loss = make_loss(self.hparams["loss"], image_size, channels).requires_grad_(False)  # is not learned
         self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
         make_optimizer(self.hparams["optimizer"], self.generator.parameters())  # what is wrong with it is reported now
@@ -126,18 +126,18 @@ class GLO(LightningModule):
 
     def _check_arguments(self) -> None:
         """Refuses values out of range, and what cannot fit into memory, before anything is made."""
-        given = self.hparams
+        hparams = self.hparams
         for key, least in (("num_images", 1), ("latent_dim", 1), ("latent_lr", 0)):
-            check_at_least(key, given[key], least)
+            check_at_least(key, hparams[key], least)
         for key, choices in (("init", Init), ("constraint", Constraint), ("schedule", Schedule)):
-            check_choice(key, given[key], choices)
-        num_images, latent_dim = given["num_images"], given["latent_dim"]
-        if given["init"] == "pca":
-            n_pca = max_pca_images(given["n_pca"], given["channels"] * given["image_size"] ** 2)
-            check_pca(latent_dim, num_images, n_pca, given["image_size"], given["channels"])
-            if n_pca < min(given["n_pca"], num_images):
+            check_choice(key, hparams[key], choices)
+        num_images, latent_dim = hparams["num_images"], hparams["latent_dim"]
+        if hparams["init"] == "pca":
+            n_pca = max_pca_images(hparams["n_pca"], hparams["channels"] * hparams["image_size"] ** 2)
+            check_pca(latent_dim, num_images, n_pca, hparams["image_size"], hparams["channels"])
+            if n_pca < min(hparams["n_pca"], num_images):
                 message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
-                log.info(message, n_pca, given["n_pca"], given["image_size"])
+                log.info(message, n_pca, hparams["n_pca"], hparams["image_size"])
         check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
-from glo_lightning.data.image_files import find_images, told_of
+from glo_lightning.data.image_files import find_images, log_notes_of
 from glo_lightning.data.sources.folder import path_text
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
@@ -44,7 +44,7 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
     for file in tqdm(files, unit=" images"):
         try:
             content = file.read_bytes()
-            with told_of(file):
+            with log_notes_of(file):
                 record = encode(content, size, quality)
         except (OSError, NotAnImageError) as error:
             unreadable += 1

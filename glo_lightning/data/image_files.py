@@ -39,7 +39,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told_of(path: Path) -> Iterator[None]:
+def log_notes_of(path: Path) -> Iterator[None]:
     """A block that decodes a file: what Pillow and its C libraries say is logged with the file's name."""
     with tempfile.TemporaryFile() as file, captured(file) as said:
         yield
@@ -77,7 +77,7 @@ def read_images(paths: Sequence[Path], image_format: ImageFormat) -> tuple[Tenso
             continue
         for file in find_images([path]):
             try:
-                with told_of(file):
+                with log_notes_of(file):
                     images.append(decode_image(file.read_bytes(), image_format))
                 names.append(path_text(file))
             except (OSError, NotAnImageError) as error:

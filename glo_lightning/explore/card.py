@@ -71,8 +71,8 @@ OTHER_DATA = "*Say here what the images are, where they are from, and under whic
 
 
 @torch.no_grad()
-def write_card(run: TrainedRun, folder: Path) -> None:
-    """Write ``README.md`` and its ``pictures/`` of a run into the folder of its export."""
+def write_card(run: TrainedRun, folder: Path, name: str) -> None:
+    """Write ``README.md`` and its ``pictures/`` of a run into the folder that becomes its export of that name."""
     pictures = folder / "pictures"
     pictures.mkdir()
     model, rows = run.model, run.rows[:MAX_MEASURED]
@@ -91,7 +91,7 @@ def write_card(run: TrainedRun, folder: Path) -> None:
         measured["PCA with as many dimensions"] = f"{float(psnr(projected, targets)):.2f} dB"
     measured |= _figures(run)
     card = CARD.format(
-        name=folder.name.removeprefix(".").removesuffix(".new-by-glo"),
+        name=name,
         prior=prior,
         num_images=len(run.codes),
         side=model.hparams["image_size"],

@@ -68,7 +68,7 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
         recipe = {**loaded.config, "data": {**loaded.config["data"], "root": None}}  # without a place of this machine
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
         _copy_flow(loaded, folder / "priors", half)
-        write_card(loaded, folder)
+        write_card(loaded, folder, output.name)
         about["sha256"] = {name: sha256_of(folder / name) for name in (GENERATOR, CODES)}
         (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n")
 

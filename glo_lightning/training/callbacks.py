@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ from glo_lightning.training.reports import is_logged
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
 
+
+log = logging.getLogger(__name__)
 
 INITIAL_ROWS = 16_384  # initial codes that are kept, also in checkpoints, to measure how far the codes have moved
 
@@ -219,7 +222,8 @@ def _first_images(trainer: Trainer, number: int) -> Tensor | None:
     try:
         batches = sequential_batches(trainer)()
         return torch.cat([images for images, _ in itertools.islice(batches, -(-number // BATCH))])[:number]
-    except InputError:
+    except InputError as error:
+        log.info("no picture of the targets: %s", error.remedy)
         return None
 
 
