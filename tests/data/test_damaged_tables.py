@@ -49,7 +49,7 @@ def test_damaged_arrays(name, tmp_path, times):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "foreign parquet"])
-@pytest.mark.parametrize("times", [40, pytest.param(5000, marks=pytest.mark.slow)])  # datasets takes 50 ms for each
+@TIMES  # datasets takes 50 ms for each
 def test_damaged_tables(kind, tmp_path, times):
     datasets = pytest.importorskip("datasets", reason="needs the extra hub")
     import pyarrow
