@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ LARGE = 500_000  # numbers; larger matrices are stored as bytes
 RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
 RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
+MODULES = [f"{name}.js" for name in ("common", "mixer", "sliders", "map", "sampler", "filler", "page", "offline")]
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
 )
@@ -131,14 +133,15 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
 
 
 def _page(parts: dict[str, str]) -> str:
-    """index.html with style and scripts inlined, and the parts, in base64, as blocks of data."""
-    style, *scripts = ((PAGE / name).read_text() for name in ("page.css", "page.js", "offline.js"))
+    """index.html with its style and its modules, joined into one, and the parts, in base64, as blocks of data."""
+    style, *scripts = ((PAGE / name).read_text() for name in ("page.css", *MODULES))
+    script = re.sub("^(import .*\n|export )", "", "\n".join(scripts), flags=re.MULTILINE)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     blocks = [f'<script type="application/octet-stream" id="{name}">{part}</script>' for name, part in parts.items()]
     page = (PAGE / "index.html").read_text()
     for tag, content in {
         '<link rel="stylesheet" href="page.css">': f"{policy}\n<style>\n{style}</style>",
-        '<script src="page.js" defer></script>': "\n".join(f"<script>\n{script}</script>" for script in scripts),
+        '<script src="page.js" type="module"></script>': f'<script type="module">\n{script}</script>',
         "</body>": "\n".join([*blocks, "</body>"]),
     }.items():
         before, after = page.split(tag)

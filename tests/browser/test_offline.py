@@ -103,6 +103,8 @@ def test_the_page_holds_what_it_needs_and_names_no_other_place(session, runtime,
     page = (tmp_path / "page.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page) == []
     assert "default-src 'none'" in page
+    assert sorted(offline.MODULES) == sorted(file.name for file in offline.PAGE.glob("*.js"))
+    assert re.findall(r"^(?:import|export) .*", page, re.MULTILINE) == []
     parts = dict(re.findall(r'<script type="application/octet-stream" id="(\w+)">([^<]*)<', page))
     parts = {name: gzip.decompress(base64.b64decode(part)) for name, part in parts.items()}
     assert (parts["runtime"], parts["wasm"]) == (b"runtime", b"runtime")

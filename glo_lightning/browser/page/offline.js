@@ -1,4 +1,4 @@
-/* The page without a server: page.js asks here, and the answers are computed from data in the page itself.
+/* The page without a server: `ask` asks here, and the answers are computed from data in the page itself.
 
    This page contains the code of glo_lightning, Copyright (c) 2026 the glo_lightning authors, and of ONNX Runtime Web,
    Copyright (c) Microsoft Corporation (https://github.com/microsoft/onnxruntime), both under the MIT License:
@@ -11,7 +11,8 @@
    WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS
    BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
    CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
-'use strict';
+import {$, element, source} from './common.js';
+import {map} from './map.js';
 
 // Data that the export put into the page under this name, an ArrayBuffer.
 async function embedded(name) {
@@ -100,7 +101,7 @@ const offline = {
   },
   tile(i) {
     const {tile} = this.about, columns = Math.ceil(Math.sqrt(this.about.rows.length));
-    return sheet && url(tile, context => context.drawImage(sheet, -tile * (i % columns), -tile * Math.floor(i / columns)));
+    return map.sheet && url(tile, context => context.drawImage(map.sheet, -tile * (i % columns), -tile * Math.floor(i / columns)));
   },
 };
 
@@ -131,7 +132,7 @@ const answers = {
   async image(row) {
     const {about} = offline, code = offline.code(row), image = about.rows.indexOf(Number(row));
     const distances = about.rows.map((other, i) => [i === image ? -1 : norm(offline.code(String(other)).map((value, d) => value - code[d])), i]);
-    const near = sheet ? distances.sort((a, b) => a[0] - b[0]).slice(1, 9).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)})) : [];
+    const near = map.sheet ? distances.sort((a, b) => a[0] - b[0]).slice(1, 9).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)})) : [];
     const made = await answers.decode({name: row});
     return {row: Number(row), key: about.keys[image], image: offline.tile(image), made, attributes: offline.labels(image), neighbours: near};
   },
@@ -145,10 +146,9 @@ const answers = {
   },
 };
 
-async function ask(path, asked) {  // replaces page.js's, which asks a server
+source.answer = async (path, asked) => {
   const [name, query] = path.split(/[/?]/);
-  try { return await answers[name](asked ?? query); } catch (error) { say(error.message); }
-  return null;
-}
+  return answers[name](asked ?? query);
+};
 
 document.head.append(element('style', {textContent: '.save, .slot .button { display: none !important; }'}));  // these need a server
