@@ -38,6 +38,7 @@ from glo_lightning.training.exits import (
     exit_before_fit,
     exit_with,
     handle_signals,
+    hold_signals,
 )
 from glo_lightning.training.finite_loss import FiniteLoss
 from glo_lightning.training.fit import Start, create_folder, fit, show_samples
@@ -119,7 +120,8 @@ class TrainCLI(LightningCLI):
         if config.prior is not None:
             make_prior(config.prior)
         set_progress("none" if config.trainer.enable_progress_bar is False else config.progress)
-        self.start = create_folder(config, self.recipe)
+        with hold_signals():  # one that came between would leave the folder
+            self.start = create_folder(config, self.recipe)
         self.start.read(config)
         self.resolved = Namespace(config.clone())
         complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe)

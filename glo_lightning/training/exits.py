@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +30,11 @@ SIGNALS_BUT_INTERRUPT = tuple(number for number in SIGNALS if number != signal.S
 NOTHING_WRITTEN = "Stopped before the first step. Nothing was written."
 
 
-class EarlySignal(SystemExit):
+class SignalExit(SystemExit):
+    """Exits after a signal, with status 128 + its number."""
+
+
+class EarlySignal(SignalExit):
     """Exits after a signal that came before the fit."""
 
 
@@ -40,7 +45,7 @@ REPORTED += (ArithmeticError, MemoryError, OSError, RuntimeError)
 
 def exit_on_signal(number: int, frame: object) -> NoReturn:
     """Handles a signal during the fit, until Checkpoints does."""
-    raise SystemExit(128 + number)
+    raise SignalExit(128 + number)
 
 
 def exit_before_fit(number: int, frame: object) -> NoReturn:
@@ -52,12 +57,39 @@ def exit_before_fit(number: int, frame: object) -> NoReturn:
 def handle_signals(numbers: Iterable[int], handler: Any) -> Iterator[None]:
     """Handles these signals by ``handler`` in the block, after which all of SIGNALS have their old handlers again."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    report, sys.unraisablehook = sys.unraisablehook, functools.partial(_signal_again, sys.unraisablehook)
     set_handler(numbers, handler)
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _signal_again(report: Callable[[Any], object], ignored: Any) -> None:
+    """Repeats a signal whose handler's exception Python has ignored; reports any other ignored exception.
+
+    Python ignores exceptions in callbacks of ``os.fork``, of which logging has some, and in ``__del__``. The signal
+    would be lost there, so it is repeated a little later.
+    """
+    error = ignored.exc_value
+    if not isinstance(error, SignalExit | KeyboardInterrupt):
+        report(ignored)
+        return
+    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code - 128  # type: ignore[operator]
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Holds SIGNALS back until the end of the block, which must be short."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_with(line: str, status: int) -> NoReturn:

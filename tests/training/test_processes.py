@@ -524,7 +524,7 @@ def test_the_batch_script_for_torchrun_requeues_a_run_that_was_stopped_by_its_si
     os.kill(process.pid, signal.SIGUSR1)
     stdout = process.communicate(timeout=SECONDS)[0]  # ends when the last process that writes there does
     assert stdout.strip().splitlines()[-1] == "requeued"
-    assert group_is_gone(process)
+    wait_for(lambda: group_is_gone(process), 5)  # a process closes its output a little before its end
     assert load(last.parents[1])["global_step"] > 0
     failing = launch(script.replace("torchrun ", "false "))
     assert failing.communicate(timeout=SECONDS)[0].strip() == ""  # nobody asked: a failure is not requeued
