@@ -5,7 +5,6 @@ It trains configs/shipped.yaml on the shipped faces, fits a small flow to the co
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from glo_lightning.errors import OneLineParser
@@ -24,8 +23,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/faces"), help="the run, which is trained if need be")
     options = parser.parse_args()
     if not (options.run / "checkpoints" / "last.ckpt").exists():
-        sys.argv = ["train.py", "--accelerator=cpu", f"--output={options.run}"]
-        train(RECIPE)
+        train(RECIPE, ["--accelerator=cpu", f"--output={options.run}"])
     TrainedRun(options.run, "cpu").fit_prior(Flow(width=WIDTH))
     export_run(options.run, options.output, half=True)
 

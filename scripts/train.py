@@ -1,8 +1,6 @@
-"""Trains GLO: python scripts/train.py [--config configs/d100.yaml] [--data.root DIR] [--accelerator gpu] ..."""
+"""Trains GLO; see glo_lightning/commands/train.py."""
 
-from pathlib import Path
-
-from glo_lightning.training.cli import main
+from glo_lightning.__main__ import main
 
 if __name__ == "__main__":
-    main(default_config=Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")
+    main("train")

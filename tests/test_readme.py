@@ -110,7 +110,7 @@ def test_a_command_of_the_readme_runs(command, run, workplace, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.15 deprecates TorchScript
-        runpy.run_path(str(REPOSITORY / script), run_name="a_script")["main"]()
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
 
 
 @pytest.mark.parametrize("command", UNDERSTOOD, ids=lambda command: " ".join(command)[:90])

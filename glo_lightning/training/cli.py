@@ -58,8 +58,8 @@ class TrainCLI(LightningCLI):
 
     start: Start
 
-    def __init__(self, recipe: str) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: str, arguments: list[str]) -> None:
+        self.recipe, self.arguments = recipe, arguments
         try:
             super().__init__(
                 GLO,
@@ -101,6 +101,10 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.num_channels", "model.channels", apply_on="instantiate")
         parser.link_arguments("data.num_images", "model.num_images", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses our arguments; sys.argv is for Lightning, which starts other processes by it."""
+        self.config = parser.parse_args(self.arguments)
+
     def before_instantiate_classes(self) -> None:
         config = self.config
         if config.data.source is not None:
@@ -112,7 +116,7 @@ class TrainCLI(LightningCLI):
             if config.data.root.encode(errors="replace").decode() != config.data.root:
                 remedy = "is not UTF-8, as config.yaml has to be. Rename it, or give a link to it."
                 raise InputError("root", ascii(config.data.root), remedy)
-        refuse_untrusted(config, sys.argv[1:])
+        refuse_untrusted(config, self.arguments)
         if config.model.get("num_images") is not None:
             raise InputError("model.num_images", config.model.num_images, "is read from the data. Leave it out.")
         check_strategy(config.trainer.strategy)
@@ -200,14 +204,15 @@ class TrainCLI(LightningCLI):
 
 
 @streams_may_close()
-def main(default_config: Path) -> None:
-    """Runs the command line ``sys.argv``, with ``default_config`` unless it has ``--config`` or ``--resume``."""
+def main(default_config: Path, arguments: list[str] | None = None) -> None:
+    """Runs a command line, by default ``sys.argv``; ``default_config`` is for one without --config and --resume."""
     _set_up_logging()
     cli = None
     with handle_signals(() if is_child() else SIGNALS_BUT_INTERRUPT, exit_before_fit):
         try:
-            sys.argv[1:], recipe = expand_arguments(sys.argv[1:], default_config)
-            cli = TrainCLI(recipe)
+            given = sys.argv[1:] if arguments is None else arguments
+            expanded, recipe = expand_arguments(given, default_config)
+            cli = TrainCLI(recipe, expanded)
             if cli.start.finished:
                 log.info(cli.start.finished)
             else:

@@ -86,20 +86,16 @@ def _largest(profiled: profile, on_cuda: bool) -> list[dict[str, Any]]:
 
 def _train(arguments: list[str], own: list[Callback]) -> None:
     """scripts/train.py in this process, into a folder that is removed; its output is hidden."""
-    before = sys.argv
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         try:
             output = ["--output", str(Path(folder) / "run")]
             expanded, recipe = expand_arguments([*arguments, *output], RECIPE)
-            sys.argv = ["train.py", *expanded]
-            cli = TrainCLI(recipe)
+            cli = TrainCLI(recipe, expanded)
             cli.trainer.callbacks[-1:-1] = own  # type: ignore[attr-defined]  # after Curves, which logs the loss
             fit(cli.start, cli.trainer, cli.model, cli.datamodule)
         except (ArgumentError, InputError) as error:
             line, _ = error_line(error) or (str(error), 1)
             raise SystemExit(line) from error
-        finally:
-            sys.argv = before
 
 
 def _deterministic(arguments: list[str], steps: int) -> dict[str, Any]:

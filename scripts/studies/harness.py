@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
+from glo_lightning.commands.parser import HelpFormatter
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import OneLineParser
-from glo_lightning.explore.commands import HelpFormatter
 from glo_lightning.explore.outputs import is_own
 from glo_lightning.files import write_json
 

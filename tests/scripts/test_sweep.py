@@ -24,9 +24,9 @@ def played(monkeypatch, tmp_path):
 
     class Run:
         def __init__(self, command, **_):
-            played.append(command[2:])
+            played.append(command[4:])
             flag, folder = command[-2:]
-            self.flags = dict(word.split("=", 1) for word in command[2:] if "=" in word)
+            self.flags = dict(word.split("=", 1) for word in command[4:] if "=" in word)
             self.folder, self.epoch, self.returncode = Path(folder), 0, None
             assert flag == ("--resume" if (self.folder / "config.yaml").exists() else "--output")
             self.folder.mkdir(exist_ok=True)

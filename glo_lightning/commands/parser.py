@@ -90,8 +90,8 @@ class CommandParser(OneLineParser):
         return options
 
     @streams_may_close()
-    def call(self, command: Callable[[argparse.Namespace], None]) -> None:
-        """Run the command with the parsed arguments; wrong input ends it with one line on standard error."""
+    def call(self, arguments: list[str], command: Callable[[argparse.Namespace], None]) -> None:
+        """Run the command with these arguments; wrong input ends it with one line on standard error."""
         # Decoding in this process is intended; torch 2.15 and jsonargparse 4.5 deprecate what Lightning 2.6 still uses.
         for message in ("does not have many workers", "LeafSpec", "isinstance.treespec", "no `validation_step`"):
             warnings.filterwarnings("ignore", f".*{message}.*")
@@ -100,7 +100,7 @@ class CommandParser(OneLineParser):
         ours.setLevel(logging.INFO)
         ours.handlers = [logging.StreamHandler(sys.stdout)]
         try:
-            command(self.parse_args())
+            command(self.parse_args(arguments))
         except InputError as error:
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
             sys.stderr.write(f"{error.line(flag)}\n")

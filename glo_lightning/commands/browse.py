@@ -1,0 +1,73 @@
+"""Opens the learned space in the browser: glo browse RUN [--port 8000] [--host 127.0.0.1] [--no_open]
+
+or writes it as a page that needs no server: glo browse RUN --export FILE.html
+
+The page has a map of the training images, mixes, sliders along principal axes and labels, new samples, and images to
+fill in; each picture has its command beside it. It is served to this machine alone, unless --host says otherwise, and
+contacts no other. Codes are saved in codes/ of the run folder. Ctrl-C ends the server. The exported page has map, mixes
+and sliders of a small model, computed in the reader's browser.
+"""
+
+from __future__ import annotations
+
+import time
+
+BEGAN = time.monotonic()
+import torch  # noqa: E402, F401
+
+IMPORTED = time.monotonic()
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from glo_lightning.browser.address import address_of, is_loopback, listen  # noqa: E402
+from glo_lightning.browser.offline import export_page, require_offline  # noqa: E402
+from glo_lightning.browser.server import require_packages, serve  # noqa: E402
+from glo_lightning.browser.session import Session  # noqa: E402
+from glo_lightning.commands.parser import CommandParser, refuse_unused  # noqa: E402
+from glo_lightning.explore.interactive import load_run  # noqa: E402
+from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
+
+
+def main(arguments: list[str]) -> None:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 8000 on)")
+    parser.add_argument("--no_open", action="store_true", help="do not open the browser")
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write the page instead of serving it")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.call(arguments, lambda options: (export if options.export is not None else browse)(options))
+
+
+def export(options: argparse.Namespace) -> None:
+    refuse_unused(options, "with --export, which serves no page", "host", "port", "no_open")
+    require_offline()
+    check_outputs({"export": options.export}, options.overwrite, inputs_of(options, ["export"]))
+    export_page(make_session(options), options.export)
+
+
+def make_session(options: argparse.Namespace) -> Session:
+    run = load_run(options.run, options.accelerator, options.root)
+    flags = [] if options.root is None else ["--data.root", str(options.root)]
+    flags += [] if options.accelerator == "auto" else ["--accelerator", options.accelerator]
+    return Session(run, options.run, flags)
+
+
+def browse(options: argparse.Namespace) -> None:
+    refuse_unused(options, "without --export", "overwrite")
+    require_packages("browse", "starlette", "uvicorn")
+    with listen(options.host, options.port) as listening:
+        session = make_session(options)
+        ready = time.monotonic() - IMPORTED
+        print(f"{address_of(listening)}  (torch imported in {IMPORTED - BEGAN:.1f} s, ready {ready:.1f} s later)")
+        if not is_loopback(options.host):
+            print("whoever reaches this machine can use it; without --host only this machine can")
+        print("Ctrl-C ends it", flush=True)
+        try:
+            serve(session, listening, options.host, not options.no_open)
+        except KeyboardInterrupt:
+            sys.stderr.write("\nstopped\n")
+            sys.stdout.flush()
+            os._exit(130)  # Python would wait for the threads that compute, which may take minutes
