@@ -113,8 +113,8 @@ def test_naming_one_is_an_error(trained):
 def test_the_page_does_not_show_them(trained):
     session = Session(load_run(trained, "cpu"), trained, ["--accelerator", "cpu"])
     assert sorted(session.map.rows.tolist()) == [row for row in range(26) if row not in SKIPPED]
-    assert session.find("side=left") == [row for row in range(26) if row % 2 and row not in SKIPPED]
-    assert session.find("image") == [row for row in range(26) if row not in SKIPPED]
+    assert session.images.find("side=left") == [row for row in range(26) if row % 2 and row not in SKIPPED]
+    assert session.images.find("image") == [row for row in range(26) if row not in SKIPPED]
     neighbours = [neighbour["row"] for neighbour in session.image(4)["neighbours"]]
     assert len(neighbours) == 8
     assert not {*SKIPPED, 4} & {*neighbours}

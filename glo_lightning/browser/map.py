@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from glo_lightning.errors import DamagedError, decoding
+from glo_lightning.browser.training_images import TrainingImages
+from glo_lightning.errors import DamagedError, InputError, decoding
 from glo_lightning.explore.paths import principal_axes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_SHOWN = 5000  # images on the map
 MAX_TILE = 48  # pixels of a thumbnail
+PER_SHEET = 256  # thumbnails
 VERSION = 1  # of the file
 
 
@@ -35,17 +37,18 @@ class Map:
         places: of each row in the unit square, by map: ``pca``, by the first two principal axes, and, once
             ``add_tsne`` has run, ``tsne``.
         tile: pixels of a thumbnail's side.
-        thumbnails: all thumbnails in one JPEG, in a square, row by row; None without images.
     """
 
-    def __init__(self, run: TrainedRun):
-        self._run = run
+    def __init__(self, run: TrainedRun, images: TrainingImages):
+        self._run, self._images = run, images
         random = torch.Generator().manual_seed(0)
         self.rows = run.rows[torch.randperm(len(run.rows), generator=random)[:MAX_SHOWN].sort().values]
         axes = principal_axes(run.trained_codes, min(2, run.codes.shape[1]))
         self.places = {"pca": _fit_in(run.codes[self.rows] @ axes.T)}
         self.tile = min(MAX_TILE, run.model.hparams["image_size"])
-        self.thumbnails = self._thumbnails()
+        self._sheets: dict[int, bytes] = {}
+        self._psnr: list[float] = []
+        self.sheet(0)  # not by several requests at once: it decodes all images where they are not yet
 
     def add_tsne(self) -> None:
         """Compute the t-SNE map, which takes a minute, or load it from ``maps/`` of the run folder."""
@@ -63,18 +66,40 @@ class Map:
                     log.warning("%s cannot be written (%s)", file, error.strerror)
         self.places["tsne"] = _fit_in(torch.from_numpy(places))
 
-    def _thumbnails(self) -> bytes | None:
-        if self._run.data_or_none is None:
-            return None
-        tile, columns = self.tile, math.ceil(math.sqrt(len(self.rows)))
-        tiles = torch.zeros(columns * columns, 3, tile, tile, dtype=torch.uint8)
-        for first in range(0, len(self.rows), 256):
-            images = self._run.images(self.rows[first : first + 256].tolist())
-            tiles[first : first + len(images)] = F.interpolate(images.float(), (tile, tile), mode="area").round().byte()
-        sheet = tiles.view(columns, columns, 3, tile, tile).permute(0, 3, 1, 4, 2).reshape(columns * tile, -1, 3)
-        file = io.BytesIO()
-        Image.fromarray(sheet.numpy()).save(file, "JPEG", quality=88)
-        return file.getvalue()
+    def sheet(self, number: int) -> bytes:
+        """256 thumbnails as one JPEG, 16 in a row: of ``rows`` from 256 times ``number`` on."""
+        if number not in self._sheets:
+            first, tile = PER_SHEET * number, self.tile
+            images = self._images.pixels(self.rows[first : first + PER_SHEET].tolist())
+            tiles = torch.zeros(PER_SHEET, 3, tile, tile, dtype=torch.uint8)
+            tiles[: len(images)] = F.interpolate(images.float(), (tile, tile), mode="area").round().byte()
+            side = math.isqrt(PER_SHEET)
+            sheet = tiles.view(side, side, 3, tile, tile).permute(0, 3, 1, 4, 2).reshape(side * tile, -1, 3)
+            file = io.BytesIO()
+            Image.fromarray(sheet.numpy()).save(file, "JPEG", quality=88)
+            self._sheets[number] = file.getvalue()
+        return self._sheets[number]
+
+    @property
+    def num_sheets(self) -> int:
+        """The number of sheets that hold all thumbnails."""
+        return math.ceil(len(self.rows) / PER_SHEET)
+
+    def labels(self, name: str) -> list[int]:
+        """The number of the value that each of ``rows`` has of an attribute; -1 where it is not known."""
+        attributes = self._run.attributes
+        if attributes is None or name not in attributes.values:
+            raise InputError("labels", name, "there is no such attribute. Give one of the page.")
+        return attributes.table[self.rows, list(attributes.values).index(name)].tolist()
+
+    def psnr(self) -> list[float]:
+        """The PSNR in dB of the reconstruction of each of ``rows``; InputError where the images are missing."""
+        if not self._images.present:
+            raise InputError("psnr", self._run.checkpoint, "needs the training images. Give --data.root.")
+        if not self._psnr:
+            batches = [self._images.psnr(batch.tolist()) for batch in self.rows.split(PER_SHEET)]
+            self._psnr = [round(value, 2) for value in torch.cat(batches).clamp(max=99).tolist()]
+        return self._psnr
 
 
 def _load(file: Path, num: int) -> np.ndarray | None:

@@ -106,7 +106,7 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
 def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
     """What offline.js asks for at the start, and the codes of its names: rows, mean, directions, labels' means."""
     session.map.add_tsne()
-    run, rows, data = session.run, session.map.rows, session.data
+    run, rows = session.run, session.map.rows
     means = [name for name in session.directions if "=" in name]
     codes = [
         run.codes[rows],
@@ -118,8 +118,10 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
     about = session.about() | {
         "tsne": session.map.places["tsne"],
         "means": means,
-        "keys": [session.key(row) for row in rows.tolist()] if data else [],
-        "labels": data.attributes.table[rows].tolist() if data and data.attributes else [],
+        "keys": [session.images.key(row) for row in rows.tolist()],
+        "labels": [session.map.labels(name) for name in run.attributes.values] if run.attributes else [],
+        "psnr": session.map.psnr() if session.images.present else [],
+        "sheets": [_data_url(session.map.sheet(number)) for number in range(session.map.num_sheets)],
         "constraint": run.model.hparams["constraint"],
         "typed": str(session.path),
         "flags": list(session.commands.flags),
@@ -127,9 +129,11 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
         "path": "arc",
         "lacks": LACKS,
     }
-    if thumbnails := session.map.thumbnails:
-        about["thumbnails"] = f"data:image/jpeg;base64,{base64.b64encode(thumbnails).decode()}"
     return about, torch.cat(codes)
+
+
+def _data_url(record: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(record).decode()}"
 
 
 def _page(parts: dict[str, str]) -> str:

@@ -68,9 +68,15 @@ class Endpoints:
         return self.quick if self.session.is_quick(names, path) else self.slow
 
     async def thumbnails(self, request: Request) -> Response:
-        if self.session.map.thumbnails is None:
-            raise InputError("thumbnails", self.session.path, "the run's images are missing. Give --data.root.")
-        return self.raw(self.session.map.thumbnails, media_type="image/jpeg")
+        number = bounded_int(request.path_params["number"], "thumbnails", 0, self.session.map.num_sheets - 1)
+        return self.raw(await self.quick.run(request, partial(self.session.map.sheet, number)), media_type="image/jpeg")
+
+    async def labels(self, request: Request) -> Response:
+        """The number of the value that each image on the map has of an attribute; -1 where it is not known."""
+        return self.json({"numbers": self.session.map.labels(request.query_params.get("name", ""))})
+
+    async def psnr(self, request: Request) -> Response:
+        return self.json({"psnr": await self.slow.run(request, self.session.map.psnr)})
 
     async def about(self, request: Request) -> Response:
         return self.json(self.session.about())
@@ -103,7 +109,7 @@ class Endpoints:
 
     async def find(self, request: Request) -> Response:
         text = request.query_params.get("text", "").strip()[:200]
-        return self.json({"rows": await self.quick.run(request, partial(self.session.find, text))})
+        return self.json({"rows": await self.quick.run(request, partial(self.session.images.find, text))})
 
     async def samples(self, request: Request) -> Response:
         fields = await read_fields(request)
@@ -159,7 +165,14 @@ def make_app(session: Session) -> Starlette:
     from starlette.staticfiles import StaticFiles
 
     e = Endpoints(session)
-    queries = {"thumbnails": e.thumbnails, "about": e.about, "map": e.tsne, "image/{row}": e.image}
+    queries = {
+        "thumbnails/{number}": e.thumbnails,
+        "labels": e.labels,
+        "psnr": e.psnr,
+        "about": e.about,
+        "map": e.tsne,
+        "image/{row}": e.image,
+    }
     queries |= {"find": e.find, "strip.{kind}": e.strip_file}
     posts = (e.picture, e.decode, e.samples, e.upload, e.fill, e.strip, e.save)
     routes = [

@@ -21,13 +21,14 @@ from glo_lightning.browser.commands import Commands
 from glo_lightning.browser.map import Map
 from glo_lightning.browser.names import Names
 from glo_lightning.browser.payloads import as_text, as_url, from_text
+from glo_lightning.browser.training_images import TrainingImages
 from glo_lightning.browser.uploads import keep_newest
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.explore.codes import generate, save_codes
 from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move
 from glo_lightning.explore.encoder import load_encoder
 from glo_lightning.explore.flows import default_path, parse_conditions
-from glo_lightning.explore.neighbours import nearest_rows
+from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.operators import Mask, read_mask
 from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
@@ -53,7 +54,8 @@ class Session:
         self.run, self.path, self.commands = run, path, Commands(path, flags)
         self.data = run.data_or_none
         num_codes, latent_dim = run.codes.shape
-        self.map = Map(run)
+        self.images = TrainingImages(run)
+        self.map = Map(run, self.images)
         self.directions = directions(run, min(AXES, latent_dim))
         self.paths = ["flow", *INTERPOLATIONS] if enough_codes(num_codes) else list(INTERPOLATIONS)
         self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
@@ -79,7 +81,8 @@ class Session:
             "rows": self.map.rows.tolist(),
             "map": self.map.places["pca"],
             "tile": self.map.tile,
-            "has_images": self.data is not None,
+            "sheets": [f"thumbnails/{number}" for number in range(self.map.num_sheets)],
+            "has_images": self.images.present,
             "directions": list(self.directions),
             "attributes": attributes.values if attributes else {},
             "paths": self.paths,
@@ -90,39 +93,13 @@ class Session:
             "lacks": "" if self.data else "There is no strip: it needs the training images.",
         }
 
-    def find(self, text: str) -> list[int]:
-        """Find the rows whose index, key (in part) or label (``name=value``, or a value) is ``text``."""
-        attributes = self.run.attributes
-        if re.fullmatch(r"[0-9]{1,12}", text) and int(text) < len(self.run.codes):
-            return [int(text)]
-        for name, values in attributes.values.items() if attributes else ():
-            for value in values:
-                if text and text in (value, f"{name}={value}"):
-                    rows = attributes.rows([f"{name}={value}"])  # type: ignore[union-attr]
-                    return rows[torch.isin(rows, self.run.rows)].tolist()
-        keys = [(row, self.key(row)) for row in self.run.rows.tolist()] if self.data and text else []
-        rows = [row for row, key in keys if text in key]
-        if not rows:
-            raise InputError("search", text, "no image has this index, key or label. Try another.")
-        return rows
-
-    def key(self, row: int) -> str:
-        """The key of a training image; the run's images must be there."""
-        assert self.data is not None
-        return self.data.source.key(row).decode(errors="backslashreplace")
-
     def image(self, row: int) -> dict[str, Any]:
-        """A training image, its reconstruction, key and labels, and the images nearest by code."""
-        rows, codes, made = self.run.rows, self.run.trained_codes, self.decoded(str(row))
-        distances = torch.linalg.vector_norm(codes - self.run.codes[row], dim=1)
-        distances[(rows == row).to(codes.device)] = -1
-        near = rows[distances.topk(min(9, len(codes)), largest=False).indices[1:].cpu()].tolist()
-        about = {} if self.data is None else {"key": self.key(row), "image": self._training_image(row)}
-        attributes = self.run.attributes
-        known = zip(attributes.values.items(), attributes.table[row].tolist(), strict=True) if attributes else ()
-        labels = [f"{name}={values[number]}" for (name, values), number in known if number >= 0 and values[number]]
-        neighbours = [{"row": other, "image": self._training_image(other)} for other in near] if self.data else []
-        return {**about, "row": row, "made": made, "attributes": labels, "neighbours": neighbours}
+        """A training image, what the generator makes of its code, key and labels, and the images nearest by code."""
+        made, quality = self.decoded(str(row)), {}
+        if self.images.present:
+            quality["psnr"] = round(self.images.psnr([row]).item(), 2)
+        about = {"key": self.images.key(row), "attributes": self.images.labels(row), "made": made}
+        return {**self.images.tile(row), **about, **quality, "neighbours": self.images.neighbours(row)}
 
     def decoded(self, name: str) -> dict[str, Any]:
         """The picture of the code of an image."""
@@ -181,11 +158,13 @@ class Session:
         options = (seed, temperature, parsed, guidance if guided else None)
         codes = sample_codes(fitted, self.run.trained_codes, num, self.run.model.project, *options)
         images = generate(self.run.model, codes)
-        near: list[list[dict[str, Any]]] = [[] for _ in range(num)]
-        if self.data is not None:
-            for rows in nearest_rows(self.run, codes, images):
-                for neighbours, row in zip(near, rows, strict=True):
-                    neighbours.append({"row": row, "image": self._training_image(row)})
+        rows_by = {"code": nearest_codes(self.run, codes)[:, 0]}
+        if self.images.present:
+            rows_by["pixels"] = nearest_by_pixels(self.run, images)
+        near = [
+            [{"by": by, **self.images.tile(row)} for by, row in zip(rows_by, rows, strict=True)]
+            for rows in zip(*(rows.tolist() for rows in rows_by.values()), strict=True)
+        ]
         flags = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
         flags += ["--condition", *conditions] if conditions else []
         flags += ["--guidance", f"{guidance:g}"] if guided else []
@@ -272,6 +251,3 @@ class Session:
         (image,) = generate(self.run.model, code[None])
         command = self.commands.line(script, output, *arguments)
         return {"image": as_url(image), "code": as_text(code), "command": command}
-
-    def _training_image(self, row: int) -> str:
-        return as_url(self.run.images([row])[0])

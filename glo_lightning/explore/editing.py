@@ -12,7 +12,7 @@ from torch import Tensor
 from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.explore.codes import ImageName, check_images_fit, codes_and_images, codes_by_name, generate, is_label
 from glo_lightning.explore.flows import EVENNESS, edit_space, fitted_flow, interpolation, path_places
-from glo_lightning.explore.neighbours import nearest
+from glo_lightning.explore.neighbours import nearest_codes
 from glo_lightning.explore.paths import MAX_AMOUNT, check_weights, mix, principal_axes, resample_path, walk
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
@@ -136,7 +136,7 @@ def arithmetic(
     a, b, c = (places.mean(0) for places in enter(codes).split(sizes))
     codes = run.model.project(leave(torch.stack([a, b, c, strength * (a - b) + c])))
     generated = generate(run.model, codes).cpu()
-    (closest,) = run.images(nearest(codes[3:], [(run.trained_codes, run.rows)]).tolist())
+    (closest,) = run.images(nearest_codes(run, codes[3:])[0].tolist())
     cells = [
         [name.replace("=", "=\n") if is_label(name) else image for name, image in zip(names, shown, strict=True)]
         for names, shown in zip(terms, images.split(sizes), strict=True)

@@ -6,16 +6,35 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import to_uint8
 
+BATCH = 65_536  # codes that are compared at once
 
-def nearest_rows(run: TrainedRun, codes: Tensor, images: Tensor) -> tuple[list[int], list[int]]:
-    """Find the training images nearest to codes (M, D) and, by pixels, to images (M, C, H, W) in [-1, 1]."""
-    by_code = nearest(codes, [(run.trained_codes, run.rows)])
-    by_pixels = nearest(to_uint8(images), run.data.sequential_dataloader())
-    return by_code.tolist(), by_pixels.tolist()
+
+def nearest_codes(run: TrainedRun, codes: Tensor, number: int = 1) -> Tensor:
+    """Find the rows of the training images whose codes are nearest to codes (M, D): (M, number), the nearest first.
+
+    They are nearest by the cosine of the codes' offsets from the mean code. By Euclidean distance a few codes near the
+    mean are neighbours of very many others ("hubs", Radovanovic et al. 2010), and centring removes them (Suzuki et al.
+    2013). There are fewer where the run has fewer images.
+    """
+    mean = run.trained_codes.mean(0)
+    queries = F.normalize(codes.to(mean) - mean, dim=1)
+    cosines, rows = queries.new_empty(len(queries), 0), run.rows.new_empty(len(queries), 0)
+    for batch, batch_rows in zip(run.trained_codes.split(BATCH), run.rows.split(BATCH), strict=True):
+        cosines = torch.cat([cosines, queries @ F.normalize(batch - mean, dim=1).T], dim=1)
+        rows = torch.cat([rows, batch_rows.expand(len(queries), -1)], dim=1)
+        cosines, places = cosines.topk(min(number, cosines.shape[1]), dim=1)
+        rows = rows.gather(1, places.cpu())
+    return rows
+
+
+def nearest_by_pixels(run: TrainedRun, images: Tensor) -> Tensor:
+    """Find the rows (M,) of the training images nearest to images (M, C, H, W) in [-1, 1]."""
+    return nearest(to_uint8(images), run.data.sequential_dataloader())
 
 
 def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from glo_lightning.explore.flows import check_flow, parse_conditions
-from glo_lightning.explore.neighbours import nearest_rows
+from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.priors.prior import check_conditions, check_draw, default_prior, make_prior, sample_codes
@@ -57,8 +57,9 @@ def samples_picture(run: TrainedRun, codes: Tensor, images: Tensor, title: str, 
     cells: list[tuple[Tensor | str, ...]] = [(image,) for image in images]
     headings = [heading]
     if run.data_or_none is not None:
-        rows_by = nearest_rows(run, codes, images)
-        cells = [(*triple, "") for triple in zip(images, *(run.images(rows) for rows in rows_by), strict=True)]
+        rows_by = (nearest_codes(run, codes)[:, 0], nearest_by_pixels(run, images))
+        near = (run.images(rows.tolist()) for rows in rows_by)
+        cells = [(*triple, "") for triple in zip(images, *near, strict=True)]
         headings = [*headings, "nearest\nby code", "nearest\nby pixels", "   "]
         title += ", and the training images most like them"
     rows = [list(itertools.chain(*cells[first : first + PER_ROW])) for first in range(0, len(cells), PER_ROW)]

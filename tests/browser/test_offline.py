@@ -211,7 +211,7 @@ def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, ses
     page.fill("#find input", "mask=respirator")
     page.press("#find input", "Enter")
     page.wait_for_function("() => document.querySelector('#found').textContent")
-    assert page.inner_text("#found").startswith(f"{len(session.find('mask=respirator'))} found")
+    assert page.inner_text("#found").startswith(f"{len(session.images.find('mask=respirator'))} found")
     page.click("[data-map=tsne]")
     page.click("[data-tab=mix]")
     assert "need the page of scripts/browse.py" in page.inner_text("#lacks")

@@ -374,10 +374,10 @@ def test_images_are_found_by_index_key_and_label(ask, client, session):
     )
 
 
-def test_neighbours_are_the_nearest_codes(ask, session):
+def test_neighbours_are_the_nearest_codes_by_the_cosine_from_their_mean(ask, session):
     near = [other["row"] for other in ask("image/17")["neighbours"]]
-    distances = (session.run.codes - session.run.codes[17]).square().sum(1)
-    assert near == distances.argsort()[1:9].tolist()
+    codes = session.run.codes - session.run.codes.mean(0)
+    assert near == torch.cosine_similarity(codes, codes[17:18]).argsort(descending=True)[1:9].tolist()
 
 
 def test_the_map_is_kept_in_the_run_folder(session, faces_run, client, monkeypatch):
@@ -400,27 +400,53 @@ def test_the_map_is_kept_in_the_run_folder(session, faces_run, client, monkeypat
     file.parent.rmdir()
 
 
-def test_the_thumbnails_are_the_images_in_the_order_of_the_map(session):
-    with Image.open(io.BytesIO(session.map.thumbnails)) as sheet:
-        tiles = np.asarray(sheet).reshape(10, 32, 10, 32, 3).transpose(0, 2, 1, 3, 4).reshape(100, 32, 32, 3)
+def sheets_of(client, about: dict) -> np.ndarray:
+    """All tiles of the map, (n, 32, 32, 3)."""
+    sheets = [np.asarray(Image.open(io.BytesIO(client.get(path).content))) for path in about["sheets"]]
+    tiles = [sheet.reshape(16, 32, 16, 32, 3).transpose(0, 2, 1, 3, 4).reshape(256, 32, 32, 3) for sheet in sheets]
+    return np.concatenate(tiles)
+
+
+def test_the_thumbnails_are_the_images_in_the_order_of_the_map(session, client, ask, monkeypatch):
+    monkeypatch.setattr(session.map, "rows", session.run.rows.repeat(3).flip(0))  # of two sheets
+    monkeypatch.setattr(session.map, "_sheets", {})
+    about = ask("about")
+    assert about["sheets"] == ["thumbnails/0", "thumbnails/1"]
+    tiles = sheets_of(client, about)
     images = session.run.images(session.map.rows.tolist()).permute(0, 2, 3, 1).numpy()
-    assert np.abs(tiles[:96].astype(int) - images).mean() < 7  # of JPEG
-    assert np.abs(tiles[1:97].astype(int) - images).mean() > 12
+    assert np.abs(tiles[:288].astype(int) - images).mean() < 7  # of JPEG
+    assert np.abs(tiles[1:289].astype(int) - images).mean() > 12
+    assert client.get("thumbnails/2").status_code == client.get("thumbnails/x").status_code == 400
 
 
-def test_a_checkpoint_without_images_is_shown_without_neighbours(faces_run, tmp_path, monkeypatch):
+def test_the_map_is_told_labels_and_how_well_each_image_is_reconstructed(ask, client, session):
+    numbers = ask("labels?name=mask")["numbers"]
+    values, rows = session.run.attributes.values["mask"], session.map.rows.tolist()
+    worn = [row for row, number in zip(rows, numbers, strict=True) if values[number] == "medicalMask"]
+    assert worn == session.run.rows_with(["mask=medicalMask"]).tolist() != []
+    assert client.get("labels?name=hat").json()["message"].startswith("labels hat: there is no such attribute")
+    psnr, image = ask("psnr")["psnr"], ask("image/17")
+    errors = (pixels(image["image"]) / 255 - pixels(image["made"]["image"]) / 255) ** 2
+    assert psnr[rows.index(17)] == image["psnr"] == pytest.approx(-10 * np.log10(errors.mean()), abs=0.1)
+
+
+def test_a_checkpoint_without_images_is_shown_by_what_its_generator_makes(faces_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "alone.ckpt").write_bytes((faces_run / "checkpoints" / "last.ckpt").read_bytes())
     session = Session(load_run(tmp_path / "alone.ckpt", "cpu"), tmp_path / "alone.ckpt")
-    about = session.about()
-    assert (about["has_images"], session.map.thumbnails) == (False, None)
+    client = starlette.TestClient(Guard(make_app(session), "127.0.0.1", 8000), base_url=f"http://{HOST}")
+    about, image = session.about(), session.image(5)
+    assert not about["has_images"]
     assert about["attributes"] == load_run(faces_run, "cpu").data.attributes.values  # they go with the run
-    image = session.image(5)
-    assert image["neighbours"] == []
-    assert "image" not in image
-    assert pixels(image["made"]["image"]).shape == (32, 32, 3)
+    made = pixels(image["made"]["image"])
+    assert made.shape == (32, 32, 3)
+    assert image["image"] == image["made"]["image"]
+    assert np.abs(sheets_of(client, about)[about["rows"].index(5)].astype(int) - made).mean() < 7  # of JPEG
+    assert len(image["neighbours"]) == 8
+    assert session.images.find("mask=respirator") == session.run.rows_with(["mask=respirator"]).tolist()
+    assert client.get("psnr").json()["message"].endswith("needs the training images. Give --data.root.")
     (sample,) = session.samples("gaussian", 1, 0, 1.0, [], 2.0)["samples"]
-    assert sample["near"] == []
+    assert [near["by"] for near in sample["near"]] == ["code"]
     for made in (session.mixed(["5", "9"], [0.5, 0.5], "line"), session.moved("5", ["mask=respirator"], [1.0])):
         assert stands_in(make(made["command"]), pixels(made["image"]))
 
@@ -476,7 +502,18 @@ def test_the_first_free_port_is_taken_and_one_in_use_is_named():
             listen(host, port)
 
 
-GETS = ["/", "/page.css", "/page.js", "/thumbnails", "/about", "/map", "/image/3", "/find?text=17"]
+GETS = [
+    "/",
+    "/page.css",
+    "/page.js",
+    "/thumbnails/0",
+    "/labels?name=mask",
+    "/psnr",
+    "/about",
+    "/map",
+    "/image/3",
+    "/find?text=17",
+]
 GETS += [f"/strip.{kind}?name=1&name=2&path={path}&steps=3" for kind in ("png", "webp") for path in ("line", "flow")]
 
 
@@ -596,6 +633,7 @@ def test_no_body_is_a_failure_of_the_server(session):
 ADDRESSES = ["/image/-1", "/image/96", "/image/", f"/image/{'9' * 5000}", "/image/%ff", "/image/\u0663"]
 ADDRESSES += ["/strip.png", "/strip.png?steps=3", "/strip.?steps=2", "/strip.gif?steps=3"]
 ADDRESSES += [f"/strip.webp?name=1&name=2&path=line&steps={steps}" for steps in ("66", "\u0663", "-3")]
+ADDRESSES += ["/thumbnails/-1", "/thumbnails/1", "/labels", "/labels?name=%ff"]
 ADDRESSES += ["/find", "/find?text=%ff%00", "/nothing", "/upload"]
 
 

@@ -118,7 +118,7 @@ def test_ways_of_many_pairs_are_those_of_each(codes):
             torch.testing.assert_close(together[:, pair], way(codes[pair], codes[6 + pair], 5, to_ball))
 
 
-def test_nearest_codes_and_images_are_scipys_over_all_batches(codes):
+def test_nearest_images_are_scipys_over_all_batches(codes):
     queries = codes[:20] + 0.05 * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(2))
     batches = [(codes[index], index) for index in order.split(7)]

@@ -6,12 +6,11 @@ export const thumbnail = (row, image) => element('button', {title: `image ${row}
   element('img', {src: image, alt: `image ${row}`}));
 
 export const map = {
-  sheet: null, scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, between: null,
+  sheets: [], scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, between: null,
   start() {
     this.canvas = $('#map canvas');
     [this.places, this.maps] = [about.map, {pca: about.map}];
     this.position = new Map(about.rows.map((row, i) => [row, i]));
-    this.columns = Math.ceil(Math.sqrt(about.rows.length));
     let from = null, dragged = false;
     this.canvas.onpointerdown = event => { [from, dragged] = [event, false]; this.canvas.setPointerCapture(event.pointerId); };
     this.canvas.onpointermove = event => {
@@ -32,7 +31,16 @@ export const map = {
     for (const button of $$('[data-map]')) button.onclick = () => this.use(button.dataset.map);
     $('#find').onsubmit = event => { event.preventDefault(); this.find(event.target.elements.text.value.trim()); };
     $('[data-map=pca]').setAttribute('aria-pressed', true);
+    this.load();
     this.poll();
+  },
+  async load() {  // one after another: what is asked for in between does not wait for all of them
+    for (const src of about.sheets) {
+      const sheet = element('img', {src});
+      await sheet.decode();
+      this.sheets.push(sheet);
+      this.draw();
+    }
   },
   async poll() {
     const answer = await ask('map');
@@ -72,18 +80,16 @@ export const map = {
     if (this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
-      const context = this.canvas.getContext('2d'), {size, columns} = this;
+      const context = this.canvas.getContext('2d'), {size} = this;
       const accent = getComputedStyle(document.body).getPropertyValue('--accent');
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
       context.clearRect(0, 0, this.width, this.height);
       [context.strokeStyle, context.fillStyle, context.lineWidth] = [accent, accent, 2];
       for (const i of this.order) {
         const [x, y] = this.screen(this.places[i]);
-        if (x < -size || y < -size || x > this.width + size || y > this.height + size) return;
+        if (x < -size || y < -size || x > this.width + size || y > this.height + size) continue;
         context.globalAlpha = this.found && !this.found.has(about.rows[i]) ? 0.12 : 1;
-        const tile = [i % columns, Math.floor(i / columns)].map(number => number * about.tile);
-        if (this.sheet) context.drawImage(this.sheet, ...tile, about.tile, about.tile, x - size / 2, y - size / 2, size, size);
-        else context.fillRect(x - 2, y - 2, 4, 4);
+        this.drawTile(context, i, x - size / 2, y - size / 2, size);
       }
       context.globalAlpha = 1;
       if (this.chosen !== null && this.position.has(this.chosen)) {
@@ -98,6 +104,13 @@ export const map = {
         context.fillRect(x - 4, y - 4, 8, 8);
       }
     });
+  },
+  // Draw the thumbnail of image i, or a square until it is there.
+  drawTile(context, i, x, y, size) {
+    const sheet = this.sheets[i >> 8], place = [i & 15, i >> 4 & 15].map(number => number * about.tile);
+    if (sheet) return context.drawImage(sheet, ...place, about.tile, about.tile, x, y, size, size);
+    context.fillStyle = '#8886';
+    context.fillRect(x, y, size, size);
   },
   // The images as they are drawn: those that were found over the others, the chosen one on top.
   get order() {

@@ -27,6 +27,7 @@ function half(bits) {
 }
 
 // ---- Codes, as in latents.py, paths.py and editing.py
+const dot = (first, second) => first.reduce((sum, value, i) => sum + value * second[i], 0);
 const norm = code => Math.hypot(...code);
 const lerp = (start, end, part) => start.map((value, i) => value + part * (end[i] - value));
 
@@ -80,6 +81,10 @@ const offline = {
     const partly = rows.length < num_images ? `, ${rows.length.toLocaleString('en')} of its run's ${num_images.toLocaleString('en')}` : '';
     throw new Error(`image ${name}: is not in this page; give the index of one on the map${partly}, or name=value`);
   },
+  direction(row) {  // of a code from the mean code
+    const mean = this.codes.get('mean'), offset = this.code(String(row)).map((value, i) => value - mean[i]), length = norm(offset) || 1;
+    return offset.map(value => value / length);
+  },
   async made(code, script, output, ...words) {
     const session = await this.session, {Tensor} = this.ort;
     const {images} = await session.run({codes: new Tensor('float32', Float32Array.from(code), [1, code.length])});
@@ -92,7 +97,7 @@ const offline = {
   },
   labels(i) {
     const {attributes, labels} = this.about;
-    return Object.entries(attributes).map(([name, values], column) => values[labels[i][column]] && `${name}=${values[labels[i][column]]}`).filter(Boolean);
+    return Object.entries(attributes).map(([name, values], column) => values[labels[column][i]] && `${name}=${values[labels[column][i]]}`).filter(Boolean);
   },
   command(script, output, typed) {
     const hash = [...typed.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
@@ -100,8 +105,7 @@ const offline = {
     return words.map(word => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`).join(' ');
   },
   tile(i) {
-    const {tile} = this.about, columns = Math.ceil(Math.sqrt(this.about.rows.length));
-    return map.sheet && url(tile, context => context.drawImage(map.sheet, -tile * (i % columns), -tile * Math.floor(i / columns)));
+    return url(this.about.tile, context => map.drawTile(context, i, 0, 0, this.about.tile));
   },
 };
 
@@ -130,12 +134,16 @@ const answers = {
     return offline.made(code, 'interpolate', 'mix', ...names, '--path', path, '--weights', ...weights);
   },
   async image(row) {
-    const {about} = offline, code = offline.code(row), image = about.rows.indexOf(Number(row));
-    const distances = about.rows.map((other, i) => [i === image ? -1 : norm(offline.code(String(other)).map((value, d) => value - code[d])), i]);
-    const near = map.sheet ? distances.sort((a, b) => a[0] - b[0]).slice(1, 9).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)})) : [];
+    const {about} = offline, image = about.rows.indexOf(Number(row)), code = offline.direction(row);
+    const cosines = about.rows.map((other, i) => [i === image ? -2 : dot(code, offline.direction(other)), i]);
+    const near = cosines.sort((a, b) => b[0] - a[0]).slice(0, Math.min(8, cosines.length - 1)).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)}));
     const made = await answers.decode({name: row});
     return {row: Number(row), key: about.keys[image], image: offline.tile(image), made, attributes: offline.labels(image), neighbours: near};
   },
+  labels(query) {
+    return {numbers: offline.about.labels[Object.keys(offline.about.attributes).indexOf(new URLSearchParams(query).get('name'))]};
+  },
+  psnr: () => ({psnr: offline.about.psnr}),
   find(query) {
     const text = new URLSearchParams(query).get('text'), {rows, keys} = offline.about;
     const labelled = i => offline.labels(i).some(label => label === text || label.slice(label.indexOf('=') + 1) === text);

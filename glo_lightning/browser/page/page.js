@@ -1,4 +1,4 @@
-import {$, $$, about, ask, element, open, say, tabs} from './common.js';
+import {$, $$, about, ask, open, say, tabs} from './common.js';
 import {filler} from './filler.js';
 import {map} from './map.js';
 import {mixer} from './mixer.js';
@@ -7,9 +7,8 @@ import {sliders} from './sliders.js';
 
 async function main() {
   if (!Object.assign(about, await ask('about')).run) return;
-  const without = about.has_images ? '' : '; these are missing, so the map shows dots';
+  const without = about.has_images ? '' : '; these are missing, so the map shows what the generator makes of their codes; --data.root says where they are';
   $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
-  if (about.has_images) await (map.sheet = element('img', {src: about.thumbnails || 'thumbnails'})).decode();
   Object.assign(tabs, {map, mix: mixer, sliders, sample: sampler, fill: filler});
   const names = $$('nav button').map(button => button.dataset.tab);
   for (const name of names) { tabs[name].start(); $(`[data-tab=${name}]`).onclick = () => open(name); }
