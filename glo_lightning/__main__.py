@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import sys
 
-from glo_lightning import commands
+from glo_lightning.commands.flags import PARSERS
 from glo_lightning.errors import did_you_mean
 
-NAMES = [module.name for module in pkgutil.iter_modules(commands.__path__) if module.name != "parser"]
+NAMES = sorted([*PARSERS, "train"])
 HELP = f"glo COMMAND ...: {', '.join(NAMES)}. glo COMMAND --help describes one."
 
 
@@ -24,7 +22,12 @@ def main(name: str | None = None) -> None:
         if name not in NAMES:
             sys.stderr.write(f"{name}: there is no such command; {did_you_mean(name, NAMES)}\n")
             raise SystemExit(2)
-    importlib.import_module(f"glo_lightning.commands.{name}").main(arguments)
+    if name != "train":
+        PARSERS[name]().call(arguments)
+        return
+    from glo_lightning.commands import train
+
+    train.run(arguments)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,18 @@ class OneLineParser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.refuse_unknown(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def refuse_unknown(self, words: Iterable[str]) -> None:
+        """Ends with the flag that was probably meant, for a word that looks like a flag and is none."""
+        flags = {flag.lstrip("-"): flag for flag in self._option_string_actions}
+        for name in (word.partition("=")[0] for word in words if word.startswith("--") and word != "--"):
+            if name not in self._option_string_actions:
+                meant = did_you_mean(name.lstrip("-"), flags, otherwise="see --help")
+                self.exit(2, f"{name}: there is no such argument; {meant}\n")
+
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{message}; see --help\n")
         raise SystemExit(2)

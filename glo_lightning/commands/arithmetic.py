@@ -10,22 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from glo_lightning.commands.parser import CommandParser, write_picture
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.outputs import write_picture
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "arithmetic.png", "the picture")
-    for term in "abc":
-        parser.add_argument(f"--{term}", nargs="+", required=True, metavar="IMAGE", help="index, file or name=value")
-    help_ = "factor of the difference a - b; with labels, 1.2 shows more of what is added"
-    parser.add_argument("--strength", type=float, default=1.0, help=help_)
-    parser.add_argument("--path", default="line", choices=["flow", "line"], help="in a flow's noise, or among codes")
-    parser.add_picture_arguments()
-    parser.call(arguments, add)
-
-
-def add(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     made = run.arithmetic(options.a, options.b, options.c, options.strength, options.path)
     write_picture(options, run, "explore/arithmetic", made.picture, made.codes)

@@ -20,25 +20,18 @@ IMPORTED = time.monotonic()
 import argparse  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 from glo_lightning.browser.address import address_of, is_loopback, listen  # noqa: E402
 from glo_lightning.browser.offline import export_page, require_offline  # noqa: E402
 from glo_lightning.browser.server import require_packages, serve  # noqa: E402
 from glo_lightning.browser.session import Session  # noqa: E402
-from glo_lightning.commands.parser import CommandParser, refuse_unused  # noqa: E402
+from glo_lightning.commands.parser import refuse_unused  # noqa: E402
 from glo_lightning.explore.interactive import load_run  # noqa: E402
 from glo_lightning.explore.outputs import check_outputs, inputs_of  # noqa: E402
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
-    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 8000 on)")
-    parser.add_argument("--no_open", action="store_true", help="do not open the browser")
-    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write the page instead of serving it")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.call(arguments, lambda options: (export if options.export is not None else browse)(options))
+def run(options: argparse.Namespace) -> None:
+    (export if options.export is not None else browse)(options)
 
 
 def export(options: argparse.Namespace) -> None:

@@ -6,9 +6,9 @@ the first N records are a random subset. The output appears whole, or not at all
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
-import logging
 import os
 import sys
 from pathlib import Path
@@ -19,10 +19,8 @@ from tqdm import tqdm
 
 from glo_lightning.data.image_files import find_images, log_notes_of
 from glo_lightning.data.sources.folder import path_text
-from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.files import whole_folder
 from glo_lightning.images import NotAnImageError, open_image, reading_image, to_rgb
-from glo_lightning.streams import streams_may_close
 
 
 def encode(content: bytes, size: int, quality: int | None) -> bytes:
@@ -57,28 +55,12 @@ def write_records(environment: lmdb.Environment, files: list[Path], size: int, q
     return unreadable
 
 
-@streams_may_close()
-def main(arguments: list[str]) -> None:
-    parser = OneLineParser(__doc__)
-    parser.add_argument("output", type=Path, help="the LMDB folder to make")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
-    parser.add_argument(
-        "--size", type=int, default=256, help="pixels of the shorter side; smaller images stay as they are"
-    )
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100")
-    kind.add_argument("--lossless", action="store_true", help="keeps every pixel; larger for photographs")
-    options = parser.parse_args(arguments)
-
+def run(options: argparse.Namespace) -> None:
     if options.output.exists():
         sys.exit(f"{options.output}: exists already; give another output, or remove it")
     if options.size < 1 or not 1 <= options.quality <= 100:
         sys.exit(f"--size {options.size} --quality {options.quality}: give a size from 1, a quality from 1 to 100")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # says what is passed over
-    try:
-        files = find_images(options.images)
-    except InputError as error:
-        sys.exit(str(error))
+    files = find_images(options.images)
     try:
         with whole_folder(options.output) as folder:
             # a sparse file is as large as what is written; synced once, at the end

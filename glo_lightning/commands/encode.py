@@ -17,16 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
-from glo_lightning.commands.parser import CommandParser, refuse_unused
+from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.data.image_files import read_images
-from glo_lightning.encoding import STARTS, TRIAL_STEPS
+from glo_lightning.encoding import TRIAL_STEPS
 from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.explore.codes import encode_images, generate, save_codes
 from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
@@ -43,34 +42,7 @@ MAX_COMPARED = 16  # images in the comparison
 OF_OPERATORS = ("prior_weight", "noise_sigma")  # flags that weigh what an operator leaves open
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "encoded", "the output folder")
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGES", help="image files, folders or LMDBs")
-    help_ = "largest number of steps from the best start (default: 150, or 30 where an encoder was fitted)"
-    parser.add_argument("--steps", type=int, help=help_)
-    help_ = "LaplacianLoss, one of torch.nn's or the path of a class (default: the run's, of an operator MSELoss)"
-    parser.add_argument("--loss", help=help_)
-    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="starts of the descent")
-    parser.add_argument("--fit_encoder", action="store_true", help="fit an encoder to the run and save it there")
-    help_ = "auto: the run's, unless it was fitted to another checkpoint; none: descent alone"
-    parser.add_argument("--encoder", default="auto", choices=["auto", "none"], help=help_)
-    parser.add_argument("--operator", help="how IMAGES were degraded: mask, down4, blur, grey or the path of a class")
-    parser.add_argument("--operator_args", type=json_object, metavar="JSON", help="arguments of the operator")
-    parser.add_argument("--mask", type=Path, help="--operator mask: an image of the run's size, black pixels missing")
-    parser.add_argument("--prior_weight", type=float, default=0.0, help="weight of the flow's log-density of a code")
-    help_ = "of the noise in IMAGES, white being 1; with more of it the prior counts more"
-    parser.add_argument("--noise_sigma", type=float, default=0.05, help=help_)
-    parser.call(arguments, encode)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    parsed = json.loads(text)
-    if not isinstance(parsed, dict):
-        raise ValueError
-    return parsed
-
-
-def encode(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     check(options)
     run = load_run(options.run, options.accelerator, options.root)
     operator = find_operator(options, run) if options.operator or options.mask else None

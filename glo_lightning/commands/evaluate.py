@@ -17,10 +17,8 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from glo_lightning.commands.parser import CommandParser
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sampler import rows_without
-from glo_lightning.encoding import STARTS
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.features import extract, load_features
@@ -203,18 +201,7 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
             print(f"| {name} | {' | '.join(f'{r[key]:.3f}' if key in r else '' for key in keys)} |")
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, output="evaluation.json", writes="the JSON file", flag="--json")
-    parser.add_argument("--num", type=int, default=128, help="largest number of images of each kind")
-    parser.add_argument("--starts", nargs="+", default=["pca", "mean", "random"], choices=STARTS, help="of encoding")
-    parser.add_argument("--steps", type=int, default=150, help="steps of encoding")
-    help_ = "of encoding: LaplacianLoss, one of torch.nn's or the path of a class (default: the run's)"
-    parser.add_argument("--loss", help=help_)
-    parser.add_argument("--features", help="efficientnet, inception, a TorchScript file or a class (default: none)")
-    parser.call(arguments, evaluate)
-
-
-def evaluate(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     check_at_least("num", options.num, 2)
     check_at_least("steps", options.steps, 1)
     features = load_features(options.features) if options.features else None

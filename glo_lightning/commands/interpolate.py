@@ -13,31 +13,20 @@ import argparse
 
 import torch
 
-from glo_lightning.commands.parser import CommandParser, refuse_unused, write_picture
+from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import check_images_fit, codes_and_images, codes_by_name, generate
 from glo_lightning.explore.editing import Mixer, check_pairs, interpolation_strips
 from glo_lightning.explore.flows import default_path, interpolation
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.outputs import write_picture
 from glo_lightning.explore.path_metrics import random_pairs
-from glo_lightning.explore.paths import INTERPOLATIONS, gradient_magnitude
+from glo_lightning.explore.paths import gradient_magnitude
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "interpolation.png", "the picture")
-    parser.add_argument("images", nargs="+", metavar="START END", help="indices of training images, or image files")
-    help_ = "one row for each (default: flow, or arc)"
-    parser.add_argument("--path", nargs="+", choices=["flow", *INTERPOLATIONS], help=help_)
-    parser.add_argument("--weights", nargs="+", type=float, help="mix all the images by these into one")
-    parser.add_argument("--steps", type=int, default=9, help="images in a row, both ends included")
-    parser.add_argument("--sharpness", type=int, default=0, metavar="NUM", help="measure it over NUM random pairs")
-    parser.add_picture_arguments(moving=True)
-    parser.call(arguments, interpolate)
-
-
-def interpolate(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     if options.weights is None:
         check_pairs(options.images)
     else:

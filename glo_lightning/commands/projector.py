@@ -12,7 +12,6 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from glo_lightning.commands.parser import CommandParser
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import check_range
 from glo_lightning.explore.interactive import load_run
@@ -22,12 +21,6 @@ from glo_lightning.images import from_uint8, to_unit
 SPRITE = 8192  # pixels: TensorBoard takes one picture of all images, at most this large
 
 log = logging.getLogger("glo_lightning")
-
-
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "projector", "the folder for TensorBoard")
-    parser.add_argument("--num", type=int, default=2000, help="largest number of codes")
-    parser.call(arguments, project)
 
 
 def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] | None, list[Any]]:
@@ -41,7 +34,7 @@ def metadata(rows: list[int], attributes: Attributes | None) -> tuple[list[str] 
     return ["row", *attributes.values], table
 
 
-def project(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     most = (SPRITE // run.data.image_size) ** 2
     check_range("num", options.num, 1, most)

@@ -14,30 +14,14 @@ import argparse
 
 import torch
 
-from glo_lightning.commands.parser import CommandParser, refuse_unused, write_picture
+from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.explore.codes import codes_by_name, generate, load_codes
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.outputs import write_picture
 from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
-from glo_lightning.priors.prior import PRIORS
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "samples.png", "the picture")
-    parser.add_argument("--prior", help=f"{', '.join(PRIORS)} or the path of a class (default: flow, or mixture)")
-    parser.add_argument("--n_components", type=int, help="number of the mixture's components (default: by BIC)")
-    parser.add_argument("--num", type=int, default=24, help=f"number of samples; the picture shows {MAX_SHOWN} at most")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same samples")
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: more typical, less different")
-    parser.add_argument("--condition", nargs="+", default=[], metavar="NAME=VALUE", help="labels of all samples")
-    help_ = "of a flow; 1 samples as learned, more is stricter (default: 1.5, or 2 without labels)"
-    parser.add_argument("--guidance", type=float, help=help_)
-    help_ = "show these codes instead: saved ones (.npy), or of images by index, file, name=value"
-    parser.add_argument("--decode", nargs="+", metavar="FILE.npy", help=help_)
-    parser.add_picture_arguments()
-    parser.call(arguments, sample)
-
-
-def sample(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     if options.decode:
         drawing = ("prior", "n_components", "num", "seed", "temperature", "condition", "guidance")
         refuse_unused(options, "with --decode, which shows saved codes", *drawing)

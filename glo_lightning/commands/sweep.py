@@ -10,6 +10,7 @@ resumed. OUTPUT contains the runs, study.db (for optuna-dashboard) and best.yaml
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from glo_lightning.errors import InputError, OneLineParser, check_at_least
+from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.locks import Lock
 
 Suggest = Callable[[Any], Any]  # takes a value from an Optuna trial
@@ -102,7 +103,7 @@ def train(flags: Sequence[str], folder: Path, keep: Callable[[dict[str, float]],
 def check_metrics(metrics: dict[str, float]) -> float:
     """The val/psnr of an epoch."""
     if "val/psnr" not in metrics:
-        raise InputError("data.holdout", 0, "leaves no images to measure val/psnr on. Give --data.holdout 64, say.")
+        raise InputError("--data.holdout", 0, "leaves no images to measure val/psnr on. Give --data.holdout 64, say.")
     return metrics["val/psnr"]
 
 
@@ -166,32 +167,26 @@ def repeat(output: Path, seeds: int, flags: Sequence[str]) -> None:
             )
 
 
-def main(arguments: list[str]) -> None:
-    parser = OneLineParser(__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder of the runs")
-    parser.add_argument("--search", nargs="+", default=[], metavar="FLAG=VALUES", help="what to search, see above")
-    parser.add_argument("--trials", type=int, default=12, help="number of trials, with those of earlier calls")
-    parser.add_argument("--seeds", type=int, default=0, help="instead, train once for each of so many seeds")
-    options, flags = parser.parse_known_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    if bool(options.search) == bool(options.seeds):
+        raise InputError("seeds", options.seeds, "Give either --seeds or --search.")
+    check_at_least("seeds", options.seeds, 0)
+    check_at_least("trials", options.trials, 1)
+    suggestions = dict(read_search(text) for text in options.search)
+    options.output.mkdir(parents=True, exist_ok=True)
+    lock = Lock(options.output / ".lock")
+    if not lock.acquire():
+        raise InputError("output", options.output, f"is in use by {lock.holder()}. Give another folder.")
     try:
-        if bool(options.search) == bool(options.seeds):
-            raise InputError("seeds", options.seeds, "Give either --seeds or --search.")
-        check_at_least("seeds", options.seeds, 0)
-        check_at_least("trials", options.trials, 1)
-        suggestions = dict(read_search(text) for text in options.search)
-        options.output.mkdir(parents=True, exist_ok=True)
-        lock = Lock(options.output / ".lock")
-        if not lock.acquire():
-            raise InputError("output", options.output, f"is in use by {lock.holder()}. Give another folder.")
-        try:
-            if options.seeds:
-                repeat(options.output, options.seeds, flags)
-            else:
-                search(options.output, suggestions, options.trials, flags)
-        finally:
-            lock.release()
+        if options.seeds:
+            repeat(options.output, options.seeds, options.flags)
+        else:
+            search(options.output, suggestions, options.trials, options.flags)
     except ImportError as error:
-        parser.error(f"--search: needs the package {error.name}. Install it with pip install -e '.[sweep]'")
-    except (InputError, WrongInput) as error:
-        sys.stderr.write(f"--{error}\n" if isinstance(error, InputError) else f"{error}\n")
+        remedy = f"needs the package {error.name}. Install it with pip install -e '.[sweep]'."
+        raise InputError("search", " ".join(options.search), remedy) from error
+    except WrongInput as error:
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from error
+    finally:
+        lock.release()

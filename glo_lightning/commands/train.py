@@ -7,5 +7,5 @@ from glo_lightning.training.cli import main as run_command_line
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
 
-def main(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> None:
     run_command_line(QUICKSTART, arguments)

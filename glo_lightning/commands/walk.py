@@ -13,25 +13,17 @@ import argparse
 
 import torch
 
-from glo_lightning.commands.parser import CommandParser, refuse_unused, write_picture
+from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name, generate
 from glo_lightning.explore.editing import directions, move
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.outputs import write_picture
 from glo_lightning.explore.pictures import picture
 
 
-def main(arguments: list[str]) -> None:
-    parser = CommandParser(__doc__, "walk.png", "the picture")
-    parser.add_argument("--image", help="start: the index of a training image, or a file (default: the mean code)")
-    parser.add_argument("--path", default="line", choices=["flow", "line"], help="in a flow's noise, or among codes")
-    parser.add_argument("--axes", type=int, default=6, help="number of axes, the longest first")
-    parser.add_argument("--steps", type=int, default=9, help="images in a row; odd, to include the start")
-    parser.add_argument("--reach", type=float, default=3.0, help="standard deviations to either side")
-    help_ = "instead, one picture moved along all of these; DIRECTION is an axis' number or name=value"
-    parser.add_argument("--move", nargs="+", metavar="DIRECTION:AMOUNT", help=help_)
-    parser.add_picture_arguments(moving=True)
-    parser.call(arguments, lambda options: (moved if options.move else walked)(options))
+def run(options: argparse.Namespace) -> None:
+    (moved if options.move else walked)(options)
 
 
 def read_move(text: str) -> tuple[str, float]:

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
-
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.files import whole_folder
 
@@ -43,6 +40,9 @@ def load_export(folder: str | os.PathLike[str], kind: type[GLO]) -> tuple[GLO, l
     Raises:
         InputError: for another folder, another format, a damaged file, or a class that is not a module.
     """
+    import safetensors.torch  # slow to import; a mistyped run does not wait for it
+    import torch
+
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         what = f"holds no export (no {CONFIG})" if folder.is_dir() else "there is no such folder"

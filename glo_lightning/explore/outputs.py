@@ -7,18 +7,23 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image
 from torch import Tensor
 
 from glo_lightning.errors import DamagedError, InputError, decoding
-from glo_lightning.explore.codes import about_file
+from glo_lightning.explore.codes import about_file, save_codes
 from glo_lightning.explore.pictures import enlarge
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import MARK, unlisted, whole_folder, write_whole
+
+log = logging.getLogger(__name__)
 
 HTML_MARK = f'<meta name="generator" content="{MARK}">'
 
@@ -144,3 +149,41 @@ def output_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes ``--output`` once it is filled, or is removed when that fails."""
     with named_writing("output", path), whole_folder(path, replace=overwrite, listed=True) as folder:
         yield folder
+
+
+def write_picture(
+    options: argparse.Namespace,
+    run: TrainedRun,
+    tag: str,
+    picture: Image.Image,
+    codes: Tensor,
+    frames: Tensor | None = None,
+) -> None:
+    """Write a command's picture, codes (M, D) and frames where its options say, and log their places.
+
+    The options are those of ``add_picture_arguments``; ``tag`` is the picture's in TensorBoard, and ``frames`` are
+    (M, C, H, W) in [-1, 1], see ``write_animation``.
+
+    Raises:
+        InputError: when a file cannot be written, or for TensorBoard without a run folder.
+    """
+    if options.tensorboard and run.folder is None:
+        raise InputError("run", run.checkpoint, "has no run folder, and so no TensorBoard. Give the folder of its run.")
+
+    def write(key: str, fill: Callable[[Path], None]) -> None:
+        path = getattr(options, key)
+        with named_writing(key, path):
+            fill(path)
+        log.info("wrote %s", path)
+
+    write("output", lambda path: write_png(path, picture))
+    if options.codes is not None:
+        write("codes", lambda path: save_codes(path, codes, run.digest))
+    if frames is not None and options.animation is not None:
+        write("animation", lambda path: write_whole(path.absolute(), lambda file: write_animation(file, frames)))
+    if options.tensorboard and run.folder is not None:
+        from glo_lightning.runs.events import EventWriter  # slow to import; --help does not wait for it
+
+        with named_writing("tensorboard", run.folder), EventWriter(run.folder) as writer:
+            writer.add_image(tag, np.asarray(picture), run.global_step, dataformats="HWC")
+        log.info("added %s to the TensorBoard of %s", tag, run.folder)

@@ -1,11 +1,18 @@
 """``glo`` and ``python -m glo_lightning``: the commands by their names."""
 
+import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from conftest import REPOSITORY
 
+from glo_lightning import encoding
 from glo_lightning.__main__ import NAMES, main
+from glo_lightning.commands import flags
+from glo_lightning.devices import Accelerator
+from glo_lightning.explore.paths import INTERPOLATIONS
+from glo_lightning.priors.prior import PRIORS
 
 
 def test_every_command_has_its_script():
@@ -20,7 +27,7 @@ def test_every_command_has_its_script():
         (["--help"], 0, "interpolate"),
         ([], 0, "interpolate"),
         (["interpolat", "RUN"], 2, "interpolat: there is no such command; did you mean interpolate?"),
-        (["walk", "no_run", "--no_such_flag"], 2, "unrecognized arguments: --no_such_flag"),
+        (["walk", "no_run", "--no_such_flag"], 2, "--no_such_flag: there is no such argument; see --help"),
     ],
 )
 def test_a_command_is_run_by_its_name(words, status, said, monkeypatch, capsys):
@@ -33,3 +40,32 @@ def test_a_command_is_run_by_its_name(words, status, said, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert ended == status
     assert said in (printed.err if status else printed.out)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "numpy", "PIL", "pytorch_lightning", "jsonargparse"]))
+from glo_lightning.__main__ import NAMES, main
+for name in sorted({*NAMES} - {"train"}):
+    for flag in ("--help", "--acceleratr"):
+        sys.argv = ["glo", name, "RUN", flag]
+        try:
+            main()
+        except SystemExit as stop:
+            print(name, flag, stop.code, flush=True)
+"""
+
+
+def test_help_and_a_typo_are_answered_without_torch():
+    told = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert told.stdout.count("--help 0") == told.stdout.count("--acceleratr 2") == len(NAMES) - 1, told
+    on_runs = len(set(NAMES) - {"build_lmdb", "export", "sweep", "train"})
+    assert told.stderr.count("--acceleratr: there is no such argument; did you mean --accelerator?") == on_runs
+
+
+def test_the_flags_offer_what_there_is():
+    assert sorted(flags.STARTS) == sorted(encoding.STARTS)
+    assert list(PRIORS) == flags.PRIORS
+    assert sorted(flags.PATHS) == sorted(["flow", *INTERPOLATIONS])
+    (accelerator,) = (action for action in flags.sample()._actions if action.dest == "accelerator")
+    assert tuple(accelerator.choices) == get_args(Accelerator)
