@@ -50,9 +50,9 @@ class LSUNDataModule(LightningDataModule):
         device_images: uint8 (N, C, H, W), the decoded images while they are kept on the accelerator, else None.
 
     Args:
-        root: location of the images: the LSUN folder that holds ``bedroom_train_lmdb``, an LMDB folder, a folder of
-            image files, of a torchvision dataset, of IDX or of parquet files, or a ``.npy`` or ``.npz`` file. The
-            shipped faces if not given.
+        root: location of the images: the LSUN folder that holds ``bedroom_train_lmdb`` or a single other category, an
+            LMDB folder, a folder of image files, of a torchvision dataset, of IDX or of parquet files, or a ``.npy`` or
+            ``.npz`` file. The shipped faces if not given.
         num_samples: number of images to use, the first ones in the source's order; all if not given.
         holdout: number of images, the last ones, that are not trained on and own no row. The first 16 of them are
             encoded after each epoch for ``val/psnr``.

@@ -44,24 +44,28 @@ def is_lmdb(path: Path) -> bool:
     return any(magic in start for magic in (b"\xde\xc0\xef\xbe", b"\xbe\xef\xc0\xde"))
 
 
-def find_lmdb(root: str | os.PathLike[str] | None, category: str = "bedroom", split: str = "train") -> Path:
-    """Finds the LMDB: ``root`` itself, or in it ``bedroom_train_lmdb``; the shipped faces for None.
+def find_lmdb(root: str | os.PathLike[str] | None, category: str | None = None, split: str = "train") -> Path:
+    """Finds the LMDB: ``root`` itself, or in it that of a category; the shipped faces for None.
 
     Args:
-        root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds the LMDB folders of its categories.
+        root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds LMDB folders such as
+            ``bedroom_train_lmdb``.
+        category: the category; by default the only one that is there, else ``bedroom``.
 
     Raises:
         InputError: when there is none.
     """
-    folder, name = FACES if root is None else Path(root).expanduser(), f"{category}_{split}_lmdb"
-    candidates = [folder / name]
-    if (category, split) == ("bedroom", "train"):
-        candidates.insert(0, folder.parent if folder.name == "data.mdb" else folder)
+    folder = FACES if root is None else Path(root).expanduser()
     with decoding("root", folder, "Check the path and its permissions."):
+        others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
+        categories = {other.removesuffix("_lmdb").rpartition("_")[0] for other in others}
+        name = f"{category or (categories.pop() if len(categories) == 1 else 'bedroom')}_{split}_lmdb"
+        candidates = [folder / name]
+        if (category, split) == (None, "train"):
+            candidates.insert(0, folder.parent if folder.name == "data.mdb" else folder)
         for candidate in candidates:
             if is_lmdb(candidate):
                 return candidate.resolve()
-        others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
     if others:
         category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
         remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."

@@ -116,6 +116,8 @@ def test_idx_files_are_read_with_their_labels(tmp_path, is_packed):
         assert np.array_equal(np.stack([source.read(row)[0].numpy() for row in range(len(source))]), images[numbers])
         assert [source.labels(row)["class"] for row in range(len(source))] == labels[numbers].astype(str).tolist()
         assert source.channels == 1
+    data = LSUNDataModule(tmp_path / "mnist", image_size=8, holdout_split="test")
+    assert (data.num_images, data.holdout, data.num_channels) == (30, 12, 1)
 
 
 def test_the_files_of_one_split_alone_are_idx(tmp_path):
