@@ -77,6 +77,7 @@ class Session:
         return {
             "run": "/".join(self.path.absolute().parts[-2:]),
             "num_images": num_codes,
+            "dimensions": latent_dim,
             "image_size": self.image_format.size,
             "rows": self.map.rows.tolist(),
             "map": self.map.places["pca"],

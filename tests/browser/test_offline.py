@@ -163,10 +163,11 @@ def error(url: str, made: dict) -> float:
 def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, exported):
     assert exported.stat().st_size < 25_000_000
     assert page.locator("nav button").all_inner_texts() == ["Map", "Mix", "Sliders"]
+    first = shown(page, "map")
     x, y = page.evaluate("map.screen(map.places[7]).map((v, i) => v / [map.width, map.height][i])")
     click_map(page, x, y)
-    image = shown(page, "map")
-    row = int(page.inner_text("#chosen b").split()[1])
+    image = shown(page, "map", first)
+    row = int(page.inner_text("#map .facts b").split()[1])
     assert error(image, session.decoded(str(row))) < 1
     near = [int(tile.get_attribute("title").split()[1]) for tile in page.locator("#neighbours button").all()]
     assert near == [other["row"] for other in session.image(row)["neighbours"]]

@@ -127,11 +127,11 @@ def new_page(browser, address):
 def shown(page, section: str, before: str | None = None) -> str:
     """The picture of a section once there is one, other than the one before."""
     page.wait_for_function(
-        "([section, before]) => { const image = document.querySelector(`#${section} .made img`);"
+        "([section, before]) => { const image = document.querySelector(`#${section} .made .result img`);"
         " return image && image.src !== before && image.src.startsWith('data:image') }",
         arg=[section, before],
     )
-    return page.get_attribute(f"#{section} .made img", "src")
+    return page.get_attribute(f"#{section} .made .result img", "src")
 
 
 def command_makes(command: str, image: str, monkeypatch, folder: Path) -> bool:
@@ -146,26 +146,29 @@ def set_slider(page, selector: str, value: float) -> None:
 
 
 def click_map(page, x: float, y: float) -> None:
-    box = page.locator("#map canvas").bounding_box()
+    box = page.locator("#plane").bounding_box()
     page.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
 
 
 def test_a_click_on_the_map_shows_an_image_and_between_images_their_mean(new_page, monkeypatch, tmp_path):
     page = new_page()
+    first = shown(page, "map")  # it begins with an image
+    captions = page.locator("#map figcaption:visible").all_inner_texts()
+    assert captions == ["training image", "what the generator makes of its code"]
     x, y = page.evaluate("map.screen(map.places[7]).map((v, i) => v / [map.width, map.height][i])")
     click_map(page, x, y)
-    image = shown(page, "map")
-    assert page.inner_text("#chosen b").startswith("image ")
+    image = shown(page, "map", first)
+    assert page.inner_text("#map .facts b").startswith("image ")
     assert page.locator("#neighbours img").count() == 8
     assert command_makes(page.inner_text("#map code"), image, monkeypatch, tmp_path)
     click_map(page, 0.02, 0.98)
     between = shown(page, "map", image)
-    assert page.inner_text("#chosen") == ""
+    assert page.inner_text("#map .facts") == ""
     assert command_makes(page.inner_text("#map code"), between, monkeypatch, tmp_path)
     page.fill("#find input", "17")
     page.press("#find input", "Enter")
     shown(page, "map", between)
-    page.wait_for_function("() => document.querySelector('#chosen b')?.textContent === 'image 17'")
+    page.wait_for_function("() => document.querySelector('#map .facts b')?.textContent === 'image 17'")
     assert page.inner_text("#found") == "1 found, 1 on the map"
 
 
@@ -202,9 +205,9 @@ def test_a_click_on_the_map_takes_the_image_that_is_seen_there(new_page):
 
 def test_the_map_is_drawn_zoomed_and_moved_by_the_keys(new_page):
     page = new_page()
-    canvas = "document.querySelector('#map canvas').toDataURL()"
+    canvas = "document.querySelector('#plane').toDataURL()"
     views = [page.evaluate(canvas)]
-    page.focus("#map canvas")
+    page.focus("#plane")
     for key in ("+", "ArrowRight"):
         page.keyboard.press(key)
         page.wait_for_function(f"before => {canvas} !== before", arg=views[-1])
@@ -335,7 +338,7 @@ def test_two_tabs_do_not_disturb_each_other(new_page):
     for page, first in zip(pages, firsts, strict=True):
         shown(page, "sliders", first)
         page.wait_for_function("() => /1:-?2 /.test(document.querySelector('#sliders code')?.textContent)")
-    assert len({page.get_attribute("#sliders .made img", "src") for page in pages}) == 2
+    assert len({page.get_attribute("#sliders .made .result img", "src") for page in pages}) == 2
 
 
 def test_a_request_to_another_host_is_not_let_out(browser, address):
@@ -390,7 +393,7 @@ def test_what_cannot_be_served_is_one_line(arguments, line, faces_run, monkeypat
 
 
 FOLLOW = """async seconds => {
-  const input = document.querySelector('.axis input'), image = document.querySelector('#sliders .made img');
+  const input = document.querySelector('.axis input'), image = document.querySelector('#sliders .made .result img');
   let pictures = 0;
   new MutationObserver(changes => { pictures += changes.length; }).observe(image, {attributeFilter: ['src']});
   const end = performance.now() + 1000 * seconds;

@@ -11,7 +11,21 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-export const say = text => Object.assign($('#message'), {textContent: text, hidden: !text});
+// Say what is wrong or, if it is `done`, what was done. It stays until it is closed, another comes, or another tab is opened.
+export function say(text, done = false) {
+  const box = $('#message');
+  [box.className, box.hidden] = [done ? 'done' : 'wrong', !text];
+  box.setAttribute('role', done ? 'status' : 'alert');
+  $('b', box).textContent = done ? '✓ Done:' : '⚠ Error:';
+  $('span', box).textContent = text;
+}
+
+// A value of an attribute; one that is a colour is shown as such.
+export function label(name, value) {
+  const values = about.attributes[name].filter(Boolean), isColour = values.every(each => /^[0-9a-f]{6}$/i.test(each)) && /[a-f]/i.test(values);
+  const swatch = isColour && value ? [element('i', {className: 'swatch', style: `background: #${value}`})] : [];
+  return element('span', {className: 'label', title: `${name}=${value}`}, ...swatch, value || 'none');
+}
 
 // Ask the server. Without an answer null; a message says why, unless a newer position came.
 export async function ask(path, asked) {
@@ -59,23 +73,32 @@ export function bindCopy(box, command) {
   };
 }
 
-// Show a picture with its command, and the field that saves its code.
-export function show(section, made) {
+// Show a picture with its command, its code to be saved, and beside it the `original` {image, caption} if there is one.
+export function show(section, made, caption = 'made by the generator', original = null) {
   if (!made) return;
   const place = $(`#${section} .made`);
   if (!place.firstElementChild) place.append($('#card').content.cloneNode(true));
-  $('img', place).src = made.image;
+  const pictures = {result: {image: made.image, caption}, original};
+  for (const [name, picture] of Object.entries(pictures)) {
+    const figure = $(`.${name}`, place);
+    figure.hidden = !picture;
+    if (picture) [$('img', figure).src, $('img', figure).alt, $('figcaption', figure).textContent] = [picture.image, picture.caption, picture.caption];
+  }
   bindCopy(place, made.command);
   $('form', place).onsubmit = async event => {
     event.preventDefault();
     const saved = await ask('save', {name: event.target.elements.name.value, code: made.code});
-    if (saved) say(`saved as ${saved.name}, which is a name of an image here, too; ${saved.command}`);
+    if (saved) say(`saved as ${saved.name}, which is a name of an image here, too; ${saved.command}`, true);
   };
 }
 
 export function open(name) {
   for (const section of $$('main > section')) section.hidden = section.id !== name;
-  for (const button of $$('nav button')) button.setAttribute('aria-selected', button.dataset.tab === name);
+  for (const button of $$('nav button')) {
+    button.setAttribute('aria-selected', button.dataset.tab === name);
+    button.tabIndex = button.dataset.tab === name ? 0 : -1;
+  }
+  say('');
   history.replaceState(null, '', `#${name}`);
   tabs[name].opened?.();
 }

@@ -1,38 +1,65 @@
-import {$, $$, about, ask, element, newest, open, show, tab} from './common.js';
+import {$, $$, about, ask, element, label, newest, open, show, tab} from './common.js';
+import {legend} from './legend.js';
 import {mixer} from './mixer.js';
 import {sliders} from './sliders.js';
 
-export const thumbnail = (row, image) => element('button', {title: `image ${row}`, onclick: () => { open('map'); map.choose(row); }},
-  element('img', {src: image, alt: `image ${row}`}));
+export const thumbnail = (row, image, caption = '') => element('button', {title: `image ${row}`, onclick: () => { open('map'); map.choose(row); }},
+  element('img', {src: image, alt: `image ${row}`}), caption);
+
+const apart = (first, second) => Math.hypot(first[0] - second[0], first[1] - second[1]);
 
 export const map = {
-  sheets: [], scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, between: null,
+  sheets: [], scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, hovered: null, between: null, pointers: new Map(),
   start() {
-    this.canvas = $('#map canvas');
+    this.canvas = $('#plane');
     [this.places, this.maps] = [about.map, {pca: about.map}];
     this.position = new Map(about.rows.map((row, i) => [row, i]));
-    let from = null, dragged = false;
-    this.canvas.onpointerdown = event => { [from, dragged] = [event, false]; this.canvas.setPointerCapture(event.pointerId); };
-    this.canvas.onpointermove = event => {
-      const [dx, dy] = from ? [event.offsetX - from.offsetX, event.offsetY - from.offsetY] : [0, 0];
-      if (!from || (!dragged && Math.hypot(dx, dy) < 4)) return;
-      [from, dragged] = [event, true];
-      this.pan(dx, dy);
-    };
-    this.canvas.onpointerup = event => { if (!dragged) this.click(event.offsetX, event.offsetY); from = null; };
-    this.canvas.onwheel = event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY); };
-    this.canvas.onkeydown = event => {
-      const [x, y] = [this.width / 2, this.height / 2];
-      const act = {ArrowLeft: () => this.pan(40, 0), ArrowRight: () => this.pan(-40, 0), ArrowUp: () => this.pan(0, 40),
-        ArrowDown: () => this.pan(0, -40), '+': () => this.zoom(1.3, x, y), '-': () => this.zoom(1 / 1.3, x, y), Enter: () => this.click(x, y)}[event.key];
-      if (act) { event.preventDefault(); act(); }
-    };
+    for (const [name, number] of [['number', about.num_images], ['dimensions', about.dimensions]]) $(`#map .${name}`).textContent = number.toLocaleString('en');
+    const [drawn, all] = [about.rows.length, about.num_images].map(number => number.toLocaleString('en'));
+    if (drawn !== all) $('#drawn-of').textContent = `${drawn} of ${all} images are drawn, chosen by chance.`;
+    legend.start();
+    this.listen();
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     for (const button of $$('[data-map]')) button.onclick = () => this.use(button.dataset.map);
+    $('#whole').onclick = () => this.fit(this.places);
     $('#find').onsubmit = event => { event.preventDefault(); this.find(event.target.elements.text.value.trim()); };
     $('[data-map=pca]').setAttribute('aria-pressed', true);
     this.load();
     this.poll();
+  },
+  listen() {
+    const {canvas, pointers} = this, leave = event => { pointers.delete(event.pointerId); this.hover(null); };
+    let dragged = false;
+    canvas.onpointerdown = event => {
+      if (!pointers.size) dragged = false;
+      pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
+      canvas.setPointerCapture(event.pointerId);
+    };
+    canvas.onpointermove = event => {
+      const at = [event.offsetX, event.offsetY], from = pointers.get(event.pointerId);
+      if (!from) return this.hover(event.pointerType === 'mouse' ? this.hit(...at) : null, at);
+      if (!dragged && apart(at, from) < 4) return;
+      dragged = true;
+      this.hover(null);
+      pointers.set(event.pointerId, at);
+      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1], share = other ? 0.5 : 1;
+      this.pan(share * (at[0] - from[0]), share * (at[1] - from[1]));
+      if (other) this.zoom(apart(at, other) / (apart(from, other) || 1), (at[0] + other[0]) / 2, (at[1] + other[1]) / 2);
+    };
+    canvas.onpointerup = event => {
+      if (pointers.size === 1 && !dragged) this.click(event.offsetX, event.offsetY);
+      leave(event);
+    };
+    canvas.onpointercancel = canvas.onpointerleave = leave;
+    canvas.onwheel = event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY); };
+    canvas.onfocus = canvas.onblur = () => this.draw();
+    canvas.onkeydown = event => {
+      const [x, y] = [this.width / 2, this.height / 2];
+      const act = {ArrowLeft: () => this.pan(40, 0), ArrowRight: () => this.pan(-40, 0), ArrowUp: () => this.pan(0, 40),
+        ArrowDown: () => this.pan(0, -40), '+': () => this.zoom(1.3, x, y), '-': () => this.zoom(1 / 1.3, x, y), 0: () => this.fit(this.places),
+        Enter: () => this.click(x, y)}[event.key];
+      if (act) { event.preventDefault(); act(); }
+    };
   },
   async load() {  // one after another: what is asked for in between does not wait for all of them
     for (const src of about.sheets) {
@@ -57,45 +84,52 @@ export const map = {
       if (part < 1) requestAnimationFrame(step);
     };
     this.between = null;
+    this.fit(to);
     step(start);
   },
-  opened() { this.resize(); },
+  opened() {
+    this.resize();
+    if (this.chosen === null && !this.between) this.choose(about.rows[0]);
+  },
   resize() {
+    const first = !this.width;
     [this.width, this.height] = [this.canvas.clientWidth, this.canvas.clientHeight];
     [this.canvas.width, this.canvas.height] = [this.width * devicePixelRatio, this.height * devicePixelRatio];
+    if (first && this.width) this.fit(this.places);
     this.draw();
   },
   get unit() { return 0.92 * Math.min(this.width, this.height) * this.scale; },
-  get size() { return Math.min(2 * about.tile, (about.rows.length > 400 ? 16 : 28) * Math.pow(this.scale, 0.75)); },
+  // Pixels of an image, and of what is drawn: a dot in the colour of the legend where images are small.
+  get size() { return Math.min(2 * about.tile, (about.rows.length > 400 ? 16 : 28) * Math.pow(Math.max(this.scale, 0.7), 0.75)); },
+  get dots() { return legend.numbers !== null && this.size < 24; },
+  get drawn() { return this.dots ? 10 : this.size; },
   screen([x, y]) { return [this.width / 2 + (x - this.x) * this.unit * this.stretch, this.height / 2 + (y - this.y) * this.unit]; },
   get stretch() { return Math.max(1, 0.85 * this.width / this.height); },
   pan(dx, dy) { this.x -= dx / this.unit / this.stretch; this.y -= dy / this.unit; this.draw(); },
   zoom(factor, x, y) {
-    factor = Math.min(40, Math.max(0.7, this.scale * factor)) / this.scale;
+    factor = Math.min(40, Math.max(0.5, this.scale * factor)) / this.scale;
     this.pan((x - this.width / 2) * (1 / factor - 1), (y - this.height / 2) * (1 / factor - 1));
     this.scale *= factor;
+    this.draw();
+  },
+  fit(places) {  // bring these into view
+    const [low, high] = [Math.min, Math.max].map(extreme => [0, 1].map(axis => places.reduce((value, place) => extreme(value, place[axis]), places[0][axis])));
+    const room = [this.width / this.stretch, this.height].map((pixels, axis) => (pixels - 60) / (high[axis] - low[axis] || 1e-9));
+    [this.x, this.y] = [0, 1].map(axis => (low[axis] + high[axis]) / 2);
+    this.scale = Math.min(4, Math.max(0.5, Math.min(...room) / (this.unit / this.scale)));
     this.draw();
   },
   draw() {
     if (this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
-      const context = this.canvas.getContext('2d'), {size} = this;
-      const accent = getComputedStyle(document.body).getPropertyValue('--accent');
+      const context = this.canvas.getContext('2d'), accent = getComputedStyle(document.body).getPropertyValue('--accent');
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
       context.clearRect(0, 0, this.width, this.height);
       [context.strokeStyle, context.fillStyle, context.lineWidth] = [accent, accent, 2];
-      for (const i of this.order) {
-        const [x, y] = this.screen(this.places[i]);
-        if (x < -size || y < -size || x > this.width + size || y > this.height + size) continue;
-        context.globalAlpha = this.found && !this.found.has(about.rows[i]) ? 0.12 : 1;
-        this.drawTile(context, i, x - size / 2, y - size / 2, size);
-      }
-      context.globalAlpha = 1;
-      if (this.chosen !== null && this.position.has(this.chosen)) {
-        const [x, y] = this.screen(this.places[this.position.get(this.chosen)]);
-        context.strokeRect(x - size / 2 - 3, y - size / 2 - 3, size + 6, size + 6);
-      }
+      for (const rank of [0, 1, 2]) for (let i = 0; i < this.places.length; i++) if (this.rank(i) === rank) this.drawImage(context, i);
+      if (this.hovered !== null) this.drawImage(context, this.hovered);
+      [context.strokeStyle, context.fillStyle] = [accent, accent];
       if (this.between) {
         const [x, y] = this.screen(this.between.place);
         context.beginPath();
@@ -103,53 +137,94 @@ export const map = {
         context.stroke();
         context.fillRect(x - 4, y - 4, 8, 8);
       }
+      if (this.canvas.matches(':focus-visible')) {  // the middle, where Enter clicks
+        for (const [width, height] of [[18, 2], [2, 18]]) context.fillRect((this.width - width) / 2, (this.height - height) / 2, width, height);
+      }
     });
   },
-  // Draw the thumbnail of image i, or a square until it is there.
-  drawTile(context, i, x, y, size) {
-    const sheet = this.sheets[i >> 8], place = [i & 15, i >> 4 & 15].map(number => number * about.tile);
-    if (sheet) return context.drawImage(sheet, ...place, about.tile, about.tile, x, y, size, size);
-    context.fillStyle = '#8886';
-    context.fillRect(x, y, size, size);
+  // Images that were left out lie below, the chosen one on top.
+  rank(i) { return about.rows[i] === this.chosen ? 2 : legend.hides(i) || this.found && !this.found.has(about.rows[i]) ? 0 : 1; },
+  drawImage(context, i) {
+    const [x, y] = this.screen(this.places[i]), size = this.drawn, [left, top] = [x - size / 2, y - size / 2];
+    if (x < -size || y < -size || x > this.width + size || y > this.height + size) return;
+    context.globalAlpha = this.rank(i) ? 1 : 0.12;
+    this.drawTile(context, i, left, top, size);
+    context.globalAlpha = 1;
+    if (this.rank(i) === 2 || i === this.hovered) context.strokeRect(left - 2, top - 2, size + 4, size + 4);
   },
-  // The images as they are drawn: those that were found over the others, the chosen one on top.
-  get order() {
-    const rank = i => about.rows[i] === this.chosen ? 2 : this.found?.has(about.rows[i]) ? 1 : 0;
-    return this.places.map((_, i) => i).sort((a, b) => rank(a) - rank(b) || a - b);
+  // Draw the thumbnail of image i, framed in the colour of the legend, or a square until it is there.
+  drawTile(context, i, x, y, size) {
+    const sheet = this.sheets[i >> 8], place = [i & 15, i >> 4 & 15].map(number => number * about.tile), frame = legend.numbers ? Math.max(2, size / 12) : 0;
+    context.fillStyle = legend.numbers ? legend.colour(i) : '#8886';
+    if (!sheet || legend.numbers) context.fillRect(x, y, size, size);
+    if (sheet && !(legend.numbers && size < 24)) context.drawImage(sheet, ...place, about.tile, about.tile, x + frame, y + frame, size - 2 * frame, size - 2 * frame);
+  },
+  // A button with the thumbnail of image i, which chooses it.
+  tile(i, caption) {
+    const row = about.rows[i], canvas = element('canvas', {width: about.tile, height: about.tile});
+    this.drawTile(canvas.getContext('2d'), i, 0, 0, about.tile);
+    return element('button', {title: `image ${row}`, onclick: () => this.choose(row)}, canvas, caption);
+  },
+  // The image that is seen at a point of the canvas; null between images.
+  hit(x, y) {
+    const half = this.drawn / 2;
+    let [top, best] = [null, -1];
+    this.places.forEach((place, i) => {
+      const [px, py] = this.screen(place);
+      if (Math.abs(px - x) <= half && Math.abs(py - y) <= half && this.rank(i) >= best) [top, best] = [i, this.rank(i)];
+    });
+    return top;
+  },
+  hover(i, at) {  // the image under the pointer is shown larger, beside the pointer
+    $('#hover').hidden = i === null;
+    if (i !== null) {
+      const [x, y] = at, canvas = $('#hover canvas');
+      if (i !== this.hovered) {
+        canvas.width = canvas.height = about.tile;
+        this.drawTile(canvas.getContext('2d'), i, 0, 0, about.tile);
+        $('#hover figcaption').textContent = `image ${about.rows[i]}`;
+      }
+      Object.assign($('#hover').style, {left: `${x > this.width / 2 ? x - 150 : x + 24}px`, top: `${Math.max(0, Math.min(y - 60, this.height - 160))}px`});
+    }
+    if (i !== this.hovered) { this.hovered = i; this.draw(); }
   },
   click(x, y) {
-    const half = Math.max(6, this.size / 2), offsets = this.places.map(place => { const [px, py] = this.screen(place); return [px - x, py - y]; });
-    const hit = this.order.reverse().find(i => offsets[i].every(offset => Math.abs(offset) <= half));
-    if (hit !== undefined) return this.choose(about.rows[hit]);
-    const near = offsets.map((offset, i) => [Math.hypot(...offset), i]).sort((a, b) => a[0] - b[0]).slice(0, 8);
+    const hit = this.hit(x, y);
+    if (hit !== null) return this.choose(about.rows[hit]);
+    const near = this.places.map((place, i) => [apart(this.screen(place), [x, y]), i]).sort((a, b) => a[0] - b[0]).slice(0, 8);
     const total = near.reduce((sum, [distance]) => sum + 1 / distance, 0);
     const place = [this.x + (x - this.width / 2) / this.unit / this.stretch, this.y + (y - this.height / 2) / this.unit];
     [this.chosen, this.between] = [null, {place, near: near.map(pair => pair[1])}];
     this.draw();
-    for (const part of ['#chosen', '#neighbours']) $(part).replaceChildren();
     this.decode(near.map(([, i]) => String(about.rows[i])), near.map(([distance]) => +(1 / distance / total).toFixed(4)));
   },
-  decode: newest(async (names, weights) => show('map', await ask('picture', {tab, names, weights, path: 'line'}))),
+  decode: newest(async (names, weights) => {
+    const made = await ask('picture', {tab, names, weights, path: 'line'});
+    if (!made) return;
+    show('map', made, 'what the generator makes of the mean of eight codes');
+    for (const part of ['#map .facts', '#neighbours']) $(part).replaceChildren();
+  }),
   choose: newest(async row => {
     const image = await ask(`image/${row}`);
     if (!image) return;
     [map.chosen, map.between] = [row, null];
     map.draw();
-    show('map', image.made);
-    const name = String(row), text = element('div', {}, element('b', {textContent: `image ${row}`}), ` ${image.key || ''}`,
-      element('p', {className: 'hint', textContent: image.attributes.join(', ')}),
+    show('map', image.made, 'what the generator makes of its code', about.has_images ? {image: image.image, caption: 'training image'} : null);
+    const name = String(row), quality = image.psnr === undefined ? '' : `PSNR ${image.psnr.toFixed(1)} dB`;
+    const labels = image.attributes.map(each => { const [attribute, value] = each.split(/=(.*)/s); return label(attribute, value); });
+    $('#map .facts').replaceChildren(element('p', {}, element('b', {textContent: `image ${row}`}), ` ${image.key} ${quality}`), element('p', {className: 'labels'}, ...labels),
       element('button', {textContent: 'Mix it', onclick: () => mixer.add(name)}), ' ',
       element('button', {textContent: 'Move it', onclick: () => { $('#start input').value = name; sliders.reset(); open('sliders'); }}));
-    $('#chosen').replaceChildren(...(image.image ? [element('img', {src: image.image, alt: 'training image'})] : []), text);
-    $('#neighbours').replaceChildren();
     const tiles = image.neighbours.map(other => thumbnail(other.row, other.image));
-    if (tiles.length) $('#neighbours').append(element('h2', {textContent: 'Nearest by code'}), element('div', {className: 'tiles'}, ...tiles));
+    $('#neighbours').replaceChildren(element('h2', {textContent: 'Nearest by code'}), element('div', {className: 'tiles'}, ...tiles));
   }),
   async find(text) {
     const answer = text ? await ask(`find?${new URLSearchParams({text})}`) : null, rows = answer ? answer.rows : [];
+    const places = rows.filter(row => this.position.has(row)).map(row => this.places[this.position.get(row)]);
     this.found = answer ? new Set(rows) : null;
-    $('#found').textContent = answer ? `${rows.length} found, ${rows.filter(row => this.position.has(row)).length} on the map` : '';
+    $('#found').textContent = answer ? `${rows.length} found, ${places.length} on the map` : '';
     if (rows.length === 1) this.choose(rows[0]);
+    if (places.length) this.fit(places);
     this.draw();
   },
 };

@@ -1,5 +1,6 @@
-import {$, $$, about, ask, open, say, tabs} from './common.js';
+import {$, $$, about, ask, element, open, say, tabs} from './common.js';
 import {filler} from './filler.js';
+import {legend} from './legend.js';
 import {map} from './map.js';
 import {mixer} from './mixer.js';
 import {sampler} from './sampler.js';
@@ -9,13 +10,27 @@ async function main() {
   if (!Object.assign(about, await ask('about')).run) return;
   const without = about.has_images ? '' : '; these are missing, so the map shows what the generator makes of their codes; --data.root says where they are';
   $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
+  const labels = Object.entries(about.attributes).flatMap(([name, values]) => values.filter(Boolean).map(value => `${name}=${value}`));
+  $('#labels').append(...labels.slice(0, 500).map(value => element('option', {value})));
   Object.assign(tabs, {map, mix: mixer, sliders, sample: sampler, fill: filler});
-  const names = $$('nav button').map(button => button.dataset.tab);
-  for (const name of names) { tabs[name].start(); $(`[data-tab=${name}]`).onclick = () => open(name); }
-  for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => say(''), true);  // the message was read
+  const buttons = $$('nav button'), names = buttons.map(button => button.dataset.tab);
+  for (const [i, name] of names.entries()) {
+    tabs[name].start();
+    $(`#${name}`).setAttribute('role', 'tabpanel');
+    $(`#${name}`).setAttribute('aria-labelledby', buttons[i].id);
+    buttons[i].onclick = () => open(name);
+    buttons[i].onkeydown = event => {
+      const next = {ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: -1}[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      buttons.at(next % names.length).focus();
+      open(names.at(next % names.length));
+    };
+  }
+  $('#message button').onclick = () => say('');
   open(names.find(name => `#${name}` === location.hash) || 'map');
   document.body.dataset.ready = true;
 }
 
 addEventListener('DOMContentLoaded', main);
-Object.assign(window, {about, ask, filler, map, mixer, sliders});  // for the browser's console, and tests
+Object.assign(window, {about, ask, filler, legend, map, mixer, sliders});  // for the browser's console, and tests
