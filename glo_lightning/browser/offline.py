@@ -29,7 +29,8 @@ LARGE = 500_000  # numbers; larger matrices are stored as bytes
 RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current folder, where npm installs
 RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
-MODULES = [f"{name}.js" for name in ("common", "mixer", "sliders", "legend", "map", "sampler", "filler", "page", "offline")]
+TABS = ("mixer", "sliders", "legend", "map", "sampler", "filler")
+MODULES = [f"{name}.js" for name in ("common", *TABS, "page", "offline")]
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
 )
