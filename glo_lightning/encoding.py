@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
 from glo_lightning.images import from_uint8
-from glo_lightning.latents import Projection, fit_pca, flatten_images, identity
+from glo_lightning.latents import Projection, identity
+from glo_lightning.pca import fit_pca
 
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in every batch: rounding depends on its size, and a code must not depend on the other images
@@ -125,6 +126,7 @@ def starting_codes(
     names: Sequence[str] = STARTS,
     n_pca: int | None = None,
     whiten: bool = False,
+    side: int = 1,
     seed: int = 0,
 ) -> Tensor:
     """Compute starting codes (M, S, D) for images (M, C, H, W) in [-1, 1].
@@ -134,7 +136,7 @@ def starting_codes(
         training: the training images in row order, (n, C, H, W), uint8; all, or the first ``n_pca`` of them.
         names: any of ``pca``, the coordinates of the PCA init; ``nearest``, the code of the training image with the
             smallest squared error; ``mean``, of the training codes; ``random``, one normal vector for all images.
-        n_pca, whiten: of the PCA, see ``module.GLO``.
+        n_pca, whiten, side: of the PCA, see ``module.GLO`` and ``pca.ImagePCA``.
         seed: of ``random``.
 
     Raises:
@@ -153,8 +155,7 @@ def starting_codes(
         elif name == "nearest":
             starts.append(table[nearest_images(training, images).to(table.device)])
         else:
-            mean, axes = fit_pca(flatten_images(training[:n_pca].to(images.device)), latent_dim, whiten)
-            starts.append((images.flatten(1) - mean) @ axes)
+            starts.append(fit_pca(training[:n_pca].to(images.device), latent_dim, whiten, side).codes(images))
     return torch.stack(starts, dim=1)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,19 @@ from torch import Tensor, nn
 from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.memory import check_fits
 from glo_lightning.parts import PLUGIN_ERRORS, make_part, trying
+from glo_lightning.pca import ImagePCA, join_patches
+
+
+@runtime_checkable
+class BeginsAtPCA(Protocol):
+    """A generator that is told of the PCA that the codes begin at, to begin at its reconstructions."""
+
+    def begin_at_pca(self, pca: ImagePCA) -> None: ...
+
+
+def code_side(generator: nn.Module) -> int:
+    """How many places from left to right a generator's codes have; 1 where a code is of the whole image."""
+    return getattr(generator, "code_side", 1)
 
 
 class FirstLayer(nn.Linear):
@@ -65,6 +79,84 @@ class Generator(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.layers(codes)
+
+
+class PatchDecoder(nn.Linear):
+    """A linear map from what a code has at each of ``side * side`` places to the patch of the image that is there.
+
+    Codes (B, D) become images (B, C, H, W). It can do what the PCA of the images' patches does, of the whole images
+    where side is 1, and begins there if it is told of it. Else it begins at zero.
+    """
+
+    def __init__(self, latent_dim: int, image_size: int, channels: int, side: int = 1):
+        super().__init__(latent_dim // side**2, channels * (image_size // side) ** 2)
+        self.side, self.channels = side, channels
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def begin_at(self, pca: ImagePCA, scale: float) -> None:
+        """Decode codes, times scale, as the PCA does."""
+        self.weight.copy_(pca.inverse().T / scale)
+        self.bias.copy_(pca.mean)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        places = codes.unflatten(1, (-1, self.side**2)).transpose(1, 2)
+        return join_patches(super().forward(places).flatten(0, 1), self.side, self.channels)
+
+
+def clamp(images: Tensor) -> Tensor:
+    """Clamp images to [-1, 1]; their gradient is that of images that were not clamped."""
+    return images + (images.clamp(-1, 1) - images).detach()
+
+
+class SpatialGenerator(nn.Module):
+    """Maps codes that have a place for each place in the image, (B, c * side * side), to images (B, C, H, W).
+
+    At each place of the code a linear map decodes a patch of the image, which begins as the PCA of the images' patches.
+    A network adds to that: a 3x3 convolution of the code, then a transposed convolution for each doubling of the size,
+    with BatchNorm and ReLU before each. Its last layer, a 3x3 convolution, begins at zero, so that training begins at
+    the PCA.
+
+    Args:
+        latent_dim: D, a multiple of ``side ** 2``.
+        image_size: H and W, ``side`` times a power of two.
+        channels: C, 1 or 3.
+        width: channels of the last hidden layer.
+        side: number of places from left to right, and from top to bottom.
+
+    Raises:
+        InputError: for sizes that do not fit together.
+    """
+
+    def __init__(self, latent_dim: int, image_size: int = 64, channels: int = 3, width: int = 24, side: int = 8):
+        super().__init__()
+        check_at_least("width", width, 1)
+        check_at_least("side", side, 1)
+        doublings = (image_size // side).bit_length() - 1
+        if doublings < 1 or image_size != side << doublings:
+            remedy = f"doubling it must make image_size {image_size}. Give {image_size // 8} or {image_size // 16}"
+            raise InputError("side", side, remedy)
+        if latent_dim % side**2:
+            remedy = f"is shared by {side} x {side} places. Give a multiple of {side**2}, such as {4 * side**2}"
+            raise InputError("latent_dim", latent_dim, remedy)
+        self.code_side, self.scale = side, 1.5 * latent_dim**0.5
+        widths = [min(width << doubling, 4 * width) for doubling in range(doublings, -1, -1)]
+        self.decoder = PatchDecoder(latent_dim, image_size, channels, side)
+        layers: list[nn.Module] = [nn.Conv2d(latent_dim // side**2, widths[0], 3, padding=1, bias=False)]
+        for hidden, following in itertools.pairwise(widths):
+            layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
+            layers += [nn.ConvTranspose2d(hidden, following, kernel_size=4, stride=2, padding=1, bias=False)]
+        last = nn.Conv2d(width, channels, 3, padding=1, bias=False)  # the linear map has a bias
+        nn.init.zeros_(last.weight)
+        self.layers = nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU(inplace=True), last)
+
+    def begin_at_pca(self, pca: ImagePCA) -> None:
+        self.decoder.begin_at(pca, self.scale)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        codes = self.scale * codes
+        places = codes.unflatten(1, (-1, self.code_side, self.code_side))
+        return clamp(self.decoder(codes) + self.layers(places))
 
 
 class SkipGenerator(Generator):

@@ -16,15 +16,13 @@ from glo_lightning.checkpoint_format import FORMAT_VERSION, check_format, check_
 from glo_lightning.distributed import broadcast_from_first, gather_rows, rank_weight, rows_by_rank
 from glo_lightning.encoding import STARTS, encode, starting_codes
 from glo_lightning.errors import InputError, check_at_least, check_choice
-from glo_lightning.generator import Generator, make_generator
+from glo_lightning.generator import Generator, code_side, make_generator
 from glo_lightning.images import psnr
 from glo_lightning.latents import (
     PROJECTIONS,
     Constraint,
     Init,
-    check_pca,
     init_from_pca,
-    max_pca_images,
     per_sample_gradients,
 )
 from glo_lightning.lightning_internals import OWN_CLASS, exclude_from_ddp, loss_scale
@@ -33,6 +31,7 @@ from glo_lightning.losses import LaplacianLoss, make_loss
 from glo_lightning.memory import check_fits
 from glo_lightning.optimizers import RowSGD, Schedule, lr_factor, make_optimizer, scale_lrs
 from glo_lightning.parts import describe_part, make_part, to_builtin
+from glo_lightning.pca import check_pca, max_pca_images
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class GLO(LightningModule):
         self.loss = make_loss(self.hparams["loss"], image_size, channels).requires_grad_(False)  # is not learned
         self.latent_optimizer = make_part(self.hparams["latent_optimizer"], RowSGD, "latent_optimizer", latent_dim)
         make_optimizer(self.hparams["optimizer"], self.generator.parameters())  # what is wrong with it is reported now
-        self.init, self.n_pca = init, max_pca_images(n_pca, channels * image_size**2)
+        self.init, self.n_pca = init, self._num_pca_images()
         self.whiten, self.schedule, self.project = whiten, schedule, PROJECTIONS[constraint]
         self.latent_lr = self._latent_lr_now = float(latent_lr)
         codes = self.project(torch.randn(num_images, latent_dim))
@@ -132,13 +131,18 @@ class GLO(LightningModule):
         for key, choices in (("init", Init), ("constraint", Constraint), ("schedule", Schedule)):
             check_choice(key, hparams[key], choices)
         num_images, latent_dim = hparams["num_images"], hparams["latent_dim"]
+        check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
+
+    def _num_pca_images(self) -> int:
+        """How many images a PCA is fitted on. Refuses more dimensions than a PCA of these has."""
+        hparams, features = self.hparams, self.hparams["channels"] * self.hparams["image_size"] ** 2
+        n_pca, num_images = max_pca_images(hparams["n_pca"], features), hparams["num_images"]
         if hparams["init"] == "pca":
-            n_pca = max_pca_images(hparams["n_pca"], hparams["channels"] * hparams["image_size"] ** 2)
-            check_pca(latent_dim, num_images, n_pca, hparams["image_size"], hparams["channels"])
+            check_pca(hparams["latent_dim"], num_images, n_pca, features, code_side(self.generator))
             if n_pca < min(hparams["n_pca"], num_images):
                 message = "the PCA is fitted on %d images, not n_pca %d: more of %d pixels would not fit into memory"
                 log.info(message, n_pca, hparams["n_pca"], hparams["image_size"])
-        check_fits("latent_dim", latent_dim, f"a table of {num_images} codes", 4 * num_images * latent_dim)
+        return n_pca
 
     def forward(self, codes: Tensor) -> Tensor:
         """Generates images (B, C, H, W) in [-1, 1] from codes (B, D)."""
@@ -212,7 +216,8 @@ class GLO(LightningModule):
         if not isinstance(starts, Tensor):
             if training is None:
                 raise InputError("training", None, "starts by name need the training images; give them, or codes")
-            starts = starting_codes(self.latents.weight.detach(), training, images, starts, self.n_pca, self.whiten)
+            pca = (self.n_pca, self.whiten, code_side(self.generator))
+            starts = starting_codes(self.latents.weight.detach(), training, images, starts, *pca)
         return encode(self.generator, images, starts, loss or self.loss, self.project, **options)
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
@@ -245,7 +250,9 @@ class GLO(LightningModule):
         """Initialises codes that are not yet, the same in all processes, and compiles the objective."""
         if self.init == "pca" and not self.initialised:
             images = sequential_batches(self.trainer)
-            init_from_pca(self.latents.weight.data, images, self.project, self.n_pca, self.whiten)
+            init_from_pca(self.latents.weight.data, images, self.project, self.n_pca, self.whiten, self.generator)
+            for weight in self.generator.parameters():  # one that begins as the PCA
+                broadcast_from_first(weight.data)
         broadcast_from_first(self.latents.weight.data)  # random ones too: each process may have had a seed of its own
         if self.hparams["compile"]:  # the function, not the modules: keys of checkpoints and pictures stay as they are
             # CUDA graphs; gradients that are added up over batches would lie in the graph's own memory

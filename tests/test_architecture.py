@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import REPOSITORY
 
-SCIENCE = {"module", "generator", "losses", "latents", "optimizers", "encoding"}
+SCIENCE = {"module", "generator", "losses", "latents", "pca", "optimizers", "encoding"}
 OWNERS = {"errors", "images", "files", "locks", "parts", "memory", "checkpoint_format", "distributed", "devices"}
 OWNERS |= {"bit_depth", "lightning_internals", "streams", "progress", "loaders"}
 

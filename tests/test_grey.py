@@ -20,7 +20,7 @@ from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError
 from glo_lightning.explore.metrics import pca_reconstructions, quality
 from glo_lightning.images import ImageFormat, decode_image, from_uint8
-from glo_lightning.latents import max_pca_images, pca_codes
+from glo_lightning.pca import fit_pca, max_pca_images
 
 RANDOM = np.random.default_rng(0)
 
@@ -64,7 +64,7 @@ def test_other_channels_and_crops_are_cached_apart():
 
 def test_pca_losses_and_metrics_take_one_channel():
     images = torch.from_numpy(RANDOM.integers(0, 256, (40, 1, 16, 16), np.uint8))
-    codes = next(pca_codes([images], 5, 40))
+    codes = fit_pca(images, 5).codes(from_uint8(images))
     rows = from_uint8(images).flatten(1)
     left, singular, _ = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
     torch.testing.assert_close(codes.abs(), (left * singular)[:, :5].abs(), atol=1e-3, rtol=1e-3)
@@ -78,7 +78,7 @@ def test_pca_losses_and_metrics_take_one_channel():
 
 def test_a_pca_of_large_images_is_fitted_on_as_many_as_memory_holds(caplog, monkeypatch):
     assert [max_pca_images(24_576, 3 * size**2) for size in (32, 64, 128, 256)] == [24_576, 24_576, 24_576, 6_144]
-    monkeypatch.setattr("glo_lightning.latents.MAX_PCA_ELEMENTS", 20 * 3 * 256**2)
+    monkeypatch.setattr("glo_lightning.pca.MAX_PCA_ELEMENTS", 20 * 3 * 256**2)
     large = {"image_size": 256, "generator": partial(Generator, width=1)}
     with caplog.at_level("INFO", "glo_lightning"):
         assert GLO(100, latent_dim=20, **large).n_pca == 20

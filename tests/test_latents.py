@@ -7,17 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.decomposition import PCA
+from torch import nn
 
 from glo_lightning.errors import InputError
-from glo_lightning.latents import (
-    _lowrank_pca,
-    check_pca,
-    init_from_pca,
-    pca_codes,
-    per_sample_gradients,
-    to_ball,
-    to_sphere,
-)
+from glo_lightning.images import from_uint8
+from glo_lightning.latents import init_from_pca, per_sample_gradients, to_ball, to_sphere
+from glo_lightning.pca import _lowrank_pca, check_pca, fit_pca_of_batches
 
 # ------------------------------------------------------------------------------------------------------- projections
 
@@ -86,7 +81,9 @@ def pca_by_sklearn(images: torch.Tensor, n_fit: int, whiten: bool) -> np.ndarray
 @pytest.mark.parametrize("n_fit", [60, 200])
 @pytest.mark.parametrize("whiten", [False, True])
 def test_pca_codes_are_scikit_learns(smooth_images, n_fit, whiten):
-    codes = torch.cat(list(pca_codes(iter(smooth_images.split(33)), 4, n_fit, whiten))).numpy()
+    batches = zip(smooth_images.split(33), torch.arange(200).split(33), strict=True)
+    pca, batches = fit_pca_of_batches(batches, 4, n_fit, whiten)
+    codes = torch.cat([pca.codes(from_uint8(images)) for images, _ in batches]).numpy()
     expected = pca_by_sklearn(smooth_images, n_fit, whiten)
     signs = np.sign((codes * expected).sum(0))
     np.testing.assert_allclose(codes * signs, expected, atol=1e-3 * expected.std())
@@ -95,7 +92,9 @@ def test_pca_codes_are_scikit_learns(smooth_images, n_fit, whiten):
 def test_init_writes_each_images_own_row_projected_and_leaves_the_others(smooth_images):
     table = torch.full((210, 4), 7.0)
     rows = torch.randperm(200, generator=torch.Generator().manual_seed(1)) + 5
-    init_from_pca(table, lambda: zip(smooth_images.split(33), rows.split(33), strict=True), to_ball, 60, False)
+    init_from_pca(
+        table, lambda: zip(smooth_images.split(33), rows.split(33), strict=True), to_ball, 60, False, nn.Identity()
+    )
     expected = pca_by_sklearn(smooth_images, 60, False)
     expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1)
     codes = table[rows].numpy()
@@ -123,13 +122,14 @@ def test_the_accelerators_pca_is_scikit_learns_signs_and_all_and_the_same_at_eac
 
 
 @pytest.mark.parametrize(
-    ("num_images", "n_pca", "image_size", "most"), [(20, 99, 8, 20), (99, 30, 8, 30), (999, 999, 8, 192)]
+    ("num_images", "n_pca", "side", "most"),
+    [(20, 99, 1, 20), (99, 30, 1, 30), (999, 999, 1, 192), (2, 9, 2, 32), (999, 999, 2, 192)],
 )
-def test_a_pca_has_no_more_dimensions_than_images_and_pixels(num_images, n_pca, image_size, most):
-    check_pca(most, num_images, n_pca, image_size)
-    with pytest.raises(InputError, match=f"latent_dim {most + 1}: a PCA of {most} images has at most {most}"):
-        check_pca(most + 1, num_images, n_pca, image_size)
+def test_a_pca_has_no_more_dimensions_than_images_and_pixels(num_images, n_pca, side, most):
+    check_pca(most, num_images, n_pca, 192, side)
+    with pytest.raises(InputError, match=f"latent_dim {most + 1}: a PCA of .* has at most {most} dimensions"):
+        check_pca(most + 1, num_images, n_pca, 192, side)
     with pytest.raises(InputError, match="n_pca 0"):
-        check_pca(1, num_images, 0, image_size)
+        check_pca(1, num_images, 0, 192, side)
     with pytest.raises(InputError, match="n_pca nan"):
-        check_pca(1, num_images, math.nan, image_size)
+        check_pca(1, num_images, math.nan, 192, side)

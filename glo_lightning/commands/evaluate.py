@@ -32,8 +32,8 @@ from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json
 from glo_lightning.images import from_uint8, to_uint8
-from glo_lightning.latents import fit_pca, flatten_images
 from glo_lightning.losses import find_loss, make_loss
+from glo_lightning.pca import fit_pca
 from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
 MAX_IMAGES = 4096
@@ -101,13 +101,13 @@ def probe_codes(
     assert attributes is not None
     attributes = attributes.select(torch.cat([run.rows, torch.tensor(rows)]))
     held_out_rows = torch.arange(len(rows)) + len(run.rows)
-    mean, axes = fit_pca(flatten_images(training[: run.model.n_pca]), table.shape[1])
+    pca = fit_pca(training[: run.model.n_pca], table.shape[1])
     training = training[: len(table)]
-    num_images = max(1, MAX_PIXELS // mean.numel())
+    num_images = max(1, MAX_PIXELS // images[0].numel())
     kinds = {
         "codes": (table[: len(training)], codes),
-        "PCA codes": [(flatten_images(part) - mean) @ axes for part in (training, images)],
-        "pixels": [flatten_images(part) for part in (training[:num_images], images)],
+        "PCA codes": [pca.codes(from_uint8(part)) for part in (training, images)],
+        "pixels": [from_uint8(part).flatten(1) for part in (training[:num_images], images)],
     }
     return {
         title: {

@@ -23,6 +23,7 @@ from glo_lightning.explore.encoder import Encoder, load_encoder
 from glo_lightning.explore.pictures import SIZE
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json, write_whole
+from glo_lightning.generator import code_side
 from glo_lightning.images import decode_image, from_uint8, to_uint8
 from glo_lightning.memory import check_fits
 
@@ -106,7 +107,8 @@ def encode_images(
         if steps < 1:
             return found[0][:, 0]
     if encoder is None or steps > TRIAL_STEPS:
-        found.append(starting_codes(run.trained_codes, run.pca_images(), targets, starts, model.n_pca, model.whiten))
+        pca = (model.n_pca, model.whiten, code_side(model.generator))
+        found.append(starting_codes(run.trained_codes, run.pca_images(), targets, starts, *pca))
     else:
         betas = WARM_START_BETAS
     return model.encode(targets, starts=torch.cat(found, dim=1), steps=steps, loss=loss, betas=betas)

@@ -14,8 +14,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.encoding import Loss
-from glo_lightning.images import psnr, to_unit
-from glo_lightning.latents import fit_pca, flatten_images
+from glo_lightning.images import from_uint8, psnr, to_unit
+from glo_lightning.pca import fit_pca
 
 
 @torch.no_grad()
@@ -31,9 +31,8 @@ def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
 
 def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
     """Project images (B, C, H, W), uint8, on the first D principal components of the training images: in [-1, 1]."""
-    mean, axes = fit_pca(flatten_images(training), latent_dim)
-    reconstructions = mean + (flatten_images(images) - mean) @ axes @ axes.T
-    return reconstructions.clamp(-1, 1).view(images.shape)
+    pca = fit_pca(training, latent_dim)
+    return pca.images(pca.codes(from_uint8(images))).clamp(-1, 1)
 
 
 def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:

@@ -14,7 +14,9 @@ from glo_lightning.explore.codes import check_steps
 from glo_lightning.explore.encoder import Encoder
 from glo_lightning.explore.flows import fitted_flow
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.latents import fit_pca, flatten_images
+from glo_lightning.generator import code_side
+from glo_lightning.images import from_uint8
+from glo_lightning.pca import fit_pca
 
 
 @dataclass
@@ -73,7 +75,8 @@ class Restoration:
         """Find starting codes (M, S, D)."""
         run, model, training = self.run, self.run.model, self.run.pca_images()
         noise = 2 * self.noise_sigma  # pixels go from -1 to 1
-        by_pca, images = least_squares(training, pictures, self.operator, run.codes.shape[1], model.whiten, noise)
+        side = code_side(model.generator)
+        by_pca, images = least_squares(training, pictures, self.operator, run.codes.shape[1], model.whiten, noise, side)
         codes = []
         if self.encoder is not None:
             consistent = enforce_consistency(images, pictures, self.operator).clamp(-1, 1)
@@ -123,7 +126,13 @@ def enforce_consistency(generated: Tensor, pictures: Tensor, operator: nn.Module
 
 @torch.no_grad()
 def least_squares(
-    training: Tensor, pictures: Tensor, operator: nn.Module, latent_dim: int, whiten: bool = False, noise: float = 0.0
+    training: Tensor,
+    pictures: Tensor,
+    operator: nn.Module,
+    latent_dim: int,
+    whiten: bool = False,
+    noise: float = 0.0,
+    side: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Restore degraded pictures by PCA: the most probable coordinates, Gaussian with the training images' variances.
 
@@ -134,23 +143,21 @@ def least_squares(
         training: images (n, C, H, W), uint8.
         pictures: (M, c, h, h).
         operator: from images to such pictures.
-        latent_dim, whiten, noise: of the PCA, and the standard deviation of additional noise.
+        latent_dim, whiten, side: of the PCA, see ``pca.fit_pca``.
+        noise: standard deviation of additional noise.
 
     Returns:
         Codes (M, D) as the PCA init has them, not projected, and images (M, C, H, W).
     """
-    mean, axes = fit_pca(flatten_images(training.to(pictures.device)), latent_dim, whiten)
-    back = axes.T / axes.square().sum(0)[:, None]  # (D, C * H * W): the axes are orthogonal
-
-    def apply_operator(rows: Tensor) -> Tensor:
-        return operator(rows.view(-1, *training.shape[1:])).flatten(1)
-
-    directions, middle = apply_operator(back), apply_operator(mean[None])  # (D, c * h * h), (1, c * h * h)
-    sample = flatten_images(training[:2048].to(mean.device))
-    coordinates = (sample - mean) @ axes
-    left = (apply_operator(sample) - middle - coordinates @ directions).square().mean()
+    pca = fit_pca(training.to(pictures.device), latent_dim, whiten, side)
+    mean = pca.images(pictures.new_zeros(1, latent_dim))
+    axes = pca.images(torch.eye(latent_dim, device=pictures.device)) - mean  # (D, C, H, W)
+    directions, middle = operator(axes).flatten(1), operator(mean).flatten(1)  # (D, c * h * h), (1, c * h * h)
+    sample = from_uint8(training[:2048].to(pictures.device))
+    coordinates = pca.codes(sample)
+    left = (operator(sample).flatten(1) - middle - coordinates @ directions).square().mean()
     precision = directions @ directions.T / (left + noise**2)
-    precision += torch.diag(1 / coordinates.var(0, correction=0).clamp(min=torch.finfo(mean.dtype).tiny))
+    precision += torch.diag(1 / coordinates.var(0, correction=0).clamp(min=torch.finfo(coordinates.dtype).tiny))
     right = directions @ (pictures.flatten(1) - middle).T / (left + noise**2)
     codes = torch.linalg.solve(precision, right).T
-    return codes, (mean + codes @ back).view(-1, *training.shape[1:])
+    return codes, pca.images(codes)

@@ -17,9 +17,10 @@ from benchmarking.plain_loops import CarefulLoop, MinimalLoop
 from benchmarking.training import is_low, make_model, seconds, set_tf32
 from glo_lightning.generator import FirstLayer, Generator
 from glo_lightning.images import from_uint8
-from glo_lightning.latents import fit_pca, init_from_pca, per_sample_gradients, to_ball
+from glo_lightning.latents import init_from_pca, per_sample_gradients, to_ball
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import RowSGD
+from glo_lightning.pca import fit_pca_rows
 
 
 def best_in_turn(
@@ -155,12 +156,14 @@ def measure_pca(options: argparse.Namespace, data: Images, device: torch.device)
         fitted["plain"] = PCA(options.latent_dim).fit(sample)
         times["sklearn_fit_seconds"].append(time.perf_counter() - began)
         rows.copy_(torch.from_numpy(sample))
-        times["fit_seconds"].append(seconds(lambda: fitted.update(ours=fit_pca(rows, options.latent_dim)), device))
-    mean, axes = fitted["ours"]
-    explained = float(((rows.copy_(torch.from_numpy(sample)) - mean) @ axes).var(0).sum())
+        times["fit_seconds"].append(seconds(lambda: fitted.update(ours=fit_pca_rows(rows, options.latent_dim)), device))
+    ours = fitted["ours"]
+    explained = float(((rows.copy_(torch.from_numpy(sample)) - ours.mean) @ ours.axes).var(0).sum())
     table = torch.empty(data.num_images, options.latent_dim, device=device)
     n_pca = min(options.n_pca, data.num_images)
-    start = seconds(lambda: init_from_pca(table, data.sequential_dataloader, to_ball, n_pca, False), device)
+    start = seconds(
+        lambda: init_from_pca(table, data.sequential_dataloader, to_ball, n_pca, False, nn.Identity()), device
+    )
     best = {name: min(values) for name, values in times.items()}
     return {
         "n_pca": options.n_pca,

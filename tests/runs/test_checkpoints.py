@@ -155,7 +155,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_leaves_after_the_epoch(run, whole
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_step_leaves_nothing_behind(run, tmp_path, monkeypatch, number):
-    monkeypatch.setattr("glo_lightning.latents.pca_codes", lambda *_, **__: send(number)())
+    monkeypatch.setattr("glo_lightning.latents.fit_pca_of_batches", lambda *_, **__: send(number)())
     line = "Stopped before the first step. Nothing was written."
     assert run(*RUN, "--output", tmp_path / "new" / "run") == (128 + number, line)
     assert not (tmp_path / "new").exists()

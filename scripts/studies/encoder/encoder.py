@@ -23,6 +23,7 @@ from glo_lightning.encoding import BETAS, STARTS, WARM_START_BETAS, starting_cod
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import MAX_SECONDS, fit_encoder
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, psnr
 
 
@@ -39,7 +40,8 @@ def main() -> None:
     began = time.process_time()
     encoder = fit_encoder(model, trained.images, options.seconds)
     print(f"fitted in {time.process_time() - began:.0f} s of processor time", flush=True)
-    starts = starting_codes(model.latents.weight, trained.pca_images(), images, STARTS, model.n_pca, model.whiten)
+    pca = (model.n_pca, model.whiten, code_side(model.generator))
+    starts = starting_codes(model.latents.weight, trained.pca_images(), images, STARTS, *pca)
     print("| code | PSNR, dB | ms |\n|---|---|---|", flush=True)
 
     def add_row(name: str, find: Callable[[], Tensor]) -> Tensor:

@@ -45,7 +45,6 @@ from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_di
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.files import write_text
 from glo_lightning.images import from_uint8, to_uint8
-from glo_lightning.latents import flatten_images
 from glo_lightning.module import GLO
 from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes, takes_conditions
 
@@ -120,7 +119,7 @@ class FaceMetrics:
     def _nearest(self, features: Tensor, images: Tensor, in_pixels: bool) -> Tensor:
         """The distance of the first 2,000 to the nearest training face."""
         if in_pixels:
-            return nearest_distances(flatten_images(images[:2000]), flatten_images(self.training))
+            return nearest_distances(from_uint8(images[:2000]).flatten(1), from_uint8(self.training).flatten(1))
         return nearest_distances(features[:2000], self.reference)
 
     def describe(self, images: Tensor, memorised: bool = True) -> dict[str, float]:
