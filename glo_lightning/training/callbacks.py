@@ -17,6 +17,8 @@ from pytorch_lightning.callbacks import (
     LearningRateFinder,
     LearningRateMonitor,
     ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
 )
 from torch import Tensor
 
@@ -65,6 +67,9 @@ def refuse_callbacks(trainer: Trainer, model: GLO) -> None:
     if model.schedule == "cosine":
         remedy = "changes the number of steps, which a cosine has to know. Give accumulate_grad_batches"
         refused[GradientAccumulationScheduler] = remedy
+    if model.hparams["constraint"] == "sphere":
+        averages = "averages codes, which would leave the sphere. Give --model.constraint ball"
+        refused |= {WeightAveraging: averages, StochasticWeightAveraging: averages}
     if not hasattr(model, "backbone"):
         refused[BackboneFinetuning] = "needs a backbone, and the model has none. Leave it out"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ from glo_lightning.training.exits import (
 from glo_lightning.training.finite_loss import FiniteLoss
 from glo_lightning.training.fit import Start, create_folder, fit, show_samples
 from glo_lightning.training.flags import UNUSED, constructor_error, shorten_help
-from glo_lightning.training.launch import Launch, check_strategy, check_trainer, is_child
+from glo_lightning.training.launch import Launch, check_parts, check_trainer, is_child
 from glo_lightning.training.loggers import complete_loggers, keep_csv_rows
 from glo_lightning.training.reports import Bar, Lines, WriteMetrics
 
@@ -119,7 +119,7 @@ class TrainCLI(LightningCLI):
         refuse_untrusted(config, self.arguments)
         if config.model.get("num_images") is not None:
             raise InputError("model.num_images", config.model.num_images, "is read from the data. Leave it out.")
-        check_strategy(config.trainer.strategy)
+        check_parts(config.trainer)
         config.trainer = _without_objects(config.trainer)
         if config.prior is not None:
             make_prior(config.prior)
@@ -142,11 +142,7 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Creates the Trainer with our callbacks, logger and checkpoints, for this process of the launcher's."""
         flags, launch = self.config_init.trainer, self.start.launch
-        for key, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("log_every_n_steps", 0)):
-            if flags[key] is not None:
-                check_at_least(key, flags[key], least)
-        if flags.val_check_interval in (0, 0.0):
-            raise InputError("val_check_interval", 0, "must be more than 0. Give --limit_val_batches 0 for none.")
+        _check_limits(flags)
         kwargs["default_root_dir"] = self.start.folder.path
         kwargs["devices"], kwargs["num_nodes"] = launch.complete(flags.devices, flags.num_nodes)
         for plugin in _as_list(flags.plugins):
@@ -236,6 +232,18 @@ def _without_objects(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_objects(part) for part in value]
     return value.value if isinstance(value, enum.Enum) else str(value) if isinstance(value, torch.device) else value
+
+
+def _check_limits(flags: Namespace) -> None:
+    """Raises InputError for values of Trainer arguments that Lightning takes and that cannot work."""
+    for key, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("log_every_n_steps", 0)):
+        if flags[key] is not None:
+            check_at_least(key, flags[key], least)
+    for key in ("limit_test_batches", "limit_predict_batches", "model_registry"):
+        if flags[key] is not None:
+            raise InputError(key, flags[key], "has no effect on training. Leave it out.")
+    if flags.val_check_interval in (0, 0.0):
+        raise InputError("val_check_interval", 0, "must be more than 0. Give --limit_val_batches 0 for none.")
 
 
 def _as_list(value: Any) -> list[Any]:

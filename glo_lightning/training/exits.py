@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ArgumentError
+from lightning_fabric.utilities.spike import TrainingSpikeException
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from glo_lightning.distributed import is_collective, is_distributed, is_first, is_peer_failure, mark_collective
@@ -115,6 +116,8 @@ def error_line(error: BaseException, trainer: Trainer | None = None) -> tuple[st
         remedy = "Lower --model.optimizer.lr or --model.latent_lr and continue with --resume, "
         remedy += "or give --on_nonfinite_loss skip."
         return f"{error}. {remedy}", 1
+    if isinstance(error, TrainingSpikeException):
+        return f"{error}. Lower --model.optimizer.lr or --model.latent_lr, or raise --callbacks.rtol.", 1
     if isinstance(error, torch.OutOfMemoryError):
         return _memory_line(trainer) if trainer else str(error), 1
     if isinstance(error, OSError):
@@ -136,7 +139,8 @@ def translate(error: BaseException) -> BaseException:
     """
     raised_in = traceback.extract_tb(error.__traceback__)[-1]
     packages = set(Path(raised_in.filename).parts)
-    if not isinstance(error, Exception) or not (raised_in.line or "").startswith("raise "):
+    is_other = not isinstance(error, Exception) or isinstance(error, TrainingSpikeException)
+    if is_other or not (raised_in.line or "").startswith("raise "):
         return error
     said = " ".join(str(error).split()) or f"{raised_in.name} of a class of Lightning's has to be overridden"
     if loggers := packages & {"wandb", "mlflow", "comet_ml"}:

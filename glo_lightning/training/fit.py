@@ -167,6 +167,8 @@ def _fit(start: Start, trainer: Trainer, model: GLO, data: LSUNDataModule) -> No
                 trainer.fit(model, data, ckpt_path=start.ckpt_path, weights_only=True)
             except Exception as error:  # raised again, in one line where Lightning or a logger says what is wrong
                 raise translate(error) from error.__cause__
+            if trainer.global_step == 0:
+                log.info("No step was trained, since a limit of epochs, steps or batches is 0. Nothing was written.")
         except (InputError, OSError) as error:
             if isinstance(error, InputError) or not folder.config.exists():
                 folder.abandon()

@@ -131,9 +131,9 @@ def _class_line(key: str, details: str) -> str:
         meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path or ''}"))
         return f"{flag}.{unknown[1]}: {name} has no such argument. {meant}"
     if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):
-        value = re.search(r"(?:Got value|Given value): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
+        value = re.search(r"(?:Got value|Given value|path string): (.*?)(?:\. Got value|$)", wrong[2], re.MULTILINE)
         named = re.findall(r"Expected an? (?!path|dot)(?:<class ')?([\w.]+)", wrong[2])
-        kinds = " or ".join(named).replace("NoneType", "null")
+        kinds = " or ".join(named).replace("NoneType", "null") or "the path of a function"
         return f"{flag}.{wrong[1]} {value[1] if value else ''}: is of another type. Give {kinds}"
     if missing := re.search(r"arguments are required: ([\w, ]+)", details):
         return f"{flag} {path or ''}: needs the arguments {missing[1]}. Give them, or another class"

@@ -9,8 +9,9 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from jsonargparse import Namespace
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, strategies
 from pytorch_lightning.strategies import DDPStrategy
 
 from glo_lightning.errors import InputError
@@ -59,13 +60,20 @@ class Launch(NamedTuple):
         return (self.devices or 1) if devices == "auto" else devices, (self.nodes or 1) if nodes == 1 else nodes
 
 
-def check_strategy(strategy: object) -> None:
-    """Raises InputError for the name or the class of a strategy that cannot train sparse codes or the command line."""
-    name = str(getattr(strategy, "class_path", strategy)).rpartition(".")[2]
-    if name.lower().startswith(("fsdp", "deepspeed", "modelparallel")):
-        raise InputError("strategy", name, "cannot shard a sparse table of codes. Give ddp.")
-    if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise InputError("strategy", name, "starts processes that miss signals and errors. Give ddp.")
+def check_parts(flags: Namespace) -> None:
+    """Raises InputError for strategies, plugins and profilers, by name or class, that cannot train sparse codes."""
+    for key in ("strategy", "plugins", "profiler"):
+        for part in flags[key] if isinstance(flags[key], list) else [flags[key]]:
+            name = str(getattr(part, "class_path", part)).rpartition(".")[2]
+            otherwise = "Give ddp." if key == "strategy" else "Leave it out."
+            if name.lower().startswith(("fsdp", "deepspeed", "modelparallel")):
+                raise InputError(key, name, f"cannot shard a sparse table of codes. {otherwise}")
+            if name.lower().startswith(("xla", "single_xla", "single_tpu")):
+                raise InputError(key, name, f"is for TPUs, which cannot train a sparse table of codes. {otherwise}")
+            if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+                raise InputError(key, name, f"starts processes that miss signals and errors. {otherwise}")
+            if key == "strategy" and part == name and name in strategies.__all__:
+                raise InputError(key, name, f"is a class. Give --strategy.class_path {name}, or ddp.")
 
 
 def check_trainer(trainer: Trainer, launch: Launch, precision: Any, sync_batchnorm: bool) -> None:

@@ -39,9 +39,10 @@ def complete_loggers(loggers: Any, folder: Path, recipe: str) -> None:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace):
             name = logger.class_path.rpartition(".")[2]
+            arguments = logger.get("init_args") or {}  # none of a class that takes none
             for key, value in (_defaults(name, folder, recipe) | logged.get(name, {})).items():
-                if logger.init_args.get(key) in NOT_GIVEN:
-                    logger.init_args[key] = value
+                if key in arguments and arguments[key] in NOT_GIVEN:
+                    arguments[key] = value
 
 
 def _defaults(name: str, folder: Path, recipe: str) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class SetUpLoggers(Callback):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: GLO, stage: str) -> None:  # type: ignore[override]
-        if stage != "fit" or not trainer.is_global_zero:
+        if stage != "fit" or not trainer.is_global_zero or not trainer.enable_autolog_hparams:
             return
         parameters = {**_plain_arguments(getattr(trainer, "datamodule", None)), **pl_module.hparams}
         parameters |= {"max_epochs": trainer.max_epochs, "precision": trainer.precision}
