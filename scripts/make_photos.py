@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from glo_lightning.data.image_files import find_images
+from glo_lightning.data.sources.folder import path_text
 from glo_lightning.errors import InputError, NotAnImageError, OneLineParser
 from glo_lightning.files import whole_folder, write_text
 from glo_lightning.images import open_image, reading_image, to_rgb
@@ -43,9 +44,9 @@ class Photograph(NamedTuple):
     digest: str
     side: int
     file: Path
-    package: str = ""
-    author: str = ""
-    licence: str = ""
+    package: str
+    author: str
+    licence: str
 
 
 def packaged_photographs(root: Path) -> Iterator[tuple[Path, str, str, str]]:
@@ -79,12 +80,12 @@ def read_photographs(files: Iterator[tuple[Path, str, str, str]], size: int) -> 
             side = min(open_photograph(file).size)
             digest = hashlib.sha1(file.read_bytes()).hexdigest()
         except (OSError, NotAnImageError) as error:
-            print(f"{file}: left out, not a readable image ({error})", file=sys.stderr)
+            print(f"{path_text(file)}: left out, not a readable image ({error})", file=sys.stderr)
             continue
         if side >= size:
             photographs.setdefault(digest, Photograph(digest, side, file, *details))
         else:
-            print(f"{file}: left out, its shorter side of {side} pixels is less than --size {size}", file=sys.stderr)
+            print(f"{path_text(file)}: left out, its shorter side of {side} is below --size {size}", file=sys.stderr)
     return sorted(photographs.values())
 
 
@@ -127,22 +128,23 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=20000, help="training crops")
     parser.add_argument("--holdout", type=int, default=500, help="crops of the other photographs")
     parser.add_argument("--size", type=int, default=256, help="pixels of a crop's side")
-    parser.add_argument("--root", type=Path, default=Path("/"), help="folder where Debian's packages are unpacked")
+    parser.add_argument("--root", type=Path, help="folder where Debian's packages are unpacked, if not /")
     arguments = parser.parse_args()
     output, num, holdout, size = arguments.output, arguments.num, arguments.holdout, arguments.size
     if output.exists():
         parser.error(f"{output}: exists already. Give another output, or remove it")
     if min(num, holdout) < 1 or not 8 <= size <= 1024:
         parser.error(f"--num {num} --holdout {holdout} --size {size}: give a crop or more of each, of 8 to 1024 pixels")
+    if arguments.photographs and arguments.root:
+        parser.error(f"--root {arguments.root}: has no effect with PHOTOGRAPHS. Leave one of them out")
+    root = arguments.root or Path("/")
     try:
         given = ((file, "", "", "") for file in find_images(arguments.photographs))
-        photographs = read_photographs(given if arguments.photographs else packaged_photographs(arguments.root), size)
+        photographs = read_photographs(given if arguments.photographs else packaged_photographs(root), size)
     except InputError as error:
         parser.error(str(error))
     if len(photographs) < 2:
-        parser.error(
-            f"{len(photographs)} photographs: too few of {size} pixels or more. Give 2 at least, one to hold out"
-        )
+        parser.error(f"{len(photographs)} photographs: too few of {size} pixels or more. Give 2, one to hold out")
     held_out = photographs[::6]
     parts = {"train": [photograph for photograph in photographs if photograph not in held_out], "val": held_out}
     try:
@@ -152,7 +154,7 @@ def main() -> None:
             rows.writerow(["part", *Photograph._fields])
             for part, chosen in parts.items():
                 write_crops(folder / f"photographs_{part}_lmdb", chosen, num if part == "train" else holdout, size)
-                rows.writerows([part, *photograph] for photograph in chosen)
+                rows.writerows([part, p.digest, p.side, path_text(p.file), *p[3:]] for p in chosen)
             write_text(folder / "photographs.csv", table.getvalue())
     except (lmdb.DiskError, OSError) as error:
         parser.error(f"{output}: cannot be written ({error}). Give another output")

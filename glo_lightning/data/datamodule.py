@@ -124,7 +124,12 @@ class LSUNDataModule(LightningDataModule):
         if self.num_samples is not None:
             source = HeadSource(source, self.num_samples)
         if self.holdout_split is not None:
-            held_out = self._open(split=self.holdout_split)
+            try:
+                held_out = self._open(split=self.holdout_split)
+            except InputError as error:
+                if error.key != "split":
+                    raise
+                raise InputError("holdout_split", error.value, error.remedy) from error
             if self.holdout:
                 held_out = HeadSource(held_out, self.holdout, "holdout")
             source, self.holdout = ConcatSource([source, held_out]), len(held_out)

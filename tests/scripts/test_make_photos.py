@@ -1,4 +1,5 @@
 import csv
+import os
 import runpy
 
 import pytest
@@ -19,15 +20,15 @@ def photographs(tmp_path):
         (folder / f"{number}.png").write_bytes(encode(flat_image(20 * number, size=30 + 2 * number)))
     (folder / "below" / "copy.png").write_bytes((folder / "8.png").read_bytes())
     (folder / "small.png").write_bytes(encode(flat_image(250, size=15)))
-    (folder / "broken.jpg").write_bytes(b"not an image")
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"not an image")
     return folder
 
 
 def test_held_out_crops_are_of_photographs_of_which_training_has_none(photographs, tmp_path):
     status, output, errors = call("make_photos", tmp_path / "crops", photographs, *FLAGS)
     assert (status, output) == (0, f"{tmp_path / 'crops'}: 60 crops of 7 photographs, 12 held out of 2 others\n")
-    assert any("small.png: left out, its shorter side of 15 pixels is less than --size 16" in line for line in errors)
-    assert any("broken.jpg: left out, not a readable image" in line for line in errors)
+    assert any("small.png: left out, its shorter side of 15 is below --size 16" in line for line in errors)
+    assert any(r"\xff.jpg: left out, not a readable image" in line for line in errors)
     data = LSUNDataModule(tmp_path / "crops", holdout_split="val", image_size=16)
     assert (data.num_images, data.holdout) == (60, 12)
     reds = (data.dataset.images[:, 0].float().mean((1, 2)) / 20).round().int().tolist()
@@ -44,7 +45,7 @@ def test_held_out_crops_are_of_photographs_of_which_training_has_none(photograph
 def test_the_same_photographs_make_the_same_crops(photographs, tmp_path):
     call("make_photos", tmp_path / "a", photographs, *FLAGS)
     for file in photographs.glob("*.png"):
-        file.rename(file.with_name(f"renamed {file.name}"))
+        file.rename(file.with_name(os.fsdecode(b"\xff" + os.fsencode(file.name))))
     call("make_photos", tmp_path / "b", photographs, *FLAGS)
     sources = [LSUNDataModule(tmp_path / name, holdout_split="val").source for name in "ab"]
     first, second = ([(source.key(row), source.read(row)) for row in range(len(source))] for source in sources)
@@ -73,8 +74,12 @@ def test_wrong_input_is_one_line_and_leaves_nothing(photographs, tmp_path):
     for arguments, words in (
         ((photographs, photographs), "exists already"),
         ((tmp_path / "crops", photographs, "--holdout", 0), "--holdout 0"),
+        ((tmp_path / "crops", photographs, "--root", tmp_path), "has no effect with PHOTOGRAPHS"),
         ((tmp_path / "crops", tmp_path / "nowhere"), "no such file or folder"),
-        ((tmp_path / "crops", one, "--size", 16), "1 photographs: too few of 16 pixels or more. Give 2 at least"),
+        (
+            (tmp_path / "crops", one, "--size", 16),
+            "1 photographs: too few of 16 pixels or more. Give 2, one to hold out",
+        ),
         (("/proc/nobody/writes", one, photographs / "1.png", "--size", 16), "cannot be written"),
     ):
         assert words in refusal("make_photos", *arguments)

@@ -142,9 +142,12 @@ def _find_split(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> tup
 
 
 def find_idx(root: Path, split: str | None = None) -> Path | None:
-    """Finds MNIST's file of images, of any split for None: ``root`` itself, or in it, its ``raw`` or ``*/raw``."""
+    """Finds MNIST's file of images, of any split for None: ``root`` itself, or in it, its ``raw`` or ``*/raw``.
+
+    A file has one split, ``train``, whatever its name: it must not be held out as well.
+    """
     if root.is_file():
-        return root if root.name.removesuffix(".gz").endswith(IMAGES) else None
+        return root if split in (None, "train") and root.name.removesuffix(".gz").endswith(IMAGES) else None
     name = "*" if split is None else IDX.get(split, split)
     files = [file for folder in ("", "raw/", "*/raw/") for file in sorted(root.glob(f"{folder}{name}{IMAGES}*"))]
     return next((file for file in files if file.is_file()), None)

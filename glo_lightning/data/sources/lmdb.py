@@ -44,34 +44,44 @@ def is_lmdb(path: Path) -> bool:
     return any(magic in start for magic in (b"\xde\xc0\xef\xbe", b"\xbe\xef\xc0\xde"))
 
 
+def list_categories(folder: Path) -> dict[str, list[str]]:
+    """Returns the splits of each category in LSUN's folder, which holds LMDBs such as ``bedroom_train_lmdb``."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*_*_lmdb/data.mdb")):
+        category, _, split = file.parent.name.removesuffix("_lmdb").rpartition("_")
+        found.setdefault(category, []).append(split)
+    return found
+
+
 def find_lmdb(root: str | os.PathLike[str] | None, category: str | None = None, split: str = "train") -> Path:
     """Finds the LMDB: ``root`` itself, or in it that of a category; the shipped faces for None.
 
     Args:
-        root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds LMDB folders such as
-            ``bedroom_train_lmdb``.
+        root: an LMDB folder, an LMDB in one file, or the LSUN folder that holds the LMDB folders of its categories.
         category: the category; by default the only one that is there, else ``bedroom``.
 
     Raises:
-        InputError: when there is none.
+        InputError: when there is none, or none of this split.
     """
     folder = FACES if root is None else Path(root).expanduser()
+    categories = list_categories(folder)
+    name = category or (next(iter(categories)) if len(categories) == 1 else "bedroom")
     with decoding("root", folder, "Check the path and its permissions."):
-        others = sorted(file.parent.name for file in folder.glob("*_*_lmdb/data.mdb"))
-        categories = {other.removesuffix("_lmdb").rpartition("_")[0] for other in others}
-        name = f"{category or (categories.pop() if len(categories) == 1 else 'bedroom')}_{split}_lmdb"
-        candidates = [folder / name]
-        if (category, split) == (None, "train"):
-            candidates.insert(0, folder.parent if folder.name == "data.mdb" else folder)
-        for candidate in candidates:
-            if is_lmdb(candidate):
-                return candidate.resolve()
-    if others:
-        category, _, split = others[0].removesuffix("_lmdb").rpartition("_")
-        remedy = f"holds no {name}, but {', '.join(others)}. Give --data.categories {category} --data.split {split}."
+        is_single = is_lmdb(folder)
+        if is_single and category is None and split == "train":
+            return (folder.parent if folder.name == "data.mdb" else folder).resolve()
+        if is_lmdb(folder / f"{name}_{split}_lmdb"):
+            return (folder / f"{name}_{split}_lmdb").resolve()
+    if is_single:
+        raise InputError("split", split, f"{folder} is an LMDB without splits. Leave it out, and give --data.holdout.")
+    if name in categories:
+        remedy = f"{folder} has {name} in the splits {', '.join(categories[name])}. Give one of them."
+        raise InputError("split", split, remedy)
+    if categories:
+        remedy = f"holds no {name}_{split}_lmdb, but {', '.join(categories)}. Give one by --data.categories."
         raise InputError("root", folder, remedy)
     what = "is no LMDB and holds none" if folder.exists() else "does not exist"
-    raise InputError("root", folder, f"{what}. Give an LMDB, or the LSUN folder that holds {name}.")
+    raise InputError("root", folder, f"{what}. Give an LMDB, or the LSUN folder that holds {name}_{split}_lmdb.")
 
 
 def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[str], split: str = "train") -> Source:
@@ -83,7 +93,7 @@ def open_categories(root: str | os.PathLike[str] | None, categories: Sequence[st
     if root is None:
         raise InputError("categories", " ".join(categories), "need LSUN's folder. Give it by --data.root.")
     folder = Path(root).expanduser()
-    names = sorted(path.name.removesuffix(f"_{split}_lmdb") for path in folder.glob(f"*_{split}_lmdb"))
+    names = [name for name, splits in list_categories(folder).items() if split in splits]
     if not names:
         remedy = f"is no LSUN folder, as it holds no *_{split}_lmdb. Give one, or leave out --data.categories."
         raise InputError("root", folder, remedy)

@@ -72,12 +72,13 @@ def test_a_folder_that_is_two_things_or_holds_an_array_alone_is_refused(tmp_path
 
 def test_lsun_with_other_categories_or_splits_names_the_flags(lsun):
     shutil.rmtree(lsun / "bedroom_train_lmdb")
-    with pytest.raises(InputError, match=r"bedroom_val_lmdb, church_outdoor_train_lmdb\. Give --data.categories bed"):
+    with pytest.raises(InputError, match=r"^split train: .* has bedroom in the splits val\. Give one of them\.$"):
         open_source(lsun)
-    shutil.rmtree(lsun / "bedroom_val_lmdb")
+    shutil.move(lsun / "bedroom_val_lmdb", lsun / "tower_train_lmdb")
+    with pytest.raises(InputError, match=r"no bedroom_train_lmdb, but church_outdoor, tower\. Give one by --data\.cat"):
+        open_source(lsun)
+    shutil.rmtree(lsun / "tower_train_lmdb")
     assert len(open_source(lsun)) == 3  # the only category
-    with pytest.raises(InputError, match=r"no church_outdoor_val_lmdb, but .*Give --data.categories church_outdoor "):
-        open_source(lsun, split="val")
 
 
 class Rainbow:
@@ -178,6 +179,7 @@ def test_a_folder_that_changed_since_the_checkpoint_is_refused(run, tmp_path):
     assert (status, line) == (2, f"--data.num_samples 10: {folder} has 8 images. Give 1 to 8.")
 
 
+T10K = "idx/t10k-images-idx3-ubyte"  # trained on, it must not be held out as well
 BAD = [
     ("--data.root empty", "--data.root", "holds no images. Give a folder of files such as .jpg"),
     ("--data.root photos --data.categories bedroom", "--data.root", "is no LSUN folder"),
@@ -191,6 +193,10 @@ BAD = [
     ("--data.source folder", "--data.source folder", "--data.root"),
     ("--data.root photos --data.split test", "--data.split test", "--data.holdout"),
     ("--data.root photos --data.holdout_split train", "--data.holdout_split train", "--data.holdout"),
+    ("--data.root photos --data.holdout_split val", "--data.holdout_split val", "has no splits"),
+    ("--data.root lsun --data.holdout_split test", "--data.holdout_split test", "bedroom in the splits train, val"),
+    ("--data.holdout_split val", "--data.holdout_split val", "an LMDB without splits"),
+    (f"--data.root {T10K} --data.holdout_split test", "--data.holdout_split test", "Give the folder"),
     ("--data.root photos --data.source folder --data.source.a 1", "--data.source.a 1", "folder has no such argument"),
     ("--data.root photos --data.source.a 1", "--data.source", "arguments without a source"),
     ("--data.root x --data.source test_find_source.Rainbow --data.source.shade 5", "--data.source.shade 5", "shades?"),
