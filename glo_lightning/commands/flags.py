@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from glo_lightning.commands.parser import CommandParser, RunParser
+from glo_lightning.errors import did_you_mean
 
 # As glo_lightning.encoding, priors.prior and explore.paths have them, which import torch.
 STARTS = ["pca", "nearest", "mean", "random"]
@@ -154,3 +156,21 @@ def walk() -> CommandParser:
 
 COMMANDS = (arithmetic, browse, build_lmdb, encode, evaluate, export, interpolate, projector, sample, sweep, walk)
 PARSERS = {command.__name__: command for command in COMMANDS}
+NAMES = sorted([*PARSERS, "train"])
+
+
+def run_command(name: str | None, arguments: list[str]) -> None:
+    """Run the command of that name; by default the first argument is the name."""
+    if name is None:
+        name, *arguments = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"glo COMMAND ...: {', '.join(NAMES)}. glo COMMAND --help describes one.")
+    elif name == "train":
+        from glo_lightning.commands import train
+
+        train.run(arguments)
+    elif name in PARSERS:
+        PARSERS[name]().call(arguments)
+    else:
+        sys.stderr.write(f"{name}: there is no such command; {did_you_mean(name, NAMES)}\n")
+        raise SystemExit(2)

@@ -77,9 +77,6 @@ class CommandParser(OneLineParser):
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
             sys.stderr.write(f"{error.line(flag)}\n")
             raise SystemExit(2) from error
-        except KeyboardInterrupt as stop:
-            sys.stderr.write("\nstopped; nothing was written\n")
-            raise SystemExit(130) from stop
 
 
 class RunParser(CommandParser):

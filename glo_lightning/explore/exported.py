@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.files import whole_folder
+from glo_lightning.runs.names import missing_run
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -107,12 +108,14 @@ def find_run(name: str | os.PathLike[str]) -> Path:
     """Find the path of a run: a path as it is, or ``faces``, which ships and is copied to ``runs/faces``.
 
     Raises:
+        InputError: when there is no run; but a checkpoint file is not looked for.
         OSError: when the copy cannot be written.
     """
     path = Path(name)
-    is_run = path.is_file() or (path / "config.yaml").is_file() or is_export(path)
-    if is_run or path.is_absolute() or not is_export(SHIPPED / path):
+    if path.is_file() or path.suffix == ".ckpt" or (path / "config.yaml").is_file() or is_export(path):
         return path
+    if path.is_absolute() or not is_export(SHIPPED / path):
+        raise missing_run("run", name, sorted(os.listdir(SHIPPED)))
     copy = Path("runs") / path
     if not is_export(copy):
         with whole_folder(copy) as folder:

@@ -23,6 +23,7 @@ from glo_lightning.files import write_text
 from glo_lightning.lightning_internals import flatten_dict
 from glo_lightning.locks import Lock
 from glo_lightning.runs.environment import describe_data, describe_environment
+from glo_lightning.runs.names import missing_run
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,7 @@ class RunFolder:
             InputError: if there is no run, or if the file is damaged.
         """
         if not self.config.is_file():
-            what = "contains no run (no config.yaml)" if self.path.is_dir() else "there is no such folder"
-            raise InputError(key, self.name, f"{what}. Give the folder of a run.")
+            raise missing_run(key, self.name)
         remedy = "Restore it, or train on from checkpoints/last.ckpt with the run's flags and --ckpt_path."
         with decoding(key, self.config, remedy):
             config = yaml.safe_load(self.config.read_bytes())

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from jsonargparse import SUPPRESS, Namespace
@@ -21,10 +21,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.sources.find import describe_source
-from glo_lightning.errors import InputError, OnError, check_at_least
+from glo_lightning.errors import InputError, check_at_least
 from glo_lightning.module import GLO
 from glo_lightning.priors.prior import make_prior
-from glo_lightning.progress import ProgressMode, progress_mode, set_progress
+from glo_lightning.progress import progress_mode, set_progress
 from glo_lightning.runs.checkpoints import AtomicCheckpointIO, Checkpoints
 from glo_lightning.runs.folder import RunLogger, WriteConfig
 from glo_lightning.streams import streams_may_close
@@ -46,6 +46,7 @@ from glo_lightning.training.flags import UNUSED, constructor_error, shorten_help
 from glo_lightning.training.launch import Launch, check_parts, check_trainer, is_child
 from glo_lightning.training.loggers import complete_loggers, keep_csv_rows
 from glo_lightning.training.reports import Bar, Lines, WriteMetrics
+from glo_lightning.training.signatures import OWN, TRAINER_DEFAULTS
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,7 @@ class TrainCLI(LightningCLI):
                 seed_everything_default=0,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
-                # minimal_glo trains 25 epochs; validation needs no sanity check
-                trainer_defaults={"max_epochs": 25, "enable_model_summary": False, "num_sanity_val_steps": 0},
+                trainer_defaults=TRAINER_DEFAULTS,
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             )
         except BaseException:
@@ -78,22 +78,11 @@ class TrainCLI(LightningCLI):
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output", type=str, help="run folder (default: runs/<recipe>/version_<k>)")
-        parser.add_argument("--resume", type=str, help="run folder of a run to continue")
-        parser.add_argument("--ckpt_path", type=str, help="checkpoint file to continue from, in a new run folder")
+        for name, arguments in OWN.items():
+            parser.add_argument(f"--{name}", **arguments)
         parser.add_class_arguments(Checkpoints, "checkpoint")
-        parser.add_argument(
-            "--on_nonfinite_loss",
-            type=OnError,
-            default="raise",
-            help="for a loss that is not finite: raise an error, or skip the step",
-        )
-        help_ = "prior to fit to the codes of the finished run, for a picture of samples; see scripts/sample.py"
-        parser.add_argument("--prior", type=Optional[str], default=None, help=help_)  # noqa: UP045
         for name in UNUSED:
             parser.add_argument(f"--{name}", type=type(None), default=SUPPRESS, help=SUPPRESS)
-        help_ = "progress as a bar or as lines; auto is a bar in a terminal, else lines"
-        parser.add_argument("--progress", type=ProgressMode, default="auto", help=help_)
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}})
         shorten_help(parser)
         parser.link_arguments("seed_everything", "data.seed")

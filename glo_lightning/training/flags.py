@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer, callbacks, loggers, plugins, profilers, strategies
+from pytorch_lightning import callbacks, loggers, plugins, profilers, strategies
 
-from glo_lightning.data import LSUNDataModule
 from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.generator import Generator, SkipGenerator
 from glo_lightning.losses import LaplacianLoss
-from glo_lightning.module import GLO
 from glo_lightning.optimizers import RowSGD, WhitenedRows
-from glo_lightning.runs.checkpoints import Checkpoints
+from glo_lightning.training.signatures import OWN, OWNERS, arguments_of, unknown_flag
 
-# Whose arguments are flags, and under which name.
-OWNERS: list[tuple[str, type]] = [("data", LSUNDataModule), ("model", GLO), ("checkpoint", Checkpoints)]
-OWNERS += [("model.generator", SkipGenerator), ("model.loss", LaplacianLoss), ("model.latent_optimizer", WhitenedRows)]
 # The classes that a part may be by their short names; any other by its path.
 LOSSES = [LaplacianLoss, torch.nn.MSELoss, torch.nn.L1Loss, torch.nn.SmoothL1Loss, torch.nn.HuberLoss]
 OPTIMIZERS = [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop]
@@ -40,7 +35,6 @@ LIGHTNINGS = {
     "trainer.strategy": strategies,
 }
 
-OWN = ("output", "resume", "ckpt_path", "on_nonfinite_loss", "prior", "progress", "config")
 UNUSED = ("optimizer", "lr_scheduler")  # LightningCLI's, which run folders hold as null
 
 
@@ -60,23 +54,12 @@ def flag_of(key: str) -> str:
         return linked[key]
     if key.partition(".")[0] in CHOICES:
         return f"--model.{key}"
-    for group, owner in OWNERS:
-        if key.partition(".")[0] in inspect.signature(owner).parameters:
+    if key in (*OWN, "config", *arguments_of("trainer")):
+        return f"--{key}"
+    for group in OWNERS:
+        if key.partition(".")[0] in arguments_of(group):
             return f"--{group}.{key}"
-    return f"--{key}" if key in OWN or key in inspect.signature(Trainer).parameters else key
-
-
-def _arguments(owner: Any) -> list[str]:
-    """The arguments of a class, without those that GLO passes to its parts, such as ``latent_dim``."""
-    names, is_part = list(inspect.signature(owner).parameters), owner not in (LSUNDataModule, GLO, Checkpoints, Trainer)
-    return [name for name in names if not (is_part and name in inspect.signature(GLO).parameters)]
-
-
-def _all_flags() -> list[str]:
-    owners = (*OWNERS, ("trainer", Trainer))
-    flags = [f"{group}.{name}" for group, owner in owners for name in _arguments(owner)]
-    flags += [f"model.optimizer.{name}" for name in ("lr", "weight_decay", "momentum", "betas")]
-    return [*flags, *OWN, "seed_everything", "help", "print_config"]
+    return key
 
 
 def one_line(message: str) -> str:
@@ -88,18 +71,7 @@ def one_line(message: str) -> str:
     unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|(?:nested key|option|Option|Key) '(\S+)'", message)
     unknown = unknown or re.match(rf'\s*(?:Parser key "|argument --)({"|".join(UNUSED)})\b', message)
     if unknown:
-        given = next(filter(None, unknown.groups()))
-        name = given.lstrip("-").partition("=")[0]
-        flags = {flag: f"--{flag}" for flag in _all_flags()}
-        by_last_part = {flag.rpartition(".")[2]: shown for flag, shown in reversed(flags.items())}
-        last = name.rpartition(".")[2]
-        part, _, argument = last.partition("_")
-        if last not in by_last_part and {part, argument} <= by_last_part.keys():
-            last = argument  # of generator_lr
-        if last in by_last_part:
-            return f"{given}: there is no such argument; did you mean {by_last_part[last]}?"
-        meant = did_you_mean(last, by_last_part, otherwise="see --help", cutoff=0.5)
-        return f"{given}: there is no such argument; {did_you_mean(name, flags, otherwise=meant)}"
+        return unknown_flag(next(filter(None, unknown.groups())))
     if message.startswith("Unexpected config"):
         what = " ".join(message.partition(":")[2].split()) or "nothing"
         return f"--config: a file holds {what}, and no arguments; give a YAML file such as configs/d100.yaml"
@@ -127,7 +99,8 @@ def _class_line(key: str, details: str) -> str:
     path, details = problem.groups() if problem else (given_class and given_class[1], details)
     name = path.rpartition(".")[2] if path else key.rpartition(".")[2]
     if unknown := re.search(r"Option '(\w+)' is not accepted", details):
-        own = _arguments(class_at(path)) if path else []
+        accepted = inspect.signature(class_at(path)).parameters if path else {}
+        own = [argument for argument in accepted if argument not in arguments_of("model")]
         meant = _sentence(did_you_mean(unknown[1], own, otherwise=f"see {flag}.help {path or ''}"))
         return f"{flag}.{unknown[1]}: {name} has no such argument. {meant}"
     if wrong := re.search(r'Parser key "(\w+)":(.*)', details, re.DOTALL):

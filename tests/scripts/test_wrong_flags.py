@@ -34,4 +34,5 @@ def test_a_mistyped_flag_ends_every_command_with_one_line_and_status_2(name, mon
     ],
 )
 def test_a_flag_of_the_page_without_effect_is_refused(flags, line, tmp_path):
-    assert refusal("browse", tmp_path / "no_run", *flags).startswith(line)
+    (tmp_path / "config.yaml").touch()
+    assert refusal("browse", tmp_path, *flags).startswith(line)
