@@ -117,7 +117,8 @@ class Endpoints:
         temperature, guidance = field(fields, "temperature", float), field(fields, "guidance", float)
         check_draw(num, seed, temperature, guidance)
         options = (field(fields, "prior", str), num, seed, temperature, list_field(fields, "conditions", str), guidance)
-        return self.json(await self.slow.run(request, partial(self.session.samples, *options)))
+        make = partial(self.session.samples, *options, neighbours=fields.get("neighbours") is not False)
+        return self.json(await self.slow.run(request, make))
 
     async def upload(self, request: Request) -> Response:
         record, file = await read_body(request, MAX_UPLOAD_BYTES), request.query_params.get("file", "")

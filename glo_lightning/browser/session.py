@@ -28,7 +28,6 @@ from glo_lightning.explore.codes import generate, save_codes
 from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move
 from glo_lightning.explore.encoder import load_encoder
 from glo_lightning.explore.flows import default_path, parse_conditions
-from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.operators import Mask, read_mask
 from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
@@ -90,6 +89,7 @@ class Session:
             "path": default_path(self.run) if self._has_flow() else "arc",
             "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
             "prior": default_prior(len(self.run.rows), latent_dim),
+            "quick_priors": self._quick_priors(),
             "fractions": FRACTIONS,
             "lacks": "" if self.data else "There is no strip: it needs the training images.",
         }
@@ -146,9 +146,16 @@ class Session:
         return self._made(code, "walk", "walk", *start, "--move", *texts)
 
     def samples(
-        self, prior: str, num: int, seed: int, temperature: float, conditions: Sequence[str], guidance: float
+        self,
+        prior: str,
+        num: int,
+        seed: int,
+        temperature: float,
+        conditions: Sequence[str],
+        guidance: float,
+        neighbours: bool = True,
     ) -> dict[str, Any]:
-        """Pictures of new codes, each with the training images nearest by code and by pixels."""
+        """Pictures of new codes, each with the training images nearest by code and by pixels if they are asked for."""
         check_choice("prior", prior, tuple(PRIORS))
         parsed = parse_conditions(self.run, conditions)
         with self._slow:
@@ -159,22 +166,23 @@ class Session:
         options = (seed, temperature, parsed, guidance if guided else None)
         codes = sample_codes(fitted, self.run.trained_codes, num, self.run.model.project, *options)
         images = generate(self.run.model, codes)
-        rows_by = {"code": nearest_codes(self.run, codes)[:, 0]}
-        if self.images.present:
-            rows_by["pixels"] = nearest_by_pixels(self.run, images)
-        near = [
-            [{"by": by, **self.images.tile(row)} for by, row in zip(rows_by, rows, strict=True)]
-            for rows in zip(*(rows.tolist() for rows in rows_by.values()), strict=True)
-        ]
-        flags = ["--prior", prior, "--num", num, "--seed", seed, "--temperature", f"{temperature:g}"]
+        near = self.images.nearest(codes, images) if neighbours else [[] for _ in codes]
+        flags = ["--prior", prior, "--num", str(num), "--seed", str(seed), "--temperature", f"{temperature:g}"]
         flags += ["--condition", *conditions] if conditions else []
         flags += ["--guidance", f"{guidance:g}"] if guided else []
-        command = self.commands.line("sample", "samples", *map(str, flags))
         pictures = [
-            {"image": as_url(image), "code": as_text(code), "near": neighbours, "command": command}
-            for image, code, neighbours in zip(images, codes, near, strict=True)
+            {
+                "image": as_url(image),
+                "code": as_text(code),
+                "near": tiles,
+                "command": self._sample(*flags, f"--pick={i}"),
+            }
+            for i, (image, code, tiles) in enumerate(zip(images, codes, near, strict=True), 1)
         ]
-        return {"samples": pictures, "command": command}
+        return {"samples": pictures, "command": self._sample(*flags)}
+
+    def _sample(self, *flags: str) -> str:
+        return self.commands.line("sample", "samples", *flags)
 
     def strip(self, names: Sequence[str], path: str, steps: int) -> dict[str, str]:
         """What interpolate.py draws from each image to the next, as a URL, and its command."""
@@ -242,6 +250,11 @@ class Session:
         except OSError as error:
             raise InputError("codes", path, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
         return {"name": path.name, "command": self.commands.line("sample", "decoded", "--decode", str(path))}
+
+    def _quick_priors(self) -> list[str]:
+        """The priors that draw at once: they need no long fit, or are fitted already."""
+        gaussian = ["gaussian"] if len(self.run.rows) > self.run.codes.shape[1] else []
+        return [*gaussian, "diagonal", *(["flow"] if self._has_flow() else []), *self._priors]
 
     def _has_flow(self) -> bool:
         """Whether a flow is saved with the run: fitting one takes minutes, so the page does not start with it."""

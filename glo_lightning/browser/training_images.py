@@ -12,7 +12,7 @@ from torch import Tensor
 from glo_lightning.browser.payloads import as_url
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.neighbours import nearest_codes
+from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import from_uint8, psnr, to_uint8
 
@@ -56,6 +56,16 @@ class TrainingImages:
         """The images nearest to an image by code."""
         near = nearest_codes(self._run, self._run.codes[[row]], NEIGHBOURS + 1)[0]
         return [self.tile(other) for other in near[near != row][:NEIGHBOURS].tolist()]
+
+    def nearest(self, codes: Tensor, images: Tensor) -> list[list[dict[str, Any]]]:
+        """The image nearest to each of codes (M, D) by code, and to each of its images (M, C, H, W) by pixels."""
+        rows_by = {"code": nearest_codes(self._run, codes)[:, 0]}
+        if self.present:
+            rows_by["pixels"] = nearest_by_pixels(self._run, images)
+        return [
+            [{"by": by, **self.tile(row)} for by, row in zip(rows_by, rows, strict=True)]
+            for rows in zip(*(rows.tolist() for rows in rows_by.values()), strict=True)
+        ]
 
     def find(self, text: str) -> list[int]:
         """Find the rows whose index, key (in part) or label (``name=value``, or a value) is ``text``."""

@@ -126,6 +126,7 @@ def sample() -> CommandParser:
     parser.add_argument("--condition", nargs="+", default=[], metavar="NAME=VALUE", help="labels of all samples")
     help_ = "of a flow; 1 samples as learned, more is stricter (default: 1.5, or 2 without labels)"
     parser.add_argument("--guidance", type=float, help=help_)
+    parser.add_argument("--pick", nargs="+", type=int, metavar="N", help="only these of the samples, counted from 1")
     help_ = "show these codes instead: saved ones (.npy), or of images by index, file, name=value"
     parser.add_argument("--decode", nargs="+", metavar="FILE.npy", help=help_)
     parser.add_picture_arguments()

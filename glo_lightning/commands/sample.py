@@ -15,6 +15,7 @@ import argparse
 import torch
 
 from glo_lightning.commands.parser import refuse_unused
+from glo_lightning.errors import check_range
 from glo_lightning.explore.codes import codes_by_name, generate, load_codes
 from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.outputs import write_picture
@@ -23,7 +24,7 @@ from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_pictur
 
 def run(options: argparse.Namespace) -> None:
     if options.decode:
-        drawing = ("prior", "n_components", "num", "seed", "temperature", "condition", "guidance")
+        drawing = ("prior", "n_components", "num", "seed", "temperature", "condition", "guidance", "pick")
         refuse_unused(options, "with --decode, which shows saved codes", *drawing)
     run = load_run(options.run, options.accelerator, options.root)
     if options.decode:
@@ -33,6 +34,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         labels = (options.condition, options.guidance, options.n_components)
         codes, title = draw_codes(run, options.num, options.prior, options.seed, options.temperature, *labels)
+        for number in options.pick or ():
+            check_range("pick", number, 1, options.num)
+        codes = codes if options.pick is None else codes[[number - 1 for number in options.pick]]
     images = generate(run.model, codes[:MAX_SHOWN]).cpu()
     shown = samples_picture(run, codes, images, title, "decoded" if options.decode else "sample")
     write_picture(options, run, "explore/samples", shown, codes)

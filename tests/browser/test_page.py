@@ -271,22 +271,34 @@ def test_images_are_mixed_and_a_file_of_ones_own_among_them(new_page, monkeypatc
         assert 9 < moving.n_frames <= 18  # equal ones in a row are one
 
 
-def test_one_seed_draws_the_same_samples_twice_and_those_kept_stay(new_page, monkeypatch, tmp_path):
+def test_samples_are_drawn_at_once_and_again_and_one_seed_draws_the_same(new_page, monkeypatch, tmp_path):
     page = new_page()
     page.click("[data-tab=sample]")
-    page.fill("[name=num]", "3")
-    drawn = []
-    for seed in ("3", "4", "3"):
-        page.fill("[name=seed]", seed)
+    page.wait_for_selector("#drawn img")  # nothing was asked for yet
+
+    def drawn(draw) -> list[str]:
         with page.expect_response("**/samples"):
-            page.click("#draw .main")
+            draw()
         page.wait_for_selector("#draw .main:enabled")
-        drawn.append([image.get_attribute("src") for image in page.locator("#drawn .keep img").all()])
-    assert drawn[0] == drawn[2] != drawn[1]
-    assert len(drawn[0]) == 3
+        return [image.get_attribute("src") for image in page.locator("#drawn .keep img").all()]
+
+    page.wait_for_selector("#draw .main:enabled")
+    three = drawn(lambda: page.locator("[name=num]").fill("3") or page.press("[name=num]", "Enter"))
+    again = drawn(lambda: page.click("#draw .main"))
+    assert page.input_value("[name=seed]") == "1"
+    assert drawn(lambda: page.fill("[name=seed]", "0") or page.press("[name=seed]", "Enter")) == three != again
+    assert len(three) == 3
+    assert set(page.locator("#drawn .drawn div button").all_inner_texts()) == {"by code", "by pixels"}
     page.click("#drawn .keep >> nth=1")
-    assert page.get_attribute("#kept img", "src") == shown(page, "sample") == drawn[0][1]
-    assert command_makes(page.inner_text("#sample code"), drawn[0][1], monkeypatch, tmp_path)
+    assert page.get_attribute("#kept img", "src") == shown(page, "sample") == three[1]
+    assert page.inner_text("#sample .result figcaption") == "sample 2 of 3, seed 0"
+    assert command_makes(page.inner_text("#sample code"), three[1], monkeypatch, tmp_path)
+    first = three[0]  # while the slider moves there are no neighbours, and when it stops there are
+    live = drawn(lambda: set_slider(page, "[name=temperature]", 0.5))
+    assert live[0] != first
+    assert page.locator("#drawn .drawn div button").count() == 0
+    assert drawn(lambda: page.dispatch_event("[name=temperature]", "change", {"bubbles": True})) == live
+    assert page.locator("#drawn .drawn div button").count() == 6
 
 
 def test_a_painted_region_is_filled_in(new_page, monkeypatch, tmp_path):

@@ -112,7 +112,13 @@ def test_samples_and_their_neighbours_are_those_of_their_command(ask, tmp_path, 
     for sample in answer["samples"]:
         for image in (sample["image"], *(near["image"] for near in sample["near"])):
             assert stands_in(shown, pixels(image))
+    for sample in answer["samples"][1:]:
+        alone = make(sample["command"])
+        assert stands_in(alone, pixels(sample["image"]))
+        assert not stands_in(alone, pixels(answer["samples"][0]["image"]))
     assert ask("samples", asked) == answer
+    plain = ask("samples", {**asked, "neighbours": False})
+    assert [sample["near"] for sample in plain["samples"]] == [[]] * 3
     assert ask("samples", {**asked, "seed": 6})["samples"] != answer["samples"]
 
 
@@ -552,7 +558,7 @@ class Blocked:
             self.running -= 1
         return {}
 
-    def samples(self, *_):
+    def samples(self, *_, **__):
         return self.image(0)
 
 
@@ -590,7 +596,7 @@ def test_requests_at_once_wait_in_a_queue_and_too_many_are_refused(session, requ
 
 def test_a_quick_picture_does_not_wait_for_long_work(session):
     blocked = Blocked(session)
-    blocked.samples, blocked.image = lambda *_: Blocked.image(blocked, 0), session.image
+    blocked.samples, blocked.image = lambda *_, **__: Blocked.image(blocked, 0), session.image
     assert ask_at_once(blocked, [DRAW, DRAW, IMAGE], 1) == [200] * 3
 
 
@@ -642,7 +648,7 @@ def browse(run: str, output: str) -> None:
     for number in (1, 2):
         os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT), number)
     requests.MAX_SECONDS = server.MAX_SECONDS = 1
-    Session.samples = lambda *_: time.sleep(100)
+    Session.samples = lambda *_, **__: time.sleep(100)
     sys.argv = ["browse.py", run, "--no_open", "--accelerator", "cpu"]
     runpy.run_path(str(REPOSITORY / "scripts" / "browse.py"), run_name="__main__")
 

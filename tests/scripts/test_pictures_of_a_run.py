@@ -247,6 +247,8 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --decode a.npy --temperature 1", "--temperature 1.0: has no effect with --decode"),
         ("sample --decode a.npy --condition a=1 b=2", "--condition a=1 b=2: has no effect with --decode"),
         ("sample --decode a.npy --guidance 2", "--guidance 2.0: has no effect with --decode"),
+        ("sample --decode a.npy --pick 2", "--pick 2: has no effect with --decode"),
+        ("sample --num 3 --prior diagonal --pick 1 4", "--pick 4: must be from 1 to 3"),
         ("sample --temperature 0", "--temperature 0.0: must be more than 0, and at most 100. Give 1 to sample the"),
         ("sample --temperature nan", "--temperature nan: must be more than 0, and at most 100"),
         ("sample --temperature 1e30", "--temperature 1e+30: must be more than 0, and at most 100"),

@@ -1,36 +1,64 @@
-import {$, $$, about, element, show, wait} from './common.js';
+import {$, $$, about, ask, element, newest, show, wait} from './common.js';
 import {thumbnail} from './map.js';
 
 export const sampler = {
+  drawn: false, changed: false,
   start() {
-    const form = $('#draw'), fields = form.elements;
-    fields.prior.append(...about.priors.map(prior => element('option', {textContent: prior, selected: prior === about.prior})));
+    const {prior, temperature, guidance} = this.fields = $('#draw').elements, first = about.quick_priors.includes(about.prior) ? about.prior : about.quick_priors[0];
+    prior.append(...about.priors.map(name => element('option', {textContent: name, selected: name === first})));
     for (const [name, values] of Object.entries(about.attributes)) {
       const options = values.map(value => element('option', {value: `${name}=${value}`, textContent: value || 'none'}));
       $('#conditions').append(element('label', {}, `${name} `, element('select', {}, element('option', {value: '', textContent: 'any'}), ...options)));
     }
-    const flow = () => { for (const part of $$('.asked')) part.hidden = fields.prior.value !== 'flow' || !Object.keys(about.attributes).length; };
-    fields.prior.onchange = flow;
-    flow();
-    form.onsubmit = event => { event.preventDefault(); this.draw(fields); };
+    $('#draw details').open = innerWidth > 800;
+    for (const input of [temperature, guidance]) input.oninput = () => { this.outputs(); if (this.quick) this.live(); };
+    $('#draw').onchange = () => {
+      this.outputs();
+      this.changed = true;
+      if (this.quick) this.draw();
+    };
+    $('#draw .main').onclick = () => {  // what was set by hand is drawn as it is, else other samples
+      if (this.drawn && !this.changed) this.fields.seed.value = (+this.fields.seed.value + 1) % 2 ** 32;
+      this.draw();
+    };
+    $('#draw').onsubmit = event => event.preventDefault();
+    this.outputs();
   },
-  async draw(fields) {
-    const asked = {prior: fields.prior.value};
-    for (const name of ['seed', 'num', 'temperature', 'guidance']) asked[name] = +fields[name].value;
-    asked.conditions = asked.prior === 'flow' ? $$('#conditions select').map(select => select.value).filter(Boolean) : [];
-    const answer = await wait($('#draw .main'), 'samples', asked);
+  opened() { if (!this.drawn) this.draw(); },
+  get quick() { return about.quick_priors.includes(this.fields.prior.value); },
+  outputs() {
+    const flow = this.fields.prior.value === 'flow' && Object.keys(about.attributes).length > 0;
+    for (const part of $$('#sample .asked')) part.hidden = !flow;
+    for (const output of $$('#draw output')) output.textContent = $('input', output.parentElement).value;
+    $('#unfitted').hidden = this.quick;
+  },
+  get asked() {
+    const asked = {prior: this.fields.prior.value};
+    for (const name of ['seed', 'num', 'temperature', 'guidance']) asked[name] = +this.fields[name].value;
+    return {...asked, conditions: asked.prior === 'flow' ? $$('#conditions select').map(select => select.value).filter(Boolean) : []};
+  },
+  draw: newest(async () => {
+    const {asked} = sampler;
+    [sampler.drawn, sampler.changed] = [true, false];
+    sampler.fill(asked, await wait($('#draw .main'), 'samples', asked));
+    sampler.outputs();
+  }),
+  // While a slider moves; the nearest training images, which take longer, come when it stops.
+  live: newest(async () => sampler.fill(sampler.asked, await ask('samples', {...sampler.asked, neighbours: false}))),
+  fill({prior, seed}, answer) {
     if (!answer) return;
+    about.quick_priors.push(prior);
+    const name = i => `sample ${i + 1} of ${answer.samples.length}, seed ${seed}`;
     $('#drawn').replaceChildren(...answer.samples.map((sample, i) => {
-      const keep = element('button', {className: 'keep', title: 'keep it', onclick: () => this.keep(sample)},
-        element('img', {src: sample.image, alt: `sample ${i + 1}`}));
-      return element('div', {className: 'drawn tiles'}, keep, element('div', {}, ...sample.near.map(other => thumbnail(other.row, other.image))));
+      const keep = element('button', {className: 'keep', title: 'keep it', onclick: () => this.keep(sample, name(i))}, element('img', {src: sample.image, alt: name(i)}));
+      return element('div', {className: 'drawn tiles'}, keep, element('div', {}, ...sample.near.map(({row, image, by}) => thumbnail(row, image, `by ${by}`))));
     }));
-    show('sample', answer.samples[0]);
+    show('sample', answer.samples[0], name(0));
   },
-  keep(sample) {
-    show('sample', sample);
+  keep(sample, name) {
+    show('sample', sample, name);
     if (![...$$('#kept img')].some(image => image.src === sample.image)) {
-      $('#kept').append(element('button', {onclick: () => show('sample', sample)}, element('img', {src: sample.image, alt: 'kept sample'})));
+      $('#kept').append(element('button', {title: name, onclick: () => show('sample', sample, name)}, element('img', {src: sample.image, alt: name})));
     }
   },
 };
