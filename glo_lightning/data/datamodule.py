@@ -203,6 +203,8 @@ class LSUNDataModule(LightningDataModule):
                     _ = self.dataset
         with raise_on_all_ranks():
             self._order(self.seed)  # refuses batches that are too small
+            if stage == "fit" and rank == 0 and self.holdout and isinstance(self.dataset, CachedDataset):
+                self.dataset.warn_of_copies(self.num_images)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -126,6 +126,21 @@ class CachedDataset(Dataset[tuple[Tensor, Any]]):
         rows = torch.tensor(index, dtype=torch.long)
         return self.images.index_select(0, rows), rows  # five times as fast as indexing
 
+    def warn_of_copies(self, num_rows: int) -> None:
+        """Warns of rows from ``num_rows`` on, which are held out, that have the pixels of an earlier row."""
+        lines = self.images[:, 0, self.shape[2] // 2].numpy()  # one line of pixels tells most images apart
+        wanted = {line.tobytes() for line in lines[num_rows:]}
+
+        def digest(row: int) -> bytes:
+            return hashlib.sha256(self.images[row].numpy().data).digest()
+
+        rows = (row for row in range(num_rows) if lines[row].tobytes() in wanted)
+        known = {digest(row) for row in rows if row not in self._skipped}
+        copies = [row for row in range(num_rows, len(self)) if row not in self._skipped and digest(row) in known]
+        if copies:
+            message = "%d of %d held-out images have the pixels of a training image, such as %s: they are not new"
+            log.warning(message, len(copies), len(self) - num_rows, key_text(self.source, copies[0]))
+
     def _map(self) -> Tensor:
         with open(self.file, "rb") as file:  # writes to the tensor do not reach the file
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

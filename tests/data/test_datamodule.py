@@ -54,6 +54,16 @@ def test_skipped_rows_have_no_pixels(mixed, cached):
         _ = data.dataset[3]
 
 
+def test_held_out_copies_of_training_images_are_reported(tmp_path, caplog):
+    nearly = flat_image(1, size=32)
+    nearly[0, 0] = 255
+    images = [*(flat_image(row, size=32) for row in range(8)), nearly, flat_image(2, size=32)]
+    records = {b"image %d" % row: encode(image, "BMP" if row == 9 else "PNG") for row, image in enumerate(images)}
+    data = LSUNDataModule(write_lmdb(tmp_path / "lmdb", records), image_size=32, batch_size=4, holdout=2)
+    data.setup("fit")
+    assert "1 of 2 held-out images have the pixels of a training image, such as image 9" in caplog.text
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_held_out_rows_that_are_not_images_are_passed_over(mixed, cached):
     data = LSUNDataModule(mixed, image_size=32, holdout=14, cache=cached, on_invalid_image="skip")  # 16 to 29
