@@ -157,43 +157,61 @@ class _Grid(Callback):
             folder = Path(trainer.log_dir)
         return None if folder is None else folder / "images"
 
-    def show(self, trainer: Trainer, tag: str, name: str, images: Tensor) -> None:
-        """Writes a grid of images (B, C, H, W) in [-1, 1] to the folder and to the loggers."""
+    def show(self, trainer: Trainer, tag: str, name: str, images: Tensor, targets: Tensor | None = None) -> None:
+        """Writes a grid of images (B, C, H, W) in [-1, 1] to the folder and to the loggers.
+
+        The loggers show each row of the targets (B, C, H, W), if there are any, above the row of their images.
+        """
         grid = make_picture(images)
         folder = self.picture_folder(trainer)
         if folder is not None:
             with handle_write_errors(f"The picture {name}", write_policy(trainer)):
                 write_picture(folder / f"{name}.png", grid)
+        if targets is not None:
+            grid = _make_pairs(targets, images.cpu())
         for logger in trainer.loggers:
             # the step of the last batch, which Lightning uses at an epoch's end
             log_picture(logger, tag, grid, max(trainer.global_step - 1, 0))
 
-    def show_generated(self, trainer: Trainer, model: GLO, tag: str, codes: Tensor) -> None:
+    def show_generated(
+        self, trainer: Trainer, model: GLO, tag: str, codes: Tensor, targets: Tensor | None = None
+    ) -> None:
         model.eval()
         images = model(codes)
         model.train()
-        self.show(trainer, tag, f"{tag}_epoch_{trainer.current_epoch:03d}", images)
+        self.show(trainer, tag, f"{tag}_epoch_{trainer.current_epoch:03d}", images, targets)
+
+
+def _make_pairs(targets: Tensor, images: Tensor) -> Tensor:
+    """A grid (3, H, W) of rows of at most eight targets, each above the row of their images; full rows alone."""
+    columns = min(8, len(images))
+    both = [some[: len(some) // columns * columns].unflatten(0, (-1, columns)) for some in (targets, images)]
+    return make_picture(torch.stack(both, dim=1).flatten(0, 2), columns)
 
 
 class ReconstructionGrid(_Grid):
     """Shows the first images and, after each epoch, their reconstructions.
 
     Writes PNG files into the run folder (``images/targets.png``, ``images/reconstructions_epoch_000.png``) and pictures
-    to the loggers (``targets``, ``reconstructions``). The generator is in eval mode.
+    to the loggers (``targets``, and ``reconstructions`` below their targets). The generator is in eval mode.
     """
 
+    targets: Tensor | None = None  # uint8 (B, C, H, W)
+
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero:
+            return
+        self.targets = _first_images(trainer, min(self.num_images, pl_module.latents.num_embeddings))
         folder = self.picture_folder(trainer)
-        if trainer.is_global_zero and not (folder is not None and (folder / "targets.png").exists()):
-            images = _first_images(trainer, min(self.num_images, pl_module.latents.num_embeddings))
-            if images is not None:
-                self.show(trainer, "targets", "targets", from_uint8(images))
+        if self.targets is not None and not (folder is not None and (folder / "targets.png").exists()):
+            self.show(trainer, "targets", "targets", from_uint8(self.targets))
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
             codes = _trained(trainer, pl_module.latents.weight[: self.num_images])
-            self.show_generated(trainer, pl_module, "reconstructions", codes)
+            targets = None if self.targets is None else from_uint8(self.targets)
+            self.show_generated(trainer, pl_module, "reconstructions", codes, targets)
 
 
 class SampleGrid(_Grid):

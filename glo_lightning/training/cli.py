@@ -117,7 +117,8 @@ class TrainCLI(LightningCLI):
             self.start = create_folder(config, self.recipe)
         self.start.read(config)
         self.resolved = Namespace(config.clone())
-        complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe)
+        self.first_step = self.start.global_step if config.resume is not None else None
+        complete_loggers(config.trainer.logger, self.start.folder.path, self.recipe, self.first_step)
 
     def instantiate_classes(self) -> None:
         """Creates the model, the data and the Trainer. What a class of the command line raises is an InputError."""
@@ -148,8 +149,7 @@ class TrainCLI(LightningCLI):
             on_write_error = self.config_init.checkpoint.on_write_error
             kwargs["plugins"].append(AtomicCheckpointIO(on_write_error))
             if flags.logger in (None, True):
-                first_step = self.start.global_step if self.config.resume is not None else None
-                kwargs["logger"] = RunLogger(self.start.folder.path, first_step, on_write_error)
+                kwargs["logger"] = RunLogger(self.start.folder.path, self.first_step, on_write_error)
             else:
                 for logger in _as_list(flags.logger or None):
                     keep_csv_rows(logger, self.start.global_step)

@@ -23,13 +23,28 @@ if TYPE_CHECKING:
 
 LOGGED_RUNS = "loggers.json"  # in the run folder: the arguments that continue a logged run, by the logger's class
 NEED_SAVE_DIR = ("CSVLogger", "TensorBoardLogger")  # whose save_dir must be given
+# TensorBoard sorts tags by name; its Custom Scalars have the charts in this order, each of tags that match a pattern.
+CHARTS = {
+    "loss": ["train/loss_epoch", "train/loss$"],
+    "val/psnr": ["val/psnr"],
+    "learning rates": ["lr-"],
+    "norm of the codes": ["latents/norm_mean"],
+    "distance of the codes from their start": ["latents/moved"],
+    "images per second": ["train/images_per_second"],
+}
 NOT_GIVEN = (None, "", ".", "./mlruns", "lightning_logs")  # the loggers' own defaults of places and names
 
 
-def complete_loggers(loggers: Any, folder: Path, recipe: str) -> None:
+def complete_loggers(loggers: Any, folder: Path, recipe: str, first_step: int | None) -> None:
     """Fills in what the user left open: files go into the run folder, names are the recipe's and the folder's.
 
-    ``loggers`` is one or several classes with arguments, or a bool. Logged runs that the folder names are continued.
+    Logged runs that the folder names are continued.
+
+    Args:
+        loggers: one or several classes with arguments, or a bool.
+        folder: the run folder.
+        recipe: the name of the recipe.
+        first_step: the step from which a run is resumed; later events of TensorBoard's no longer count. Else None.
     """
     file = folder / LOGGED_RUNS
     logged: dict[str, dict[str, Any]] = {}
@@ -40,7 +55,8 @@ def complete_loggers(loggers: Any, folder: Path, recipe: str) -> None:
         if isinstance(logger, Namespace):
             name = logger.class_path.rpartition(".")[2]
             arguments = logger.get("init_args") or {}  # none of a class that takes none
-            for key, value in (_defaults(name, folder, recipe) | logged.get(name, {})).items():
+            defaults = _defaults(name, folder, recipe) | {"purge_step": first_step}
+            for key, value in (defaults | logged.get(name, {})).items():
                 if key in arguments and arguments[key] in NOT_GIVEN:
                     arguments[key] = value
 
@@ -79,18 +95,24 @@ def keep_csv_rows(logger: Logger, first_step: int) -> None:
 
 
 class SetUpLoggers(Callback):
-    """Logs the hyperparameters, and keeps in the run folder what continues its logged runs when it is resumed."""
+    """Logs the hyperparameters and the order of TensorBoard's charts.
+
+    Keeps in the run folder what continues its logged runs when it is resumed.
+    """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: GLO, stage: str) -> None:  # type: ignore[override]
-        if stage != "fit" or not trainer.is_global_zero or not trainer.enable_autolog_hparams:
+        if stage != "fit" or not trainer.is_global_zero:
             return
         parameters = {**_plain_arguments(getattr(trainer, "datamodule", None)), **pl_module.hparams}
         parameters |= {"max_epochs": trainer.max_epochs, "precision": trainer.precision}
         for logger in trainer.loggers:
-            if not _has_hyperparameters(logger):
+            if _kind(logger) == "TensorBoardLogger":
+                charts = {title: ["Multiline", tags] for title, tags in CHARTS.items()}
+                logger.experiment.add_custom_scalars({"GLO": charts})  # type: ignore[attr-defined]
+            if trainer.enable_autolog_hparams and not _has_hyperparameters(logger):
                 logger.log_hyperparams(parameters)
 
     def on_train_start(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
@@ -111,11 +133,11 @@ def _has_hyperparameters(logger: Any) -> bool:
     return _kind(logger) == "MLFlowLogger" and bool(logger.experiment.get_run(logger.version).data.params)
 
 
-def make_picture(images: Tensor) -> Tensor:
-    """A grid (3, H, W) in [0, 1] of images (B, C, h, w) in [-1, 1], eight in a row."""
+def make_picture(images: Tensor, columns: int = 8) -> Tensor:
+    """A grid (3, H, W) in [0, 1] of images (B, C, h, w) in [-1, 1]."""
     from torchvision.utils import make_grid  # takes a second to import, which --help need not wait for
 
-    return make_grid(to_unit(images.cpu()), nrow=8)
+    return make_grid(to_unit(images.cpu()), nrow=columns)
 
 
 def write_picture(path: Path, grid: Tensor) -> None:

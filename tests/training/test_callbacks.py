@@ -1,3 +1,5 @@
+import io
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,11 +7,12 @@ import pytest
 import torch
 from conftest import TINY, curves, events, load, train
 from PIL import Image
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.module import GLO
 from glo_lightning.priors.gaussian import Gaussian
-from glo_lightning.training.callbacks import Curves
+from glo_lightning.training.callbacks import Curves, _make_pairs
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +50,33 @@ def test_the_grids_show_the_targets_and_what_the_generator_makes_of_their_codes_
     assert np.abs(cells(trained / "images" / "samples_epoch_001.png") - expected_samples).max() <= 1
 
 
+def test_tensorboard_shows_each_row_of_targets_above_its_reconstructions(trained):
+    shown = cells(io.BytesIO(events(trained).Images("reconstructions")[-1].encoded_image_string))
+    rows = shown.reshape(2 * 3, 8, *shown.shape[1:])
+    for row, file in enumerate(["targets.png", "reconstructions_epoch_001.png"]):
+        assert np.abs(rows[row::2].reshape(shown[:24].shape) - cells(trained / "images" / file)).max() <= 1
+
+
+@pytest.mark.parametrize(("number", "columns"), [(3, 3), (8, 8), (20, 8)])
+def test_pairs_of_a_few_images_stand_above_each_other(number, columns):
+    targets, images = (torch.full((number, 3, 4, 4), value) for value in (1.0, -1.0))
+    grid = _make_pairs(targets, images)[0, 2::6, 2::6]
+    assert grid.tolist() == [[1.0] * columns, [0.0] * columns] * (number // columns)
+
+
 def test_tensorboard_has_the_tags_at_their_steps(trained):
     accumulator = events(trained)
     tags = accumulator.Tags()
     scalars = {"train/loss", "train/loss_epoch", "latents/norm_mean", "latents/moved", "train/images_per_second"}
-    assert scalars | {"lr-SGD/generator", "lr-SGD/latents"} <= set(tags["scalars"])
+    scalars |= {"lr-SGD/generator", "lr-SGD/latents"}
+    assert scalars <= set(tags["scalars"])
     assert set(tags["images"]) == {"targets", "reconstructions", "samples"}
+    (layout,) = accumulator.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(layout.tensor_proto.string_val[0])
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert charts[0].title == "loss"
+    patterns = [pattern for chart in charts for pattern in chart.multiline.tag]
+    assert all(any(re.match(pattern, tag) for tag in scalars) for pattern in patterns if "val" not in pattern)
     assert [event.step for event in accumulator.Scalars("train/loss_epoch")] == [2, 5]
     for tag in ("reconstructions", "samples"):
         assert [event.step for event in accumulator.Images(tag)] == [2, 5]

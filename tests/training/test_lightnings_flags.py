@@ -448,6 +448,14 @@ def test_a_run_with_defaults_that_yaml_cannot_hold_is_resumed_and_repeated(run, 
     assert run("--config=run/config.yaml", "--max_epochs=1", "--output=again") == (0, "")
 
 
+def test_tensorboard_has_no_step_twice_after_a_kill(run, tmp_path):
+    """As with the logger that a run has without the flag. The last checkpoint was not written any more."""
+    assert run(*ONE, "--logger=TensorBoardLogger", "--output=run", "--max_epochs=2") == (0, "")
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
+    assert run("--resume=run", "--max_epochs=3")[0] == 0
+    assert [step for step, _ in curves(tmp_path / "run")["train/loss_epoch"]] == [2, 5, 8]
+
+
 def test_a_found_batch_size_is_in_the_configuration(run, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
