@@ -110,7 +110,9 @@ def test_a_command_of_the_readme_runs(command, run, workplace, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, *arguments, *SHORTER.get(name, ())])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.15 deprecates TorchScript
+        before = set(os.listdir())
         runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        assert set(os.listdir()) == before or command not in commands_of(README)  # all lies in the run's folder
 
 
 @pytest.mark.parametrize("command", UNDERSTOOD, ids=lambda command: " ".join(command)[:90])

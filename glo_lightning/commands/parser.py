@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import itertools
 import logging
@@ -15,6 +16,8 @@ from typing import Any
 
 from glo_lightning.errors import InputError, OneLineParser
 from glo_lightning.streams import streams_may_close
+
+log = logging.getLogger(__name__)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -84,8 +87,7 @@ class RunParser(CommandParser):
 
     Args:
         name: the command.
-        output: default name of the output, in the run folder or beside the checkpoint; None for a command without
-            --output and --overwrite.
+        output: default name of the output, in ``explore_folder``; None for a command without --output and --overwrite.
         writes: what --output names, for --help.
         flag: another name of ``--output``.
     """
@@ -93,6 +95,7 @@ class RunParser(CommandParser):
     def __init__(self, name: str, output: str | None = None, writes: str = "", flag: str = "--output"):
         super().__init__(name)
         self.default_output, self.flag = output, flag
+        self.folder: Path | None = None
         help_ = "a run folder, a checkpoint file, an exported folder, or faces, the run that ships"
         self.add_argument("run", metavar="RUN", help=help_)
         # as glo_lightning.devices.Accelerator has them
@@ -100,7 +103,7 @@ class RunParser(CommandParser):
         self.add_argument("--data.root", dest="root", type=Path, help="the run's images, if they were moved")
         if output is None:
             return
-        help_ = f"{writes} (default: {output} in the run folder, or a new name)"
+        help_ = f"{writes} (default: explore/{output} in the run folder, or a new name)"
         self.add_argument(flag, dest="output", type=Path, help=help_)
         self.add_argument("--overwrite", action="store_true", help="replace what is there")
 
@@ -111,6 +114,14 @@ class RunParser(CommandParser):
         if moving:
             self.add_argument("--animation", type=Path, metavar="FILE.webp", help="also write an animated picture")
 
+    def call(self, arguments: list[str]) -> None:
+        try:
+            super().call(arguments)
+        finally:
+            if self.folder is not None:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()  # it is empty where nothing was written, else it stays
+
     def complete(self, options: argparse.Namespace) -> None:
         """Find the run, and check the outputs."""
         from glo_lightning.explore.exported import find_run
@@ -119,7 +130,8 @@ class RunParser(CommandParser):
         if self.default_output is None or getattr(options, "images", True) == []:  # then it writes no output
             return
         if options.output is None:
-            named = (run if run.is_dir() else run.parent) / self.default_output
+            self.folder = explore_folder(run)
+            named = self.folder / self.default_output
             options.output = named if options.overwrite else free_name(named)
         from glo_lightning.explore.outputs import check_outputs, inputs_of  # slow
 
@@ -127,6 +139,23 @@ class RunParser(CommandParser):
         outputs = {key: path for key, path in paths.items() if path is not None}
         named_outputs = {self.flag.lstrip("-") if key == "output" else key: path for key, path in outputs.items()}
         check_outputs(named_outputs, options.overwrite, inputs_of(options, outputs))
+
+
+def explore_folder(run: Path) -> Path:
+    """The folder ``explore`` of a run folder, an export or beside a checkpoint, which is made if need be.
+
+    Where that cannot be written it is the current folder, which the log says.
+    """
+    home = run if run.is_dir() else run.parent
+    if not run.is_dir() and (home.parent / "config.yaml").is_file():
+        home = home.parent  # of checkpoints/last.ckpt
+    folder = home / "explore"
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return folder
+    log.info("%s cannot be written: the output goes to the current folder", home)
+    return Path()
 
 
 def free_name(path: Path) -> Path:

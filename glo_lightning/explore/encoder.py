@@ -12,7 +12,6 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
@@ -117,6 +116,8 @@ def fit_encoder(
 
 def _regress(layer: nn.Linear, pairs: list[tuple[Tensor, Tensor]]) -> None:
     """Set a layer to the ridge regression of pairs (inputs, outputs)."""
+    from sklearn.linear_model import Ridge  # slow to import
+
     inputs, outputs = (torch.cat(part).cpu().numpy() for part in zip(*pairs, strict=True))
     penalty = RIDGE * len(inputs) * float(inputs.var(axis=0).mean()) + 1e-6  # all images may be equal
     ridge = Ridge(penalty, solver="cholesky", copy_X=False).fit(inputs, outputs)

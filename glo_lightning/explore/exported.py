@@ -108,8 +108,7 @@ def find_run(name: str | os.PathLike[str]) -> Path:
     """Find the path of a run: a path as it is, or ``faces``, which ships and is copied to ``runs/faces``.
 
     Raises:
-        InputError: when there is no run; but a checkpoint file is not looked for.
-        OSError: when the copy cannot be written.
+        InputError: when there is no run, or the copy cannot be written; but a checkpoint file is not looked for.
     """
     path = Path(name)
     if path.is_file() or path.suffix == ".ckpt" or (path / "config.yaml").is_file() or is_export(path):
@@ -118,8 +117,12 @@ def find_run(name: str | os.PathLike[str]) -> Path:
         raise missing_run("run", name, sorted(os.listdir(SHIPPED)))
     copy = Path("runs") / path
     if not is_export(copy):
-        with whole_folder(copy) as folder:
-            shutil.copytree(SHIPPED / path, folder, dirs_exist_ok=True)
+        try:
+            with whole_folder(copy) as folder:
+                shutil.copytree(SHIPPED / path, folder, dirs_exist_ok=True)
+        except OSError as error:
+            remedy = f"cannot be copied to {copy} ({error.strerror}). Work in a folder that can be written."
+            raise InputError("run", name, remedy) from error
         log.info("copied the run %s, which comes with the package, to %s", path, copy)
     return copy
 

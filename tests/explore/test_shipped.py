@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from programs import call
+from programs import call, refusal
 
 from glo_lightning.explore.exported import SHIPPED, find_run
 from glo_lightning.module import GLO
@@ -23,8 +23,13 @@ def test_it_samples_at_once_and_the_package_stays_as_it_is(tmp_path):
     status, output, errors = call("sample", "faces", "--num=2", "--accelerator=cpu")
     assert (status, errors) == (0, [])
     assert "fitting" not in output
-    assert (tmp_path / "runs" / "faces" / "samples.png").is_file()
+    assert (tmp_path / "runs" / "faces" / "explore" / "samples.png").is_file()
     assert {file: file.stat().st_mtime_ns for file in FACES.rglob("*")} == before
+
+
+def test_a_copy_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "runs").touch()
+    assert refusal("sample", "faces").startswith("run faces: cannot be copied to runs/faces (")
 
 
 def test_it_has_five_megabytes():

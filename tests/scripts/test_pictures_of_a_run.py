@@ -88,8 +88,25 @@ def test_a_second_call_takes_a_new_name_and_says_it(tiny_run, tmp_path):
     for name in ("interpolation.png", "interpolation-2.png", "interpolation-3.png"):
         status, output, _ = call("interpolate", run, 0, 1, "--steps=2", "--accelerator=cpu")
         assert status == 0
-        assert f"wrote {run / name}" in output
-        assert (run / name).is_file()
+        assert f"wrote {run / 'explore' / name}" in output
+        assert (run / "explore" / name).is_file()
+
+
+def test_an_output_goes_beside_the_run_or_it_says_where_else(tiny, tmp_path):
+    run = shutil.copytree(tiny, tmp_path / "run")
+    for name in (run, run / "checkpoints" / "last.ckpt"):
+        refusal("walk", name, "--axes=99")
+        assert not (run / "explore").exists()  # nothing was written, and so nothing is made
+    assert call("walk", run / "checkpoints" / "last.ckpt", "--axes=1")[0] == 0
+    assert (run / "explore" / "walk.png").is_file()
+    shutil.rmtree(run / "explore")
+    (run / "explore").touch()  # in its place: the folder cannot be made
+    _, said, _ = call("walk", run, "--axes=1")
+    assert said.splitlines()[-2:] == [
+        f"{run} cannot be written: the output goes to the current folder",
+        "wrote walk.png",
+    ]
+    assert (tmp_path / "walk.png").is_file()
 
 
 def moved(table: torch.Tensor) -> torch.Tensor:
