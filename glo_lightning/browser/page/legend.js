@@ -7,7 +7,7 @@ const UNKNOWN = '#8b8f96', WORST = 60;
 
 // The colours of the images on the map, and the legend, which filters the images by what they stand for.
 export const legend = {
-  numbers: null, colours: [], pressed: new Set(),
+  numbers: null, colours: [], names: [], pressed: new Set(),
   start() {
     const names = Object.keys(about.attributes).map(name => element('option', {textContent: name, value: `label ${name}`}));
     $('#colour').append(...names, ...(about.has_images ? [element('option', {textContent: 'reconstruction', value: 'psnr'})] : []));
@@ -26,7 +26,7 @@ export const legend = {
   showLabels(name, answer) {
     if (!answer) return;
     const values = about.attributes[name];
-    this.numbers = answer.numbers;
+    [this.numbers, this.names] = [answer.numbers, values.map(value => value || 'none')];
     this.colours = values.map((value, i) => {
       const swatch = $('.swatch', label(name, value));
       if (swatch) return swatch.style.backgroundColor;
@@ -34,7 +34,7 @@ export const legend = {
     });
     const counts = values.map((_, i) => this.numbers.filter(number => number === i).length);
     $('#legend').append(...values.map((value, i) => element('button', {onclick: event => this.press(i, event.currentTarget), ariaPressed: 'false'},
-      element('i', {className: 'swatch', style: `background: ${this.colours[i]}`}), `${value || 'none'} ${counts[i]}`)));
+      element('i', {className: 'swatch', style: `background: ${this.colours[i]}`}), `${this.names[i]} ${counts[i]}`)));
   },
   press(number, button) {
     if (!this.pressed.delete(number)) this.pressed.add(number);
@@ -44,16 +44,16 @@ export const legend = {
   showQuality(answer) {
     if (!answer) return;
     const order = [...answer.psnr.keys()].sort((a, b) => answer.psnr[a] - answer.psnr[b]), [low, high] = [0.02, 0.98].map(part => answer.psnr[order[Math.floor(part * (order.length - 1))]]);
-    this.numbers = answer.psnr.map((_, i) => i);
+    [this.numbers, this.names] = [answer.psnr.map((_, i) => i), answer.psnr.map(value => `${value.toFixed(1)} dB`)];
     this.colours = answer.psnr.map(value => {
       const part = 2 * Math.min(1, Math.max(0, (value - low) / (high - low || 1))), at = Math.min(1, Math.floor(part));
       return `rgb(${SCALE[at].map((from, i) => Math.round(from + (part - at) * (SCALE[at + 1][i] - from)))})`;
     });
-    this.worst = order.slice(0, WORST);
     $('#legend').append(element('p', {textContent: `PSNR of the reconstructions, from ${low.toFixed(1)} `}, element('i', {className: 'scale'}), ` to ${high.toFixed(1)} dB. Worst first:`),
-      element('div', {className: 'tiles'}, ...this.worst.map(i => map.tile(i, `${answer.psnr[i].toFixed(1)} dB`))));
+      element('div', {className: 'tiles'}, ...order.slice(0, WORST).map(i => map.tile(i, this.names[i]))));
   },
   colour(i) { return this.colours[this.numbers[i]] || UNKNOWN; },
+  text(i) { return this.numbers ? [this.names[this.numbers[i]] ?? 'unknown'] : []; },
   // Whether the legend leaves an image out.
   hides(i) { return this.pressed.size > 0 && !this.pressed.has(this.numbers[i]); },
 };

@@ -113,6 +113,7 @@ export const map = {
     this.draw();
   },
   fit(places) {  // bring these into view
+    this.hover(null);
     const [low, high] = [Math.min, Math.max].map(extreme => [0, 1].map(axis => places.reduce((value, place) => extreme(value, place[axis]), places[0][axis])));
     const room = [this.width / this.stretch, this.height].map((pixels, axis) => (pixels - 60) / (high[axis] - low[axis] || 1e-9));
     [this.x, this.y] = [0, 1].map(axis => (low[axis] + high[axis]) / 2);
@@ -182,7 +183,7 @@ export const map = {
       if (i !== this.hovered) {
         canvas.width = canvas.height = about.tile;
         this.drawTile(canvas.getContext('2d'), i, 0, 0, about.tile);
-        $('#hover figcaption').textContent = `image ${about.rows[i]}`;
+        $('#hover figcaption').textContent = [`image ${about.rows[i]}`, ...legend.text(i)].join(', ');
       }
       Object.assign($('#hover').style, {left: `${x > this.width / 2 ? x - 150 : x + 24}px`, top: `${Math.max(0, Math.min(y - 60, this.height - 160))}px`});
     }
