@@ -453,7 +453,8 @@ def test_a_checkpoint_without_images_is_shown_by_what_its_generator_makes(faces_
     assert client.get("psnr").json()["message"].endswith("needs the training images. Give --data.root.")
     (sample,) = session.samples("gaussian", 1, 0, 1.0, [], 2.0)["samples"]
     assert [near["by"] for near in sample["near"]] == ["code"]
-    for made in (session.mixed(["5", "9"], [0.5, 0.5], "line"), session.moved("5", ["mask=respirator"], [1.0])):
+    mixed, moved = session.mixed(["5", "9"], [0.5, 0.5], "line"), session.moved("5", ["mask=respirator"], [1.0])
+    for made in (mixed, moved, sample, image["made"]):
         assert stands_in(make(made["command"]), pixels(made["image"]))
 
 
