@@ -1,16 +1,17 @@
 """Finds codes for new images: glo encode RUN IMAGES... [--output DIR]
 
 IMAGES are files, folders or LMDBs. Each image's code is found by gradient descent from several starts; the generator
-does not change. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json.
+does not change. The output folder holds targets.png, reconstructions.png, codes.npy, (M, D), and metrics.json. The
+PSNR stands beside that of a PCA of the training images, which also tells whether an image is like them at all.
 
 --fit_encoder fits an encoder to the run, in two minutes at most, and saves it in the run folder. From then on 30 steps
 from its code are the default; of more steps its code is one of the starts, and with --steps 0 it is the result.
 
 --operator says how IMAGES were degraded: mask (--mask FILE, whose black pixels are missing), down4 (reduced to a
 quarter of the side), blur, grey, or the path of a module's class; --operator_args '{"sigma": 3}' are its arguments. The
-descent then looks for images that the operator maps to IMAGES. The folder also holds the restored images, restored.png
-(with --mask filled.png), and comparison.png: the pictures, the generated images, and these made consistent with the
-pictures.
+descent then looks for images that the operator maps to IMAGES, and the PSNR is that of what it maps them to. The folder
+also holds the restored images, restored.png (with --mask filled.png), and comparison.png, with the columns degraded,
+IMAGES; generated, from the codes; and restored, the generated image changed as little as makes it agree with IMAGES.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from glo_lightning.errors import InputError, check_at_least, check_range
 from glo_lightning.explore.codes import encode_images, generate, save_codes
 from glo_lightning.explore.encoder import fit_and_save_encoder, load_encoder
 from glo_lightning.explore.interactive import load_run
+from glo_lightning.explore.metrics import pca_psnr
 from glo_lightning.explore.operators import Mask, check_sizes, make_operator
 from glo_lightning.explore.outputs import output_folder
 from glo_lightning.explore.pictures import picture
@@ -39,6 +41,7 @@ from glo_lightning.images import ImageFormat, from_uint8, psnr, to_uint8, to_uni
 from glo_lightning.losses import find_loss, make_loss
 
 MAX_COMPARED = 16  # images in the comparison
+UNLIKE = 3.0  # dB below the worst training image
 OF_OPERATORS = ("prior_weight", "noise_sigma")  # flags that weigh what an operator leaves open
 
 
@@ -121,7 +124,9 @@ def restore(
     outputs = {"targets": pictures + (1 - mask), "reconstructions": generated}
     outputs["filled" if options.mask else "restored"] = restored
     degraded = operator(generated)[..., mask > 0]
-    write(options, restoration.run, codes, names, outputs, (degraded, pictures[..., mask > 0]), compared=True)
+    what = " of the pixels that are not missing" if isinstance(operator, Mask) else " of the {}x{} picture"
+    what = what.format(*pictures.shape[2:])
+    write(options, restoration.run, codes, names, outputs, (degraded, pictures[..., mask > 0]), what)
 
 
 def write(
@@ -131,20 +136,42 @@ def write(
     names: list[str],
     pictures: dict[str, Tensor],
     measured: tuple[Tensor, Tensor],
-    compared: bool = False,
+    what: str = "",
 ) -> None:
-    """Print the PSNR of generated images (M, ...) for targets, and fill the output folder."""
+    """Print the PSNR of generated images (M, ...) for targets, and fill the output folder.
+
+    ``what`` says what an operator has compared; empty without one.
+    """
     of_all, of_each = float(psnr(*measured)), psnr(*measured, per_image=True).tolist()
+    by_pca = None if what else pca_psnr(run, to_uint8(pictures["targets"]))
+    metrics: dict[str, Any] = {"psnr": of_all}
     for name, value in zip(names, of_each, strict=True):
-        print(f"{name}: PSNR {value:.2f} dB")
-    print(f"all {len(names)} images: PSNR {of_all:.2f} dB")
-    metrics = {"psnr": of_all, "images": [{"name": n, "psnr": p} for n, p in zip(names, of_each, strict=True)]}
+        print(f"{name}: PSNR {value:.2f} dB{what}")
+    beside = ""
+    if by_pca is not None:
+        mean = -10 * torch.log10(torch.pow(10, -by_pca[0] / 10).mean())  # of all pixels
+        metrics["pca_psnr"] = float(mean)
+        beside = f"; by PCA with as many dimensions {mean:.2f} dB"
+    print(f"all {len(names)} images: PSNR {of_all:.2f} dB{what}{beside}")
+    if by_pca is not None:
+        report_unlike(names, *by_pca)
+    metrics["images"] = [{"name": n, "psnr": p} for n, p in zip(names, of_each, strict=True)]
     with output_folder(options.output, options.overwrite) as folder:
         for name, images in pictures.items():
             save_image(make_grid(to_unit(images)), folder / f"{name}.png")
-        if compared:
+        if what:
             rows = list(zip(*(images[:MAX_COMPARED] for images in pictures.values()), strict=True))
-            picture(rows, columns=["degraded", "generated", "restored"]).save(folder / "comparison.png")
+            title = "Restored: the generated image, changed as little as makes it agree with the degraded one"
+            picture(rows, title, ["degraded", "generated", "restored"]).save(folder / "comparison.png")
         save_codes(folder / "codes.npy", codes, run.digest)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")
+
+
+def report_unlike(names: list[str], of_images: Tensor, of_training: Tensor) -> None:
+    """Print which images the PCA reconstructs far worse than any training image, by their PSNR in dB."""
+    least = float(of_training.min())
+    for name, value in zip(names, of_images.tolist(), strict=True):
+        if value < least - UNLIKE:
+            why = f"PCA reaches {value:.1f} dB on it, and {least:.1f} or more on the first {len(of_training)} of them"
+            print(f"{name}: unlike the training images, so its code says little about it ({why})")

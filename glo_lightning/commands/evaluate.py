@@ -49,6 +49,7 @@ TITLES = {
     "train_all": "all training images, as trained",
 }
 PROBES = {"probes": 0, "neighbours": 5}  # of labels: number of neighbours that vote, 0 for a linear probe
+CHANCE = "chance: the most frequent label"
 MAX_PIXELS = 50_000_000  # values in the table of pixels that a probe is fitted to
 MIN_COMPARED = 100  # images for a distance of features
 
@@ -109,11 +110,13 @@ def probe_codes(
         "PCA codes": [pca.codes(from_uint8(part)) for part in (training, images)],
         "pixels": [from_uint8(part).flatten(1) for part in (training[:num_images], images)],
     }
+    chance = {CHANCE: {"images": len(table)} | probe(table, codes, attributes, held_out_rows, None)}
     return {
         title: {
             kind: {"images": len(fitted)} | probe(fitted, held_out, attributes, held_out_rows, neighbours)
             for kind, (fitted, held_out) in kinds.items()
         }
+        | chance
         for title, neighbours in PROBES.items()
     }
 
@@ -183,10 +186,15 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
         if probes in results:
             names = [name for name in results[probes]["codes"] if name != "images"]
             title = f"vote of {neighbours} neighbours of" if neighbours else "linear probe of"
-            print(f"\n| {title} held-out | of training images | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+            title = f"{title} {results['holdout']['images']} held-out images"
+            print(f"\n| {title} | fitted to training images | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
             for name, r in results[probes].items():
                 cells = (f"{r[key]:.1%}" if key in r else "" for key in names)
                 print(f"| {name} | {r['images']} | {' | '.join(cells)} |")
+    if "holdout" not in results:
+        print("\nno rows of held-out images and no probes: none are held out. Train with --data.holdout 64, say")
+    elif "probes" not in results:
+        print("\nno probes of labels: the images have none")
     if "features" in results:
         num = results["features"]["reconstructions"]["training_images"]
         print(f"\nfeatures of {options.features}, compared with those of {num} training images")

@@ -33,7 +33,10 @@ def check_flow(run: TrainedRun, key: str, value: object) -> None:
     """Raise InputError for a run of too few codes for a flow; ``key`` is the flag that needs one."""
     if not enough_codes(len(run.rows)):
         why = f"{len(run.rows)} codes are too few for a flow, which needs {MIN_CODES}"
-        raise InputError(key, value, f"{why}. Do without, or train on more images.")
+        remedy = "Do without, or train on more images."
+        if key in ("condition", "guidance"):
+            remedy = "Do without, which a mixture or a gaussian can, or train on more images."
+        raise InputError(key, value, f"{why}. {remedy}")
 
 
 def parse_conditions(run: TrainedRun, labels: Sequence[str]) -> Tensor | None:

@@ -14,8 +14,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.encoding import Loss
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import from_uint8, psnr, to_unit
 from glo_lightning.pca import fit_pca
+
+MAX_FITTED, MAX_COMPARED = 4096, 256  # training images of a PCA that new images are compared with, and of its PSNR
 
 
 @torch.no_grad()
@@ -35,6 +38,21 @@ def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Te
     return pca.images(pca.codes(from_uint8(images))).clamp(-1, 1)
 
 
+def pca_psnr(run: TrainedRun, images: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Reconstruct new images (M, C, H, W), uint8, by a PCA of up to 4,096 training images, with D dimensions.
+
+    Returns:
+        The PSNR in dB of each image, (M,), and of the first 256 training images; None where there are not twice as many
+        training images as dimensions, which such a PCA would fit too well to compare with.
+    """
+    training, latent_dim = run.pca_images()[:MAX_FITTED], run.codes.shape[1]
+    if len(training) < 2 * latent_dim:
+        return None
+    both = torch.cat([images, training[:MAX_COMPARED]])
+    values = psnr(pca_reconstructions(training, both, latent_dim), from_uint8(both), per_image=True)
+    return values[: len(images)], values[len(images) :]
+
+
 def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
     """The fraction of the nearest neighbours of codes (N, D) that are still nearest afterwards."""
     from sklearn.neighbors import NearestNeighbors
@@ -45,7 +63,7 @@ def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:
 
 
 def probe(
-    training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor, neighbours: int = 0
+    training: Tensor, held_out: Tensor, attributes: Attributes, rows: Tensor, neighbours: int | None = 0
 ) -> dict[str, float]:
     """Measure how well labels of held-out images can be predicted from their codes.
 
@@ -55,11 +73,13 @@ def probe(
     Args:
         training: codes or other features (N, F) of the first N images in ``attributes``.
         held_out, rows: (M, F), and their rows (M,) in ``attributes``.
-        neighbours: largest number of neighbours that vote; 0 for the regression.
+        neighbours: largest number of neighbours that vote; 0 for the regression; None for chance, which is always the
+            most frequent value.
 
     Returns:
         The accuracy for each attribute that has two values in training and a known one among held-out images.
     """
+    from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -72,8 +92,12 @@ def probe(
         values, truth = attributes.table[: len(training), number].numpy(), attributes.table[rows, number].numpy()
         labelled, known = values >= 0, truth >= 0
         if len(set(values[labelled].tolist())) > 1 and known.any():
-            votes = min(neighbours, int(labelled.sum()))
-            kind = KNeighborsClassifier(votes) if votes else LogisticRegression(max_iter=300)
+            if neighbours is None:
+                kind = DummyClassifier(strategy="most_frequent")
+            elif neighbours:
+                kind = KNeighborsClassifier(min(neighbours, int(labelled.sum())))
+            else:
+                kind = LogisticRegression(max_iter=300)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations are near enough
                 predicted = kind.fit(inputs[labelled], values[labelled]).predict(queries[known])

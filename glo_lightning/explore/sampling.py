@@ -12,7 +12,8 @@ from glo_lightning.explore.flows import check_flow, parse_conditions
 from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.priors.prior import check_conditions, check_draw, default_prior, make_prior, sample_codes
+from glo_lightning.priors.flow import enough_codes
+from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, default_prior, make_prior, sample_codes
 
 MAX_SHOWN = 64  # samples in a picture
 PER_ROW = 4
@@ -36,7 +37,9 @@ def draw_codes(
     check_draw(num, seed, temperature, guidance)
     conditions = parse_conditions(run, condition)
     conditional = {"condition": " ".join(condition) or None, "guidance": guidance}
-    needs_flow = [key for key, value in conditional.items() if value is not None and prior in (None, "flow")]
+    # to name a flow is of no use where there are too few codes for one
+    is_flow = prior in (None, "flow") or (prior in PRIORS and not enough_codes(len(run.rows)))
+    needs_flow = [key for key, value in conditional.items() if value is not None and is_flow]
     for key in needs_flow:
         check_flow(run, key, conditional[key])
     name = prior or ("flow" if needs_flow else default_prior(*run.trained_codes.shape))

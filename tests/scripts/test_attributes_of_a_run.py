@@ -95,10 +95,13 @@ def test_held_out_images_of_new_pairs_are_reported_by_themselves(run):
     results = json.loads(Path("made.json").read_text())
     assert results["holdout"]["images"] == HELD_OUT
     assert results["holdout_new_pairs"]["images"] == 4  # even and big, odd and not
-    assert set(results["probes"]) == {"codes", "PCA codes", "pixels"}
+    chance = "chance: the most frequent label"
+    assert set(results["probes"]) == {"codes", "PCA codes", "pixels", chance}
     assert set(results["probes"]) == set(results["neighbours"])
     assert set(results["probes"]["codes"]) == {"images", "parity", "size", "rare"}
     assert all(results["neighbours"][kind]["images"] == NUM for kind in ("codes", "PCA codes", "pixels"))
+    assert results["probes"][chance]["parity"] == 0.5  # of 4 odd and 4 even held-out images
+    assert f"| linear probe of {HELD_OUT} held-out images |" in output
     assert set(results["paths"]) == {"line", "arc", "fade", "nearest_code", "held-out images"}
     assert "linear probe" in output
 

@@ -1,3 +1,4 @@
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +9,11 @@ import torch
 from conftest import encode, flat_image, write_lmdb
 from PIL import Image
 from programs import call, refusal
+from sklearn.decomposition import PCA
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from glo_lightning.commands.encode import report_unlike
+from glo_lightning.commands.evaluate import report
 from glo_lightning.errors import InputError
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import whole_folder
@@ -42,6 +46,12 @@ def test_encode_writes_codes_that_give_the_reconstructions(tiny_run, pictures, t
         psnr = float(PeakSignalNoiseRatio(data_range=1.0)(generated[n : n + 1], images[n : n + 1]))
         assert metrics["images"][n]["psnr"] == pytest.approx(psnr, abs=0.01)
         assert f"{n}.png: PSNR {psnr:.2f} dB" in output
+    pca = PCA(6).fit(run.images(range(16)).flatten(1) / 255)  # which has all training images, and as many dimensions
+    by_pca = pca.inverse_transform(pca.transform(images.flatten(1))).clip(0, 1)
+    by_pca = torch.from_numpy(by_pca).view_as(images).float()
+    expected = float(PeakSignalNoiseRatio(data_range=1.0)(by_pca, images))
+    assert metrics["pca_psnr"] == pytest.approx(expected, abs=0.01)
+    assert f"all 3 images: PSNR {metrics['psnr']:.2f} dB; by PCA with as many dimensions {expected:.2f} dB" in output
     for name in ("targets", "reconstructions"):
         with Image.open(tmp_path / "out" / f"{name}.png") as grid:
             assert grid.size == (3 * 34 + 2, 36)
@@ -60,7 +70,9 @@ def test_encode_takes_an_lmdb_and_a_mask(tiny_run, tmp_path):
     mask[:, 16:] = 0
     (tmp_path / "mask.png").write_bytes(encode(mask))
     arguments = ("--mask", tmp_path / "mask.png", "--output", tmp_path / "out", "--steps", 10)
-    assert call("encode", tiny_run, records, *arguments)[0] == 0
+    status, said, _ = call("encode", tiny_run, records, *arguments)
+    assert status == 0
+    assert said.count(" dB of the pixels that are not missing\n") == 3  # of two images and of both
     targets, generated, filled = (
         np.asarray(Image.open(tmp_path / "out" / f"{name}.png")).astype(int)[2:34, 2:34]
         for name in ("targets", "reconstructions", "filled")
@@ -68,6 +80,21 @@ def test_encode_takes_an_lmdb_and_a_mask(tiny_run, tmp_path):
     assert (targets[:, 16:] == 255).all()
     assert (filled[:, :16] == targets[:, :16]).all()
     assert (filled[:, 16:] == generated[:, 16:]).all()
+
+
+def test_an_image_that_no_training_image_is_like_is_told(capsys):
+    report_unlike(["near.png", "far.png"], torch.tensor([24.0, 15.5]), torch.tensor([30.0, 25.0, 28.0]))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("far.png: unlike the training images")
+    assert "15.5 dB" in line
+    assert "25.0 or more on the first 3" in line
+
+
+@pytest.mark.parametrize(("measured", "why"), [((), "none are held out"), (("holdout",), "the images have none")])
+def test_evaluate_says_why_rows_are_missing(measured, why, capsys):
+    row = {"images": 1, "psnr": 1.0, "ssim": 1.0, "loss": 1.0}
+    report(dict.fromkeys(("train", *measured), row), argparse.Namespace(starts=["pca"], loss=None, steps=1))
+    assert why in capsys.readouterr().out
 
 
 def test_evaluate_reports_what_the_json_holds(tiny_run, tmp_path):

@@ -274,7 +274,10 @@ def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained)
         ("sample --guidance -5", "--guidance -5.0: must be from 0 to 100"),
         ("sample --guidance inf", "--guidance inf: must be from 0 to 100"),
         ("sample --guidance nan --prior gaussian", "--guidance nan: must be from 0 to 100"),
-        ("sample --guidance 2 --prior gaussian", "--guidance 2.0: the prior Gaussian takes no guidance. Give --prior"),
+        (
+            "sample --guidance 2 --prior gaussian",
+            "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do w",
+        ),
         ("sample --guidance 2", "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do without"),
         ("sample --guidance 2 --prior flow", "--guidance 2.0: 24 codes are too few for a flow, which needs 500. Do"),
         ("sample --num 1000000000000", "--num 1000000000000: as many codes would take"),

@@ -88,11 +88,11 @@ def list_images(folder: str | os.PathLike[str], key: str = "root") -> list[os.Di
     for path in sorted(map(path_text, entries["broken"])):
         log.warning("passed over %s: it is a link to nothing, or no regular file", path)
     passed_over = _count(entries)
-    if passed_over:
-        log.info("passed over: %s", passed_over)
     if not entries["image"]:
         problem = f"holds no images{passed_over and f'; passed over: {passed_over}'}"
         raise InputError(key, folder, f"{problem}. Give a folder of files such as .jpg, .png, .webp, .tif or .avif.")
+    if passed_over:
+        log.info("passed over: %s", passed_over)
     return entries["image"]
 
 
