@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -18,7 +19,7 @@ from torch import Tensor
 from glo_lightning.data.digests import key_table
 from glo_lightning.errors import InputError
 from glo_lightning.explore.card import write_card
-from glo_lightning.explore.exported import CODES, CONFIG, EXPORT_VERSION, GENERATOR, RECIPE, sha256_of, using_hub
+from glo_lightning.explore.exported import CODES, CONFIG, EXPORT_VERSION, GENERATOR, RECIPE, load_export, using_hub
 from glo_lightning.explore.outputs import named_writing
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import load_torch, whole_folder
@@ -32,8 +33,12 @@ CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, t
 CROP["none"] = "both sides to image_size, bilinear with antialiasing"
 
 
-def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half: bool = False) -> None:
-    """Write the folder ``output``, completely or not at all:
+def export_run(
+    run: str | os.PathLike[str], output: str | os.PathLike[str], half: bool = False, reuse: bool = False
+) -> bool:
+    """Write the folder ``output``, completely or not at all; return False if it is this very export already.
+
+    The folder has:
 
     - ``generator.safetensors``: the generator's state; ``config.json`` names its class. The package's own generators
       need torch alone; another needs the module that it is from.
@@ -48,12 +53,13 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
         run: a run folder, whose newest checkpoint is loaded, or a checkpoint in it; its images must be there.
         output: a folder that does not exist.
         half: store the generator and the flows in half precision.
+        reuse: accept an output that is this export already, such as one that could not be uploaded.
 
     Raises:
         InputError: when there is no such run, its images have changed, or the output exists or cannot be written.
     """
     output = Path(output).absolute()
-    if output.exists():
+    if output.exists() and not reuse:
         raise InputError("output", output, "exists already. Give another folder.")
     loaded = TrainedRun(Path(run), accelerator="cpu")
     codes, about = _tables(loaded), _about(loaded)
@@ -61,27 +67,51 @@ def export_run(run: str | os.PathLike[str], output: str | os.PathLike[str], half
         loaded.model.generator.half().float()  # what is measured and shown is what is stored
     state = loaded.model.generator.state_dict().items()
     generator = {name: (value.half() if half and value.is_floating_point() else value) for name, value in state}
+    # not save_file, which has an error of its own for full disks
+    tables = {GENERATOR: save({name: value.contiguous() for name, value in generator.items()}), CODES: save(codes)}
+    about["sha256"] = {name: hashlib.sha256(table).hexdigest() for name, table in tables.items()}
+    if output.exists():
+        if not _is_same(output, about, _find_flow(loaded)):
+            raise InputError(
+                "output", output, "exists, and is no export of this run as it is now. Give another folder."
+            )
+        return False
     with named_writing("output", output), whole_folder(output) as folder:
-        # not save_file, which has an error of its own for full disks
-        (folder / GENERATOR).write_bytes(save({name: value.contiguous() for name, value in generator.items()}))
-        (folder / CODES).write_bytes(save(codes))
+        for name, table in tables.items():
+            (folder / name).write_bytes(table)
         recipe = {**loaded.config, "data": {**loaded.config["data"], "root": None}}  # without a place of this machine
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
         _copy_flow(loaded, folder / "priors", half)
         write_card(loaded, folder, output.name)
-        about["sha256"] = {name: sha256_of(folder / name) for name in (GENERATOR, CODES)}
         (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n")
+    return True
+
+
+def _is_same(folder: Path, about: dict[str, Any], flow: tuple[Path, str] | None) -> bool:
+    """Whether an exported folder has what ``about`` tells, undamaged, and the flow, if there is one."""
+    try:
+        load_export(folder, GLO)
+    except InputError:
+        return False
+    has_flow = flow is None or (folder / "priors" / flow[1]).is_file()
+    return has_flow and json.loads((folder / CONFIG).read_bytes()) == json.loads(json.dumps(about))
+
+
+def _find_flow(run: TrainedRun) -> tuple[Path, str] | None:
+    """The file of the flow that was fitted to the run's codes, if there is one, and its name in an export."""
+    digest = codes_digest(run.trained_codes, run.trained_attributes)
+    files = [] if run.folder is None else sorted((run.folder / "priors").glob(f"flow-{digest}*.pt"))
+    return (files[0], exported_flow(digest)) if files else None
 
 
 def _copy_flow(run: TrainedRun, target: Path, half: bool) -> None:
     """Copy the flow that was fitted to the run's codes, if there is one."""
-    digest = codes_digest(run.trained_codes, run.trained_attributes)
-    files = [] if run.folder is None else sorted((run.folder / "priors").glob(f"flow-{digest}*.pt"))
-    if files:
-        state = load_torch(files[0])
+    found = _find_flow(run)
+    if found is not None:
+        state = load_torch(found[0])
         halved = {key: value.half() if half and value.is_floating_point() else value for key, value in state.items()}
         target.mkdir()
-        torch.save(halved, target / exported_flow(digest))
+        torch.save(halved, target / found[1])
 
 
 def _tables(run: TrainedRun) -> dict[str, Tensor]:
@@ -137,7 +167,9 @@ def push_export(folder: str | os.PathLike[str], repository: str, private: bool =
     Raises:
         InputError: when the Hub cannot be reached or refuses.
     """
-    with using_hub("push", repository, f"{os.fspath(folder)} is complete; log in with hf auth login, try again."):
+    with using_hub(
+        "push", repository, f"{os.fspath(folder)} is complete; log in with hf auth login, and repeat the command."
+    ):
         import huggingface_hub
 
         hub = huggingface_hub.HfApi()

@@ -175,7 +175,7 @@ class TrainCLI(LightningCLI):
         if not flags.fast_dev_run:  # which writes nothing
             callbacks += [*pictures, WriteMetrics(self.start.folder.path)]
         if progress_mode() != "none" and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(Bar() if progress_mode() == "bar" else Lines())
+            callbacks.append(Bar() if progress_mode() == "bar" else Lines(self.config.prior))
         if flags.enable_checkpointing is not False:
             callbacks.append(self.config_init.checkpoint)
         return callbacks

@@ -144,6 +144,8 @@ def translate(error: BaseException) -> BaseException:
         return error
     said = " ".join(str(error).split()) or f"{raised_in.name} of a class of Lightning's has to be overridden"
     if loggers := packages & {"wandb", "mlflow", "comet_ml"}:
+        if "wandb" in loggers:
+            said = f"{str(error).splitlines()[0].rstrip('.')}. Or set WANDB_MODE=offline, and run wandb sync later."
         return InputError("logger", min(loggers), said)
     return InputError("trainer", "arguments", said) if packages & {"pytorch_lightning", "lightning_fabric"} else error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import os
 from argparse import Namespace  # also of jsonargparse's, which the benchmark does without
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,7 @@ def complete_loggers(loggers: Any, folder: Path, recipe: str, first_step: int | 
 def _defaults(name: str, folder: Path, recipe: str) -> dict[str, Any]:
     """The arguments of a logger's class that put it into the run folder."""
     if name == "WandbLogger":
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")  # seconds; W&B itself waits 90 where there is no network
         return {"save_dir": str(folder), "project": recipe, "name": folder.name}
     if name == "CometLogger":
         return {"project": recipe}

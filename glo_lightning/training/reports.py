@@ -62,7 +62,15 @@ class Bar(TQDMProgressBar):
 
 
 class Lines(ProgressBar):
-    """Progress for output that is no terminal: one line an epoch, and one a minute within an epoch."""
+    """Progress for output that is no terminal: one line an epoch, and one a minute within an epoch.
+
+    Args:
+        prior: what is fitted after the last epoch; that is not in the time that is left.
+    """
+
+    def __init__(self, prior: str | None = None):
+        super().__init__()
+        self.then = "" if prior is None else f", then the prior {prior.rpartition('.')[2]}"
 
     def disable(self) -> None:
         """Does nothing: Lightning disables the bars of other ranks than 0, and those write no lines."""
@@ -82,7 +90,7 @@ class Lines(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
         seconds = (time.monotonic() - self.began) / self.batches * left * trainer.num_training_batches
-        self._line(trainer, EPOCH_METRICS, f"{duration(seconds)} left" if left > 0 else "")
+        self._line(trainer, EPOCH_METRICS, f"{duration(seconds)} left{self.then}" if left > 0 else "")
 
     def _line(self, trainer: Trainer, names: tuple[str, ...], what: str) -> None:
         self.last_line = time.monotonic()

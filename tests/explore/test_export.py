@@ -154,6 +154,21 @@ def test_a_pushed_model_comes_back_from_the_hub(hub, tiny_run, tmp_path):
     assert torch.equal(here.latents.weight, there.latents.weight)
 
 
+def test_a_push_that_failed_can_be_repeated(hub, tiny_run, tmp_path, monkeypatch):
+    command = ("export", tiny_run, tmp_path / "export", "--push", "somebody/faces")
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: 1 / 0)
+        assert "repeat the command" in refusal(*command)
+    (tmp_path / "export" / "README.md").write_text("completed by hand")
+    assert call(*command)[0] == 0
+    assert (tmp_path / "hub" / "somebody" / "faces" / "README.md").read_text() == "completed by hand"
+    assert "is no export of this run as it is now" in refusal(*command, "--half")
+    damaged = bytearray((tmp_path / "export" / "codes.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "export" / "codes.safetensors").write_bytes(damaged)
+    assert "is no export of this run as it is now" in refusal(*command)
+
+
 def test_a_lost_connection_to_the_hub_is_one_line(hub, export, monkeypatch):
     class ConnectError(Exception):
         """httpx's is no OSError either."""

@@ -11,7 +11,10 @@ import warnings
 
 import pytest
 from conftest import REPOSITORY, TINY, train
+from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from glo_lightning.training.loggers import complete_loggers
 
 wandb = pytest.importorskip("wandb", reason="pip install -e '.[loggers]'")
 mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[loggers]'")
@@ -119,10 +122,23 @@ def test_figures_of_the_last_epoch_are_a_file_for_programs(logged):
     assert metrics["peak_memory_bytes"] > 1e7
 
 
-def test_an_account_that_is_missing_is_one_line(tmp_path):
+@pytest.mark.parametrize(("given", "waits"), [(None, "30"), ("5", "5")])
+def test_wandb_waits_half_a_minute_unless_told_otherwise(monkeypatch, tmp_path, given, waits):
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", given or "")
+    if given is None:
+        monkeypatch.delenv("WANDB_INIT_TIMEOUT")
+    complete_loggers(Namespace(class_path="my.WandbLogger"), tmp_path, "recipe", None)
+    assert os.environ["WANDB_INIT_TIMEOUT"] == waits
+
+
+NO_NETWORK = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "1"}
+
+
+@pytest.mark.parametrize(("variables", "first"), [({}, "No API key configured"), (NO_NETWORK, "Timed out")])
+def test_an_account_or_a_network_that_is_missing_is_one_line(tmp_path, variables, first):
     """In a program of its own: W&B keeps what it has once read of its settings."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    environment |= {"HOME": str(tmp_path), "WANDB_SILENT": "true", "PYTHONPATH": str(REPOSITORY)}
+    environment |= {"HOME": str(tmp_path), "WANDB_SILENT": "true", "PYTHONPATH": str(REPOSITORY), **variables}
     command = [sys.executable, REPOSITORY / "scripts" / "train.py", *TINY, "--trainer.logger=WandbLogger"]
     ended = subprocess.run(
         [*command, "--output", tmp_path / "run"],
@@ -132,5 +148,7 @@ def test_an_account_that_is_missing_is_one_line(tmp_path):
         text=True,
     )
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("--logger wandb: No API key configured")
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith(f"--logger wandb: {first}")
+    assert line.endswith("Or set WANDB_MODE=offline, and run wandb sync later.")
     assert not (tmp_path / "run").exists()

@@ -12,10 +12,13 @@ from glo_lightning.training.reports import duration
 
 def test_a_run_into_a_file_writes_a_line_an_epoch(run, tmp_path):
     flags = [flag for flag in TINY if "progress" not in flag]
-    assert run(*flags, "--data.holdout=8", "--max_epochs=2", "--prior=null", "--output", tmp_path / "run") == (0, "")
+    assert run(*flags, "--data.holdout=8", "--max_epochs=2", "--prior=gaussian", "--output", tmp_path / "run") == (
+        0,
+        "",
+    )
     lines = [line for line in run.output.splitlines() if line.startswith("epoch")]
     pattern = r"epoch {}/2: loss [\d.]+, val/psnr [\d.]+ dB, \d+ images/s{}"
-    assert re.fullmatch(pattern.format(1, r", \d+ s left"), lines[0])
+    assert re.fullmatch(pattern.format(1, r", \d+ s left, then the prior gaussian"), lines[0])
     assert re.fullmatch(pattern.format(2, ""), lines[1])
     assert len(lines) == 2
     assert "\r" not in run.output
