@@ -26,6 +26,7 @@ from glo_lightning.memory import fits_on_gpu
 
 log = logging.getLogger(__name__)
 
+VALIDATED = 16  # held-out images
 LEAST = {"holdout": 0, "image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
 CHOICES = {
     "cache_on_device": ("auto", True, False),
@@ -224,7 +225,7 @@ class LSUNDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """One batch of the first 16 held-out images; nothing without a holdout."""
-        rows = self.holdout_rows(16)
+        rows = self.holdout_rows(VALIDATED)
         return DataLoader(self.dataset, batch_size=None, sampler=OneBatchSampler(rows)) if rows else []
 
     def _order(self, seed: int | None, shared: bool = True) -> RowBatchSampler:

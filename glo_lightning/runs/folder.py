@@ -42,6 +42,7 @@ class RunFolder:
         checkpoints = self.path / "checkpoints"
         self.last, self.previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
         self.best = checkpoints / "best.ckpt"
+        self.metrics = self.path / "metrics.json"
         self.lock = Lock(self.path / ".lock")
         self._created: list[Path] = []
 

@@ -41,7 +41,7 @@ from glo_lightning.training.exits import (
     hold_signals,
 )
 from glo_lightning.training.finite_loss import FiniteLoss
-from glo_lightning.training.fit import Start, create_folder, fit, show_samples
+from glo_lightning.training.fit import Start, create_folder, finish, fit
 from glo_lightning.training.flags import UNUSED, constructor_error, shorten_help
 from glo_lightning.training.launch import Launch, check_parts, check_trainer, is_child
 from glo_lightning.training.loggers import complete_loggers, keep_csv_rows
@@ -202,7 +202,8 @@ def main(default_config: Path, arguments: list[str] | None = None) -> None:
                 log.info(cli.start.finished)
             else:
                 fit(cli.start, cli.trainer, cli.model, cli.datamodule)
-            show_samples(cli.start, cli.config, cli.trainer.loggers, cli.config_init.checkpoint.signal)
+            loggers, stopped_by = cli.trainer.loggers, cli.config_init.checkpoint.signal
+            finish(cli.start, cli.config, cli.model, cli.datamodule, loggers, stopped_by)
         except REPORTED as error:
             described = error_line(error, cli.trainer if cli else None)
             if described is None:

@@ -1,4 +1,4 @@
-"""One training: where it starts, the fit into its run folder, and samples at its end."""
+"""One training: where it starts, the fit into its run folder, and its figures and samples at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from glo_lightning.data import LSUNDataModule
-from glo_lightning.devices import Accelerator
+from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.distributed import init_cpu_group, is_collective, is_distributed, is_first, raise_on_all_ranks
 from glo_lightning.errors import InputError
 from glo_lightning.files import handle_write_errors, link_or_copy
@@ -38,6 +38,7 @@ from glo_lightning.training.exits import (
 )
 from glo_lightning.training.launch import PARENT_VARIABLE, Launch, end_with_parent, is_child, wait_for_children
 from glo_lightning.training.samples import add_samples
+from glo_lightning.training.summary import summarize
 
 log = logging.getLogger(__name__)
 
@@ -205,21 +206,31 @@ def _checkpoint_bytes(model: GLO) -> int:
     return weights + table[:INITIAL_ROWS].nbytes + state
 
 
-def show_samples(start: Start, config: Namespace, loggers: Sequence[Logger], stopped_by: int | None) -> None:
-    """Fits ``--prior`` to the codes of the finished run and draws samples, unless that is already done.
+def finish(
+    start: Start, config: Namespace, model: GLO, data: LSUNDataModule, loggers: Sequence[Logger], stopped_by: int | None
+) -> None:
+    """Measures a run that was trained to its end, fits ``--prior``, draws samples, and logs what ``summarize`` says.
 
-    ``stopped_by`` is a signal that came during the last step.
+    Samples that were drawn before are left as they are. ``stopped_by`` is a signal that came during the last step.
     """
-    folder = start.folder
-    if config.prior is None or not start.launch.is_first or not folder.last.exists():
+    folder, lines = start.folder, []
+    if not start.launch.is_first:
         return
     accelerator: Accelerator = "cpu" if config.trainer.accelerator == "cpu" else "auto"
+    on_write_error = config.checkpoint.on_write_error
+    fits_prior = config.prior is not None and folder.last.exists()
     with handle_signals(SIGNALS, exit_on_signal):
         try:
-            if stopped_by is not None:
-                exit_on_signal(stopped_by, None)
-            with handle_write_errors("The picture of samples", config.checkpoint.on_write_error):
-                add_samples(folder.path, config.prior, accelerator, loggers, replace=not start.finished)
+            if folder.metrics.exists() and not start.finished and stopped_by is None:
+                with handle_write_errors(folder.metrics.name, on_write_error):
+                    lines = summarize(folder, model.to(find_device(accelerator)), data)
+            if fits_prior:
+                if stopped_by is not None:
+                    exit_on_signal(stopped_by, None)
+                with handle_write_errors("The picture of samples", on_write_error):
+                    add_samples(folder.path, config.prior, accelerator, loggers, replace=not start.finished)
         except SystemExit as end:
-            line = f"Stopped while the prior was fitted. The run is finished; --resume {folder.path} fits the prior."
-            exit_with(line, int(end.code or 0))
+            again = f"; --resume {folder.path} fits the prior." if fits_prior else "."
+            exit_with(f"Stopped after the last step. The run is finished{again}", int(end.code or 0))
+    for line in lines:
+        log.info(line)

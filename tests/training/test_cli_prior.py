@@ -67,7 +67,7 @@ def test_a_signal_during_the_fit_ends_the_run_at_once(run, small_flow, tmp_path,
         patch.setattr(Flow, "fit", lambda *_: os.kill(os.getpid(), number) or pytest.fail("it went on"))
         status, line = run(*FLAGS, "--prior=flow", "--output", tmp_path / "run")
     assert status == 128 + number
-    assert line.startswith("Stopped while the prior was fitted. The run is finished; ")
+    assert line.startswith("Stopped after the last step. The run is finished; ")
     assert line.endswith(f"--resume {tmp_path / 'run'} fits the prior.")
     assert not list((tmp_path / "run").glob("priors/*"))
     assert {n: signal.getsignal(n) for n in handlers} == handlers

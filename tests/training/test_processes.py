@@ -280,6 +280,8 @@ def test_whoever_starts_two_processes_they_make_the_same_run_in_one_folder(start
     first, *others = sorted(runs.iterdir())
     assert [path.name for path in (first, *others)] == ["version_0", "version_1", "version_2"]
     assert all(same_state(first, other) for other in others)
+    said = [(tmp_path / f"said_{rank}.1").read_text().count("PSNR of 50 training images") for rank in range(2)]
+    assert said == [1, 0]
 
 
 def test_two_messages_a_step_besides_ddps_own(start, tmp_path):
