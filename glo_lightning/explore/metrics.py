@@ -118,7 +118,12 @@ def feature_metrics(generated: Tensor, real: Tensor) -> dict[str, float]:
     """
     kernel = _updated(KernelInceptionDistance, generated, real, subset_size=min(1000, len(generated), len(real)))
     scores = {"frechet": frechet(generated, real), "kernel": float(kernel.compute()[0])}
-    return scores | {"precision": _covered(generated, by=real), "recall": _covered(real, by=generated)}
+    return scores | precision_and_recall(generated, real)
+
+
+def precision_and_recall(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """Precision and recall of features of generated images (B, F) and real ones (R, F), at least 4 of each."""
+    return {"precision": _covered(generated, by=real), "recall": _covered(real, by=generated)}
 
 
 def _updated(metric: type, generated: Tensor, real: Tensor, **arguments: int) -> Any:
