@@ -43,5 +43,6 @@ def run(options: argparse.Namespace) -> None:
     names, table = metadata(index.tolist(), run.attributes)
     thumbnails = to_unit(from_uint8(images))
     with output_folder(options.output, options.overwrite) as folder, SummaryWriter(folder) as writer:
+        writer.add_images("images", thumbnails[:64], run.global_step)  # the other pages would show an empty run
         writer.add_embedding(codes, table, thumbnails, run.global_step, "codes", metadata_header=names)
     log.info("wrote %d codes to %s; see them with tensorboard --logdir %s", len(codes), options.output, options.output)

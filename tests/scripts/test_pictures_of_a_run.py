@@ -208,6 +208,9 @@ def test_projector_shows_the_first_codes_with_their_images(tiny, tmp_path):
         red = np.asarray(picture)[::32, ::32, 0].flatten()[:20]
     np.testing.assert_allclose(red, np.arange(20), atol=1)
     assert (tmp_path / "projector" / "projector_config.pbtxt").exists()
+    events = EventAccumulator(str(tmp_path / "projector"))
+    events.Reload()
+    assert events.Tags()["images"]  # without anything it would be an empty run on TensorBoard's other pages
     assert "exists" in refusal("projector", tiny, "--num=20", "--output=projector")
 
 

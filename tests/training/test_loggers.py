@@ -10,6 +10,7 @@ import time
 import warnings
 
 import pytest
+import yaml
 from conftest import REPOSITORY, TINY, train
 from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -152,3 +153,24 @@ def test_an_account_or_a_network_that_is_missing_is_one_line(tmp_path, variables
     assert line.startswith(f"--logger wandb: {first}")
     assert line.endswith("Or set WANDB_MODE=offline, and run wandb sync later.")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_sweep_for_wandb_calls_train_py(run, monkeypatch):
+    """The command as W&B's agent makes it, with the first value of each parameter."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((REPOSITORY / "scripts" / "wandb_sweep.yaml").read_text())
+    spaces = sweep["parameters"].items()
+    values = {name: {"value": space["values"][0] if "values" in space else space["min"]} for name, space in spaces}
+    program, flags = sweep["command"][:3], create_sweep_command(sweep["command"])[3:]
+    assert (program, sweep["program"]) == (["${env}", "python", "${program}"], "scripts/train.py")
+    at = flags.index("${args}")
+    flags[at : at + 1] = create_sweep_command_args({"args": values})["args"]
+    monkeypatch.chdir(REPOSITORY)
+    assert run(*flags, "--print_config") == (0, "")
+    config = yaml.safe_load(run.output)
+    optimizer = config["model"]["optimizer"]
+    assert (config["model"]["latent_dim"], optimizer["init_args"]["lr"]) == (32, 0.0003)
+    assert optimizer["class_path"].endswith("AdamW")
+    assert sweep["metric"]["name"] == "val/psnr"
+    assert config["data"]["holdout"] > 0
