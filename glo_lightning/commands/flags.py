@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from glo_lightning.commands.parser import CommandParser, RunParser
-from glo_lightning.errors import did_you_mean
+from glo_lightning.commands.parser import CommandParser, RunParser, description_of
+from glo_lightning.errors import OneLineParser, did_you_mean
 
 # As glo_lightning.encoding, priors.prior and explore.paths have them, which import torch.
 STARTS = ["pca", "nearest", "mean", "random"]
@@ -160,12 +163,32 @@ PARSERS = {command.__name__: command for command in COMMANDS}
 NAMES = sorted([*PARSERS, "train"])
 
 
+def complete(line: str) -> None:
+    """Answer a shell that completes the line ``glo ...`` by argcomplete, and end."""
+    import argcomplete
+
+    from glo_lightning.training.signatures import help_parser
+
+    typed = re.match(rf"\S+\s+({'|'.join(NAMES)})\s", line)
+    if typed is None:
+        parser: argparse.ArgumentParser = OneLineParser(None)
+        parser.add_argument("command", choices=NAMES)
+    else:
+        os.environ["_ARGCOMPLETE"] = "2"  # the command itself is the first word
+        parser = help_parser(None) if typed[1] == "train" else PARSERS[typed[1]]()
+    argcomplete.autocomplete(parser, exit_method=sys.exit)
+
+
 def run_command(name: str | None, arguments: list[str]) -> None:
     """Run the command of that name; by default the first argument is the name."""
+    if "_ARGCOMPLETE" in os.environ:
+        complete(os.environ["COMP_LINE"])
     if name is None:
         name, *arguments = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(f"glo COMMAND ...: {', '.join(NAMES)}. glo COMMAND --help describes one.")
+        print("glo COMMAND ..., of which glo COMMAND --help says more:\n")
+        for command in NAMES:
+            print(f"  {command:12} {description_of(command).partition(':')[0]}")
     elif name == "train":
         from glo_lightning.commands import train
 

@@ -37,9 +37,7 @@ class CommandParser(OneLineParser):
     """
 
     def __init__(self, name: str, takes_others: bool = False):
-        # read, not imported: the module may import torch
-        module = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
-        super().__init__(ast.get_docstring(module))
+        super().__init__(description_of(name))
         self.prog, self.formatter_class = f"glo {name}", HelpFormatter
         self.name, self.takes_others = name, takes_others
 
@@ -80,6 +78,11 @@ class CommandParser(OneLineParser):
             flag = f"--{error.key}" if f"--{error.key}" in self._option_string_actions else error.key
             sys.stderr.write(f"{error.line(flag)}\n")
             raise SystemExit(2) from error
+
+
+def description_of(name: str) -> str:
+    """The docstring of a command's module, which is not imported: it may import torch."""
+    return ast.get_docstring(ast.parse(Path(__file__).with_name(f"{name}.py").read_text())) or ""
 
 
 class RunParser(CommandParser):

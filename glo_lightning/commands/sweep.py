@@ -1,11 +1,12 @@
-"""Searches hyperparameters by val/psnr, or repeats a recipe with several seeds. All other flags are those of glo train.
+"""Searches hyperparameters by val/psnr, or repeats a recipe with several seeds:
 
     glo sweep --config configs/quickstart.yaml --data.holdout 64 --max_epochs 3 --trials 12 \\
         --search model.latent_dim=32,64,100 'model.optimizer.lr=log(0.0003, 0.01)'
     glo sweep --config configs/quickstart.yaml --data.holdout 64 --seeds 3
 
 Optuna chooses the trials and stops poor ones early. The same command again continues: a trial that was cut off is
-resumed. OUTPUT contains the runs, study.db (for optuna-dashboard) and best.yaml, the best configuration.
+resumed. OUTPUT contains the runs, study.db (for optuna-dashboard) and best.yaml, the best configuration. All other flags
+are those of glo train.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """``glo`` and ``python -m glo_lightning``: the commands by their names."""
 
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -62,6 +63,24 @@ def test_help_and_a_typo_are_answered_without_torch():
     assert told.stdout.count("--help 0") == told.stdout.count("--acceleratr 2") == len(NAMES), told
     on_runs = len(set(NAMES) - {"build_lmdb", "export", "sweep", "train"})
     assert told.stderr.count("--acceleratr: there is no such argument; did you mean --accelerator?") == on_runs
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("glo samp", {"sample"}),
+        ("glo sample", {"sample"}),
+        ("glo sample RUN --te", {"--temperature", "--tensorboard"}),
+        ("glo walk RUN --path ", {"flow", "line"}),
+        ("glo train --data.hold", {"--data.holdout", "--data.holdout_split"}),
+    ],
+)
+def test_a_shell_completes_commands_and_flags(line, offered, tmp_path):
+    pytest.importorskip("argcomplete", reason="pip install -e '.[completion]'")
+    answer = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}
+    answer |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offered")}
+    subprocess.run([sys.executable, "-m", "glo_lightning"], env={**os.environ, **answer}, check=True)
+    assert set((tmp_path / "offered").read_text().split()) == offered
 
 
 def test_the_flags_offer_what_there_is():
