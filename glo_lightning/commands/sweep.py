@@ -5,8 +5,8 @@
     glo sweep --config configs/quickstart.yaml --data.holdout 64 --seeds 3
 
 Optuna chooses the trials and stops poor ones early. The same command again continues: a trial that was cut off is
-resumed. OUTPUT contains the runs, study.db (for optuna-dashboard) and best.yaml, the best configuration. All other flags
-are those of glo train.
+resumed. OUTPUT contains the runs, study.db (for optuna-dashboard) and best.yaml, the best configuration. All other
+flags are those of glo train.
 """
 
 from __future__ import annotations
