@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glo_lightning.errors import check_choice
 from glo_lightning.images import from_uint8
 from glo_lightning.latents import Projection, identity
 from glo_lightning.pca import fit_pca
+from glo_lightning.progress import Progress
 
 STARTS = ("pca", "nearest", "mean", "random")
 CHUNK = 16  # codes in every batch: rounding depends on its size, and a code must not depend on the other images
@@ -58,19 +59,27 @@ def encode(
     number, per_image, _ = starts.shape
     chunk, dtype = _chunk_size(images), starts.dtype
     starts = starts.to(torch.promote_types(dtype, torch.float32))  # in half, Adam's squared gradients would be zeros
-    descend = functools.partial(_descend, lambda codes: generator(codes.to(dtype)), loss, project, betas, penalty)
-    with tqdm(total=number, unit=" images", disable=None if number > chunk else True) as bar:
+    trials = per_image * (TRIAL_STEPS + 1) if per_image > 1 else 0
+    passes = trials + steps + 1  # of the generator, for each chunk
+    total, looks = math.ceil(number / chunk) * passes, {"unit": " steps", "leave": False}
+    with Progress(total=total, desc="finding codes", hidden=number <= chunk, **looks) as bar:
+
+        def generate(codes: Tensor) -> Tensor:
+            bar.update()
+            return generator(codes.to(dtype))
+
+        descend = functools.partial(_descend, generate, loss, project, betas, penalty)
         chosen = []
         for first in range(0, number, chunk):
             some = slice(first, first + chunk)
             codes = starts[some, 0]
             if per_image > 1:
-                trials = [descend(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
-                losses = torch.stack([reached for _, reached in trials])
+                tried = [descend(images[some], starts[some, s], TRIAL_STEPS) for s in range(per_image)]
+                losses = torch.stack([reached for _, reached in tried])
                 best = losses.argmin(dim=0)
-                codes = torch.stack([code for code, _ in trials])[best, torch.arange(len(best), device=best.device)]
+                codes = torch.stack([code for code, _ in tried])[best, torch.arange(len(best), device=best.device)]
             chosen.append(descend(images[some], codes, steps)[0])
-            bar.update(len(codes))
+            bar.update(len(chosen) * passes - bar.n)  # a descent may end early
     return torch.cat(chosen).to(dtype)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import math
-import warnings
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glo_lightning.browser.training_images import TrainingImages
+from glo_lightning.browser.tsne import find_places
+from glo_lightning.browser.work import Work
 from glo_lightning.errors import DamagedError, InputError, decoding
 from glo_lightning.explore.paths import principal_axes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
+from glo_lightning.progress import StoppedError, watcher
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class Map:
         places: of each row in the unit square, by map: ``pca``, by the first two principal axes, and, once
             ``add_tsne`` has run, ``tsne``.
         tile: pixels of a thumbnail's side.
+        work: that of ``start_tsne`` while it runs, else None.
     """
 
     def __init__(self, run: TrainedRun, images: TrainingImages):
@@ -49,6 +53,24 @@ class Map:
         self._sheets: dict[int, bytes] = {}
         self._psnr: list[float] = []
         self.sheet(0)  # not by several requests at once: it decodes all images where they are not yet
+        self.work: Work | None = None
+        self._starting = threading.Lock()
+
+    def start_tsne(self) -> None:
+        """Let a thread call ``add_tsne``, unless one does, or has; ``work.stopped`` ends it."""
+        with self._starting:
+            if self.work is None and "tsne" not in self.places:
+                self.work = Work()
+                threading.Thread(target=self._add_tsne_as, args=(self.work,), daemon=True).start()
+
+    def _add_tsne_as(self, work: Work) -> None:
+        watcher.set(work)
+        try:
+            self.add_tsne()
+        except StoppedError:
+            log.info("t-SNE was stopped")
+        finally:
+            self.work = None
 
     def add_tsne(self) -> None:
         """Compute the t-SNE map, which takes a minute, or load it from ``maps/`` of the run folder."""
@@ -57,7 +79,7 @@ class Map:
         file = None if self._run.folder is None else self._run.folder / "maps" / f"tsne-{digest}.npy"
         places = _load(file, len(codes)) if file else None
         if places is None:
-            places = _tsne(codes)
+            places = find_places(codes)
             if file is not None:
                 try:
                     file.parent.mkdir(exist_ok=True)
@@ -115,17 +137,6 @@ def _load(file: Path, num: int) -> np.ndarray | None:
     except DamagedError as error:
         log.warning("%s %s", error.value, error.remedy)
         return None
-
-
-def _tsne(codes: np.ndarray) -> np.ndarray:
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    if len(codes) < 5:
-        return codes[:, :2] if codes.shape[1] > 1 else np.repeat(codes, 2, axis=1)
-    with threadpool_limits(1), warnings.catch_warnings():  # the other cores decode
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return TSNE(perplexity=min(30, (len(codes) - 1) / 3), init="pca", random_state=0).fit_transform(codes)
 
 
 def _fit_in(places: Tensor) -> list[list[float]]:

@@ -1,20 +1,21 @@
-"""The page's names of images: an index, ``name=value``, ``upload-3``, or a saved code."""
+"""The page's names of images: an index, a label, ``upload-3``, or a saved code."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from glo_lightning.browser.saved import NAME
 from glo_lightning.browser.uploads import Uploads, is_upload
-from glo_lightning.errors import InputError
+from glo_lightning.errors import InputError, did_you_mean
 from glo_lightning.explore.codes import codes_and_images, codes_by_name, encode_images
 from glo_lightning.explore.encoder import Encoder
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.images import to_uint8
 
 
 class Names:
@@ -22,16 +23,14 @@ class Names:
 
     Args:
         run, encoder: the run, and its encoder if it has one.
-        labels: the names ``name=value`` that exist.
-        codes_folder: of saved codes.
+        labels: the names ``name=value`` that exist; a value alone means the first label that has it.
         slow: held during an encoding.
     """
 
-    def __init__(
-        self, run: TrainedRun, labels: Sequence[str], codes_folder: Path, encoder: Encoder | None, slow: threading.Lock
-    ):
-        self._run, self._labels, self._codes_folder, self._encoder = run, set(labels), codes_folder, encoder
-        self._slow = slow
+    def __init__(self, run: TrainedRun, labels: Sequence[str], encoder: Encoder | None, slow: threading.Lock):
+        self._run, self._encoder, self._slow = run, encoder, slow
+        self._labels = {label.partition("=")[2]: label for label in reversed(labels)}
+        self._labels |= {label: label for label in labels}
         self.uploads = Uploads()
 
     def codes(self, names: Sequence[str]) -> tuple[Tensor, list[str]]:
@@ -53,10 +52,17 @@ class Names:
         return torch.stack(codes), typed
 
     def pixels(self, name: str) -> Tensor:
-        """Find the image (C, H, W), uint8, of a name."""
+        """Find the image (C, H, W), uint8, of a name; the generated one where the run's images are missing."""
         if is_upload(name):
             return self.uploads[name].pixels
+        if self._run.data_or_none is None:
+            return to_uint8(self._run.model(self.codes([name])[0])[0]).cpu()
         return codes_and_images(self._run, [self._typed(name)])[1][0]
+
+    def file(self, name: str) -> str:
+        """The file of an image in a command: that of an upload, else the one in which the page offers the image."""
+        stem = re.sub(r"[^A-Za-z0-9_-]", "-", name.removesuffix(".npy"))
+        return self.uploads[name].file if is_upload(name) else f"image-{stem}.png"
 
     def need_encoding(self, names: Sequence[str]) -> bool:
         """Whether any of these is an upload without a code yet."""
@@ -64,8 +70,13 @@ class Names:
 
     def _typed(self, name: str) -> str:
         """The name in a command."""
-        if re.fullmatch(r"[0-9]{1,12}", name) or name in self._labels:
+        if re.fullmatch(r"[0-9]{1,12}", name):
             return name
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,60}\.npy", name):
-            return str(self._codes_folder / name)
-        raise InputError("image", name, "is not known. Give an index, name=value, or the name of a saved code (.npy).")
+        if name in self._labels and name:
+            return self._labels[name]
+        stem = name.removesuffix(".npy")
+        file = self._run.codes_folder / f"{stem}.npy"
+        if NAME.fullmatch(stem) and (name != stem or file.is_file()):
+            return str(file)
+        otherwise = "give an index, a label, or the name of a saved code"
+        raise InputError("image", name, f"is not known; {did_you_mean(name, self._labels, otherwise, cutoff=0.7)}")

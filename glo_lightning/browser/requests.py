@@ -10,7 +10,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from glo_lightning.browser.work import Work
 from glo_lightning.errors import InputError
+from glo_lightning.progress import watcher
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,13 +34,20 @@ class BusyError(Exception):
 
 
 class WorkQueue:
-    """Runs functions in ``workers`` threads. Other requests wait for their turn; beyond ``max_waiting`` are refused."""
+    """Runs functions in ``workers`` threads. Other requests wait for their turn; beyond ``max_waiting`` are refused.
+
+    ``work`` is what began last.
+    """
 
     def __init__(self, workers: int, max_waiting: int):
         self._turns, self._left = asyncio.Semaphore(workers), workers + max_waiting
+        self.work = Work()
 
     async def run(self, request: Request, make: Callable[[], Value]) -> Value:
-        """Call ``make`` in a thread when it is the request's turn; a server that stops does not wait for it."""
+        """Call ``make`` in a thread when it is the request's turn; a server that stops does not wait for it.
+
+        Long work ends, by StoppedError, when nobody waits for the answer any more.
+        """
         from anyio.to_thread import run_sync
 
         if not self._left:
@@ -48,7 +57,16 @@ class WorkQueue:
             async with self._turns:
                 if await request.is_disconnected():
                     raise SupersededError
-                return await run_sync(make, abandon_on_cancel=True)
+                self.work = work = Work()
+                watcher.set(work)  # of this request, and of its thread
+                answer = asyncio.ensure_future(run_sync(make, abandon_on_cancel=True))
+                try:
+                    while not (await asyncio.wait([answer], timeout=0.5))[0]:
+                        work.stopped = await request.is_disconnected()
+                    return answer.result()
+                finally:
+                    answer.cancel()
+                    work.about = None
         finally:
             self._left += 1
 
@@ -76,6 +94,7 @@ class LatestOnly:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read the body of a request; the rest of one that is too long is read too, so that the answer arrives."""
     from anyio import fail_after
+    from starlette.requests import ClientDisconnect
 
     content, length = bytearray(), 0
     try:
@@ -88,6 +107,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                     break
     except TimeoutError as error:
         raise InputError("upload", f"{length} bytes", f"took more than {MAX_SECONDS} s. Send it again.") from error
+    except ClientDisconnect as error:
+        raise SupersededError from error
     if length > max_bytes:
         raise InputError("upload", f"{length / 1e6:.1f} MB", f"is too much. Send at most {max_bytes / 1e6:g} MB.")
     return bytes(content)

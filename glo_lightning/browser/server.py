@@ -30,6 +30,7 @@ from glo_lightning.browser.requests import (
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError, check_choice
 from glo_lightning.priors.prior import check_draw
+from glo_lightning.progress import StoppedError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -41,6 +42,7 @@ PAGE = Path(__file__).parent / "page"
 FAILURES: dict[type[Exception], tuple[int, str]] = {  # status and message, by error
     InputError: (400, ""),  # its own message
     SupersededError: (409, "a newer position came"),
+    StoppedError: (409, "stopped"),
     BusyError: (503, "the server is busy with other requests. Try again later."),
     Exception: (500, "the program failed; its terminal says where"),
 }
@@ -81,8 +83,23 @@ class Endpoints:
     async def about(self, request: Request) -> Response:
         return self.json(self.session.about())
 
+    async def places(self, request: Request) -> Response:
+        """The t-SNE map, and while there is none its progress."""
+        work = self.session.map.work
+        about = None if work is None else work.about or {}
+        return self.json({"map": self.session.map.places.get("tsne"), "work": about})
+
     async def tsne(self, request: Request) -> Response:
-        return self.json({"map": self.session.map.places.get("tsne")})
+        """Start the t-SNE map, or stop it."""
+        if (await read_fields(request)).get("wanted") is True:
+            self.session.map.start_tsne()
+        elif work := self.session.map.work:
+            work.stopped = True
+        return self.json({})
+
+    async def progress(self, request: Request) -> Response:
+        """How far the slow work is that all wait for; see ``Work``."""
+        return self.json({"work": self.slow.work.about})
 
     async def picture(self, request: Request) -> Response:
         """A mix, or a code moved along directions: what sliders ask for again and again."""
@@ -106,6 +123,10 @@ class Endpoints:
         """The image of a name that the user typed."""
         name = field(await read_fields(request), "name", str)
         return self.json(await self.queue([name]).run(request, partial(self.session.decoded, name)))
+
+    async def target(self, request: Request) -> Response:
+        name = field(await read_fields(request), "name", str)
+        return self.json(await self.quick.run(request, partial(self.session.filler.target, name)))
 
     async def find(self, request: Request) -> Response:
         text = request.query_params.get("text", "").strip()[:200]
@@ -132,10 +153,11 @@ class Endpoints:
             mask = base64.b64decode(field(fields, "mask", str), validate=True)
         except ValueError as error:
             raise InputError("mask", "painted", "is not base64. Send a PNG in base64.") from error
-        return self.json(await self.slow.run(request, partial(self.session.filled, field(fields, "name", str), mask)))
+        make = partial(self.session.filler.fill, field(fields, "name", str), mask)
+        return self.json(await self.slow.run(request, make))
 
     async def strip(self, request: Request) -> Response:
-        """The strip from each image to the next, and its command; a flow may have to be fitted for it."""
+        """The images of a strip from each image to the next; a flow may have to be fitted for it."""
         fields = await read_fields(request)
         steps = bounded_int(fields.get("steps"), "steps", 2, MAX_STEPS)
         make = partial(self.session.strip, list_field(fields, "names", str), field(fields, "path", str), steps)
@@ -154,6 +176,9 @@ class Endpoints:
         make = partial(self.session.save, field(fields, "name", str), field(fields, "code", str))
         return self.json(await self.quick.run(request, make))
 
+    async def saved(self, request: Request) -> Response:
+        return self.json({"saved": await self.quick.run(request, self.session.saved_codes)})
+
     async def failed(self, request: Request, error: Exception) -> Response:
         status, message = next(answer for kind, answer in FAILURES.items() if isinstance(error, kind))
         return self.json({"message": message or str(error)}, status)
@@ -166,16 +191,10 @@ def make_app(session: Session) -> Starlette:
     from starlette.staticfiles import StaticFiles
 
     e = Endpoints(session)
-    queries = {
-        "thumbnails/{number}": e.thumbnails,
-        "labels": e.labels,
-        "psnr": e.psnr,
-        "about": e.about,
-        "map": e.tsne,
-        "image/{row}": e.image,
-    }
-    queries |= {"find": e.find, "strip.{kind}": e.strip_file}
-    posts = (e.picture, e.decode, e.samples, e.upload, e.fill, e.strip, e.save)
+    queries = {"thumbnails/{number}": e.thumbnails, "labels": e.labels, "psnr": e.psnr, "about": e.about}
+    queries |= {"map": e.places, "progress": e.progress, "image/{row}": e.image, "find": e.find}
+    queries |= {"saved": e.saved, "strip.{kind}": e.strip_file}
+    posts = (e.tsne, e.picture, e.decode, e.target, e.samples, e.upload, e.fill, e.strip, e.save)
     routes = [
         *(Route(f"/{path}", endpoint) for path, endpoint in queries.items()),
         *(Route(f"/{endpoint.__name__}", endpoint, methods=["POST"]) for endpoint in posts),
@@ -198,7 +217,7 @@ def serve(session: Session, listening: socket.socket, host: str, opens: bool) ->
     app = Guard(make_app(session), host, listening.getsockname()[1])
     options: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none", "timeout_graceful_shutdown": 1}
     config = uvicorn.Config(app, http=protocol(), **options)
-    threading.Thread(target=session.map.add_tsne, daemon=True).start()
+    session.map.start_tsne()
     if opens:
         threading.Thread(target=webbrowser.open, args=(address_of(listening),), daemon=True).start()
     uvicorn.Server(config).run(sockets=[listening])

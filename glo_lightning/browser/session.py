@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import io
 import itertools
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from PIL import Image
 from torch import Tensor
 
 from glo_lightning.browser.commands import Commands
+from glo_lightning.browser.filling import Filler
 from glo_lightning.browser.map import Map
 from glo_lightning.browser.names import Names
-from glo_lightning.browser.payloads import as_text, as_url, from_text
+from glo_lightning.browser.payloads import as_text, as_url
+from glo_lightning.browser.saved import SavedCodes
 from glo_lightning.browser.training_images import TrainingImages
 from glo_lightning.browser.uploads import keep_newest
 from glo_lightning.errors import InputError, check_choice
-from glo_lightning.explore.codes import generate, save_codes
-from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, move
+from glo_lightning.explore.codes import generate
+from glo_lightning.explore.editing import Mixer, directions, interpolation_strips, label_cells, move
 from glo_lightning.explore.encoder import load_encoder
 from glo_lightning.explore.flows import default_path, parse_conditions
-from glo_lightning.explore.operators import Mask, read_mask
 from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
-from glo_lightning.explore.restoration import Restoration, enforce_consistency
 from glo_lightning.explore.trained_run import TrainedRun
-from glo_lightning.files import disk_remedy
 from glo_lightning.images import ImageFormat, from_uint8
 from glo_lightning.priors.flow import enough_codes
 from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
@@ -57,7 +53,7 @@ class Session:
         self.map = Map(run, self.images)
         self.directions = directions(run, min(AXES, latent_dim))
         self.paths = ["flow", *INTERPOLATIONS] if enough_codes(num_codes) else list(INTERPOLATIONS)
-        self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
+        self.saved = SavedCodes(run)
         self.encoder = load_encoder(run) if self.data else None
         format_of_model = ImageFormat(run.model.hparams["image_size"], run.model.hparams["channels"])
         self.image_format = self.data.image_format if self.data else format_of_model
@@ -65,8 +61,8 @@ class Session:
         self._priors: dict[str, Prior] = {}
         self._slow = threading.Lock()  # one encoding or fit at a time
         labels = [name for name in self.directions if "=" in name]
-        self._names = Names(run, labels, self.codes_folder, self.encoder, self._slow)
-        self._saving = threading.Lock()
+        self._names = Names(run, labels, self.encoder, self._slow)
+        self.filler = Filler(run, self.images, self._names, self.encoder, self.commands, self._slow)
         self._fitted = False  # whether a strip has shown the flow
 
     def about(self) -> dict[str, Any]:
@@ -91,7 +87,6 @@ class Session:
             "prior": default_prior(len(self.run.rows), latent_dim),
             "quick_priors": self._quick_priors(),
             "fractions": FRACTIONS,
-            "lacks": "" if self.data else "There is no strip: it needs the training images.",
         }
 
     def image(self, row: int) -> dict[str, Any]:
@@ -105,7 +100,7 @@ class Session:
     def decoded(self, name: str) -> dict[str, Any]:
         """The picture of the code of an image."""
         (code,), (typed,) = self._names.codes([name])
-        return self._made(code, "sample", "decoded", "--decode", typed)
+        return {**self._made(code, "sample", "decoded", "--decode", typed), "name": name}
 
     def mixed(self, names: Sequence[str], weights: Sequence[float], path: str) -> dict[str, Any]:
         """The picture of images mixed by weights; see ``Mixer``."""
@@ -143,7 +138,8 @@ class Session:
         code = self.run.model.project(move(origin, self.directions, moves))
         start = ["--image", *typed] if typed else []
         texts = [f"{direction}:{amount:g}" for direction, amount in moves] or ["1:0"]
-        return self._made(code, "walk", "walk", *start, "--move", *texts)
+        own = {} if name is None or any(amounts) else {"name": name}
+        return {**self._made(code, "walk", "walk", *start, "--move", *texts), **own}
 
     def samples(
         self,
@@ -184,31 +180,21 @@ class Session:
     def _sample(self, *flags: str) -> str:
         return self.commands.line("sample", "samples", *flags)
 
-    def strip(self, names: Sequence[str], path: str, steps: int) -> dict[str, str]:
-        """What interpolate.py draws from each image to the next, as a URL, and its command."""
-        image = base64.b64encode(self._strip(names, path, steps, "png")).decode()
+    def strip(self, names: Sequence[str], path: str, steps: int) -> dict[str, Any]:
+        """The images that interpolate.py draws from each image to the next, a row for each pair, and its command."""
+        _, frames = self._strip(names, path, steps)
         self._fitted |= path == "flow"
         pairs = [name for pair in itertools.pairwise(self._names.codes(names)[1]) for name in pair]
         animation = self.commands.output("strip", ".webp", *pairs, path)
         arguments = (*pairs, "--path", path, "--steps", str(steps), "--animation", animation)
         command = self.commands.line("interpolate", "strip", *arguments)
-        return {"image": f"data:image/png;base64,{image}", "command": command}
+        return {"rows": [list(map(as_url, row)) for row in frames.split(steps)], "command": command}
 
     def strip_file(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
         """The file of a strip, ``png``, or an animated ``webp``; nothing is fitted for it."""
         if path == "flow" and not self._fitted:
             raise InputError("path", path, "no strip along it was shown. Show one first.")
-        return self._strip(names, path, steps, kind)
-
-    def _strip(self, names: Sequence[str], path: str, steps: int, kind: str) -> bytes:
-        self.check_path(path)
-        if not 2 <= len(names) <= MAX_IN_STRIP:
-            raise InputError("images", len(names), f"a strip is between images. Give 2 to {MAX_IN_STRIP}.")
-        pairs = [name for pair in itertools.pairwise(names) for name in pair]
-        codes, _ = self._names.codes(pairs)
-        pixels = torch.stack([self._names.pixels(name) for name in pairs])
-        with self._slow:
-            picture, _, frames = interpolation_strips(self.run, codes, pixels, [path], steps)
+        picture, frames = self._strip(names, path, steps)
         file = io.BytesIO()
         if kind == "webp":
             write_animation(file, frames)
@@ -216,40 +202,38 @@ class Session:
             picture.save(file, "PNG", optimize=True)
         return file.getvalue()
 
+    def _strip(self, names: Sequence[str], path: str, steps: int) -> tuple[Image.Image, Tensor]:
+        self.check_path(path)
+        if not 2 <= len(names) <= MAX_IN_STRIP:
+            raise InputError("images", len(names), f"a strip is between images. Give 2 to {MAX_IN_STRIP}.")
+        pairs = [name for pair in itertools.pairwise(names) for name in pair]
+        codes, typed = self._names.codes(pairs)
+        ends = label_cells(typed, map(self._names.pixels, pairs))
+        with self._slow:
+            picture, _, frames = interpolation_strips(self.run, codes, ends, [path], steps)
+        return picture, frames
+
     def upload(self, record: bytes, file: str, encode: bool) -> dict[str, Any]:
         """Take an image file's bytes, and encode it if the page says so; see ``Uploads.add``."""
         name, upload = self._names.uploads.add(record, file, self.image_format)
         about = {"name": name, "file": upload.file, "image": as_url(upload.pixels)}
-        return {**about, "made": self.decoded(name)} if encode else about
-
-    def filled(self, name: str, mask: bytes) -> dict[str, Any]:
-        """An upload whose pixels under the mask's black ones are filled from the learned space."""
-        upload, operator = self._names.uploads[name], Mask(read_mask(mask, "painted", self.image_format.size))
-        if operator.mask.all():
-            raise InputError("mask", "painted", "covers nothing. Paint over what is to be filled in.")
-        with self._slow:
-            picture = operator(from_uint8(upload.pixels[None]))
-            codes = Restoration(self.run, operator, self.encoder).find_codes(picture)
-        image = enforce_consistency(generate(self.run.model, codes).cpu(), picture, operator.cpu())[0]
-        output = self.commands.output("filled", "", upload.file, hashlib.sha256(mask).hexdigest())
-        command = self.commands.line("encode", None, upload.file, "--mask", "mask.png", "--output", output)
-        return {"image": as_url(image), "code": as_text(codes[0]), "command": command}
+        if not encode:
+            return about
+        made = generate(self.run.model, self._names.codes([name])[0])
+        note = self.filler.note(made.cpu(), from_uint8(upload.pixels[None]))
+        return {**about, "made": self.decoded(name), "note": note}
 
     def save(self, name: str, code: str) -> dict[str, str]:
-        """Save a code under a new name of letters, digits, ``-`` and ``_`` in ``codes/`` of the run folder."""
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
-            raise InputError("name", name, "has other characters. Give letters, digits, - and _, 60 at most.")
-        saved = from_text(code, self.run.codes.shape[1])
-        path = self.codes_folder / f"{name}.npy"
-        try:
-            with self._saving:
-                if path.exists():
-                    raise InputError("name", name, "is taken. Give another.")
-                path.parent.mkdir(exist_ok=True)
-                save_codes(path, saved[None], self.run.digest)
-        except OSError as error:
-            raise InputError("codes", path, f"cannot be written ({error.strerror}). {disk_remedy(error)}.") from error
-        return {"name": path.name, "command": self.commands.line("sample", "decoded", "--decode", str(path))}
+        """Save a code; see ``SavedCodes.save``."""
+        name = self.saved.save(name, code)
+        file = str(self.run.codes_folder / f"{name}.npy")
+        return {"name": name, "command": self.commands.line("sample", "decoded", "--decode", file)}
+
+    def saved_codes(self) -> list[dict[str, str]]:
+        """The names and pictures of saved codes."""
+        names, codes = self.saved.all()
+        images = generate(self.run.model, codes) if names else codes
+        return [{"name": name, "image": as_url(image)} for name, image in zip(names, images, strict=True)]
 
     def _quick_priors(self) -> list[str]:
         """The priors that draw at once: they need no long fit, or are fitted already."""

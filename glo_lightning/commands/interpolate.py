@@ -16,7 +16,7 @@ import torch
 from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.errors import check_at_least
 from glo_lightning.explore.codes import check_images_fit, codes_and_images, codes_by_name, generate
-from glo_lightning.explore.editing import Mixer, check_pairs, interpolation_strips
+from glo_lightning.explore.editing import Mixer, check_pairs, interpolation_strips, label_cells
 from glo_lightning.explore.flows import default_path, interpolation
 from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.outputs import write_picture
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     paths = list(dict.fromkeys(options.path or [default_path(run)]))
     check_images_fit(run, "sharpness", options.sharpness, 3 * options.sharpness)
-    if options.weights is not None and run.data_or_none is None:
+    if run.data_or_none is None:
         codes = codes_by_name(run, options.images)
         images = generate(run.model, codes).cpu()
     else:
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> None:
         title = "A mix: one code among those of these images, by their weights"
         write_picture(options, run, "explore/mix", picture(rows, title, columns, paths), mixes)
     else:
-        strips, codes, frames = interpolation_strips(run, codes, images, paths, options.steps)
+        ends = label_cells(options.images, images)
+        strips, codes, frames = interpolation_strips(run, codes, ends, paths, options.steps)
         write_picture(options, run, "explore/interpolation", strips, codes, frames)
     if options.sharpness:
         print_sharpness(run, paths, options.sharpness)

@@ -16,7 +16,7 @@ import torch
 
 from glo_lightning.commands.parser import refuse_unused
 from glo_lightning.errors import check_range
-from glo_lightning.explore.codes import codes_by_name, generate, load_codes
+from glo_lightning.explore.codes import codes_by_name, generate, load_codes, saved_file
 from glo_lightning.explore.interactive import load_run
 from glo_lightning.explore.outputs import write_picture
 from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
     run = load_run(options.run, options.accelerator, options.root)
     if options.decode:
         names = options.decode
-        found = [load_codes(run, name) if name.endswith(".npy") else codes_by_name(run, [name]) for name in names]
+        files = [saved_file(run, name) for name in names]
+        found = [load_codes(run, f) if f else codes_by_name(run, [n]) for n, f in zip(names, files, strict=True)]
         codes, title = torch.cat(found), f"The codes of {' '.join(names)}, decoded"
     else:
         labels = (options.condition, options.guidance, options.n_components)

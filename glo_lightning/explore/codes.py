@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def codes_by_name(run: TrainedRun, names: Sequence[ImageName]) -> Tensor:
     """Find the codes (M, D), on the model's device, of images by name.
 
     A name is the index of a training image, such as ``17``; ``name=value``, for the mean code of the training images
-    with that label; a saved code, ``FILE.npy``; or an image, a file or a Pillow image, which is encoded.
+    with that label; a saved code, see ``saved_file``; or an image, a file or a Pillow image, which is encoded.
 
     Raises:
         InputError: for an index out of range, a file that is neither an image nor a code of this run, or a label that
@@ -60,8 +61,8 @@ def codes_by_name(run: TrainedRun, names: Sequence[ImageName]) -> Tensor:
         rows = _rows(run, name)
         if rows is not None:
             codes[position] = run.codes[rows.to(run.codes.device)].mean(0)
-        elif isinstance(name, str) and name.endswith(".npy"):
-            codes[position] = _saved_code(run, name)
+        elif isinstance(name, str) and (file := saved_file(run, name)):
+            codes[position] = _saved_code(run, file)
         else:
             files.append(position)
     if files:
@@ -146,10 +147,18 @@ def _rows(run: TrainedRun, name: ImageName) -> Tensor | None:
     return torch.tensor([int(name)])
 
 
-def _saved_code(run: TrainedRun, name: str) -> Tensor:
-    codes = load_codes(run, name)
+def saved_file(run: TrainedRun, name: str) -> Path | None:
+    """Find the file of a saved code: ``FILE.npy``, or its name in ``codes_folder`` with or without ``.npy``."""
+    kept = run.codes_folder / f"{name.removesuffix('.npy')}.npy"
+    if Path(name).name == name and not os.path.exists(name) and os.path.isfile(kept):
+        return kept
+    return Path(name) if name.endswith(".npy") else None
+
+
+def _saved_code(run: TrainedRun, file: Path) -> Tensor:
+    codes = load_codes(run, file)
     if len(codes) > 1:
-        raise InputError("code file", name, f"holds {len(codes)} codes. Give a file with one.")
+        raise InputError("code file", file, f"holds {len(codes)} codes. Give a file with one.")
     return codes[0]
 
 
@@ -160,8 +169,8 @@ def _image(run: TrainedRun, name: ImageName) -> Tensor:
     rows = _rows(run, name)
     if rows is not None:
         return run.data.dataset[int(rows[0])][0]
-    if name.endswith(".npy"):
-        return to_uint8(run.model(_saved_code(run, name)[None])[0]).cpu()
+    if file := saved_file(run, name):
+        return to_uint8(run.model(_saved_code(run, file)[None])[0]).cpu()
     images, _ = read_images([Path(name)], run.data.image_format)
     if len(images) > 1:
         raise InputError("image", name, f"holds {len(images)} images. Give a file with one.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -63,10 +63,18 @@ def check_pairs(images: Sequence[object]) -> None:
         raise InputError("START END", given, "must be pairs. Give an even number of images.")
 
 
+def label_cells(names: Sequence[ImageName], images: Iterable[Tensor]) -> list[Tensor | str]:
+    """The images (C, H, W) of names as cells of a picture: of a label its text, as its code is a mean of many."""
+    pairs = zip(names, images, strict=True)
+    return [name.replace("=", "=\n") if is_label(name) else image for name, image in pairs]
+
+
 def interpolation_strips(
-    run: TrainedRun, codes: Tensor, images: Tensor, paths: Sequence[str], steps: int
+    run: TrainedRun, codes: Tensor, ends: Sequence[Tensor | str], paths: Sequence[str], steps: int
 ) -> tuple[Image.Image, Tensor, Tensor]:
-    """Draw a strip of ``steps`` images for each pair of codes (2 P, D) and images (2 P, C, H, W), and for each path.
+    """Draw a strip of ``steps`` images for each pair of codes (2 P, D), and for each path, between its ``ends``.
+
+    The ends are 2 P images (C, H, W) or texts, see ``label_cells``.
 
     Returns:
         The picture, its codes (P * paths * steps, D), and their images, (P * paths * steps, C, H, W) in [-1, 1].
@@ -75,14 +83,14 @@ def interpolation_strips(
         InputError: for fewer than two steps, or more images than fit into memory.
     """
     check_at_least("steps", steps, 2)
-    check_images_fit(run, "steps", steps, steps * len(paths) * len(images))
+    check_images_fit(run, "steps", steps, steps * len(paths) * len(ends))
     by_name = {name: interpolation(run, name) for name in paths}
     pairs = codes.unflatten(0, (-1, 2))
     project = run.model.project
     strips = torch.cat([path(start, end, steps, project) for start, end in pairs for path in by_name.values()])
     frames = generate(run.model, strips).cpu()
-    starts, ends = (images[end::2].repeat_interleave(len(paths), dim=0) for end in (0, 1))
-    rows = [[start, "", *row, "", end] for start, row, end in zip(starts, frames.split(steps), ends, strict=True)]
+    pairs_of_ends = [pair for pair in zip(ends[::2], ends[1::2], strict=True) for _ in paths]
+    rows = [[a, "", *row, "", b] for (a, b), row in zip(pairs_of_ends, frames.split(steps), strict=True)]
     columns = ["from", "  ", "its code", *[""] * (steps - 2), "its code", "  ", "to"]
     title = "Interpolation: the code of one image turns into that of another"
     return picture(rows, title, columns, [*by_name] * len(pairs)), strips, frames
@@ -137,10 +145,7 @@ def arithmetic(
     codes = run.model.project(leave(torch.stack([a, b, c, strength * (a - b) + c])))
     generated = generate(run.model, codes).cpu()
     (closest,) = run.images(nearest_codes(run, codes[3:])[0].tolist())
-    cells = [
-        [name.replace("=", "=\n") if is_label(name) else image for name, image in zip(names, shown, strict=True)]
-        for names, shown in zip(terms, images.split(sizes), strict=True)
-    ]
+    cells = [label_cells(names, shown) for names, shown in zip(terms, images.split(sizes), strict=True)]
     rows = [[a, None, b, None, c] for a, b, c in itertools.zip_longest(*cells)]
     # the mean of many codes lies where no image does
     means = [

@@ -13,7 +13,7 @@ from glo_lightning.data.image_files import read_images
 from glo_lightning.devices import Accelerator
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import ImageName, check_images_fit, codes_and_images, encode_images, generate
-from glo_lightning.explore.editing import arithmetic, check_pairs, interpolation_strips, walk_strips
+from glo_lightning.explore.editing import arithmetic, check_pairs, interpolation_strips, label_cells, walk_strips
 from glo_lightning.explore.encoder import load_encoder
 from glo_lightning.explore.flows import default_path
 from glo_lightning.explore.outputs import Result
@@ -84,7 +84,9 @@ class InteractiveRun(TrainedRun):
         """
         check_pairs(images)
         paths = [path or default_path(self)]
-        return Result(*interpolation_strips(self, *codes_and_images(self, _names(images)), paths, steps))
+        names = _names(images)
+        codes, pixels = codes_and_images(self, names)
+        return Result(*interpolation_strips(self, codes, label_cells(names, pixels), paths, steps))
 
     def walk(
         self, image: Named | None = None, axes: int = 6, steps: int = 9, reach: float = 3.0, path: str = "line"

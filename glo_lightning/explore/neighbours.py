@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import to_uint8
+from glo_lightning.progress import Progress
 
 BATCH = 65_536  # codes that are compared at once
 
@@ -34,7 +35,8 @@ def nearest_codes(run: TrainedRun, codes: Tensor, number: int = 1) -> Tensor:
 
 def nearest_by_pixels(run: TrainedRun, images: Tensor) -> Tensor:
     """Find the rows (M,) of the training images nearest to images (M, C, H, W) in [-1, 1]."""
-    return nearest(to_uint8(images), run.data.sequential_dataloader())
+    batches = Progress(run.data.sequential_dataloader(), desc="comparing pixels", hidden=True)
+    return nearest(to_uint8(images), batches)
 
 
 def nearest(queries: Tensor, references: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

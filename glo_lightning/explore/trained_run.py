@@ -48,6 +48,7 @@ class TrainedRun:
         global_step: of the checkpoint.
         initial: the first codes before training, (n, D), n at most 16,384; None where the checkpoint has none.
         folder: of the run's ``config.yaml``, or of the export; None for a checkpoint without one.
+        codes_folder: of saved codes, in the run folder or beside the checkpoint.
 
     Args:
         path: a run folder, whose last checkpoint is loaded, a checkpoint file, an exported folder, or ``faces``, the
@@ -60,7 +61,9 @@ class TrainedRun:
     """
 
     def __init__(self, path: str | Path, accelerator: Accelerator = "auto", root: str | Path | None = None):
-        path = find_run(path).absolute()
+        path = find_run(path)
+        self.codes_folder = (path if path.is_dir() else path.parent) / "codes"
+        path = path.absolute()
         folders = (path, path.parent, path.parent.parent)
         self.folder = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
         model = None

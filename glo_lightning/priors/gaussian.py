@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glo_lightning.errors import InputError, check_at_least
+from glo_lightning.progress import Progress
 
 
 class Gaussian:
@@ -82,12 +83,14 @@ class Mixture:
                 raise InputError("n_components", self.n_components, f"there are {num_codes} codes to fit. Give fewer.")
             candidates = [self.n_components]
         fitted = []
-        for components in candidates:
-            covariance = "full" if num_codes >= 2 * latent_dim * components else "diag"
-            mixture = GaussianMixture(components, covariance_type=covariance, reg_covar=1e-4, random_state=0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # BIC compares it all the same
-                fitted.append(mixture.fit(scaled))
+        with Progress(total=sum(candidates), desc="fitting mixtures", unit=" components", leave=False) as bar:
+            for components in candidates:
+                covariance = "full" if num_codes >= 2 * latent_dim * components else "diag"
+                mixture = GaussianMixture(components, covariance_type=covariance, reg_covar=1e-4, random_state=0)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)  # BIC compares it all the same
+                    fitted.append(mixture.fit(scaled))
+                bar.update(components)
         self.mixture = min(fitted, key=lambda mixture: mixture.bic(scaled))
         return self
 

@@ -218,4 +218,4 @@ def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, ses
     assert "need the page of scripts/browse.py" in page.inner_text("#lacks")
     page.fill(".slot input[type=text] >> nth=2", "123456")
     page.press(".slot input[type=text] >> nth=2", "Enter")
-    page.wait_for_selector("#message:has-text('image 123456: is not in this page')")
+    page.wait_for_selector(".slot .wrong:has-text('image 123456: is not in this page')")

@@ -20,6 +20,7 @@ from programs import make, refusal, stands_in
 from test_server import huge, pixels
 
 from glo_lightning import load_run
+from glo_lightning.progress import Progress
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = ("--accelerator", "cpu")
@@ -229,13 +230,13 @@ def test_the_picture_follows_a_slider_and_its_command_makes_it(new_page, monkeyp
     page.fill("#sliders .save input", "moved")
     place = page.locator("#reset").bounding_box()
     page.click("#sliders .save button")
-    page.wait_for_selector("#message:has-text('saved as moved.npy')")
+    page.wait_for_selector("#message:has-text('saved as moved')")
     assert page.locator("#reset").bounding_box() == place  # else the page moves under the click that hides the message
     page.click("#reset")
     assert shown(page, "sliders", moved) == first
-    page.fill("#start input", "moved.npy")
-    page.press("#start input", "Enter")
+    page.click("#saved button:has-text('moved')")
     assert shown(page, "sliders", first) == moved
+    assert page.input_value("#start input") == "moved"
 
 
 def test_the_command_is_copied(new_page):
@@ -271,6 +272,66 @@ def test_images_are_mixed_and_a_file_of_ones_own_among_them(new_page, monkeypatc
         assert 9 < moving.n_frames <= 18  # equal ones in a row are one
 
 
+def test_a_picture_goes_from_tab_to_tab_back_is_the_tab_before_and_an_address_is_shared(new_page):
+    page = new_page()
+    page.click("[data-tab=sliders]")
+    first = shown(page, "sliders")
+    set_slider(page, ".axis input >> nth=0", 2.5)
+    shown(page, "sliders", first)
+    page.click("#sliders [data-to=mix]")
+    page.wait_for_function("() => mixer.slots[0].name.startsWith('code-')")
+    mixed = shown(page, "mix")
+    with page.expect_download() as download:
+        page.click("#mix .download")
+    assert download.value.suggested_filename == "mix.png"
+    page.wait_for_url("**/#mix?a=code-*")
+    shared = page.url
+    page.go_back()
+    page.wait_for_selector("#sliders:visible")
+    page.wait_for_url(lambda url: "#sliders?" in url and "1=2.5" in url)
+    page.go_forward()
+    page.wait_for_selector("#mix:visible")
+    page.reload()
+    assert shown(page, "mix") == mixed
+    page.click("[data-tab=sliders]")  # a reload keeps what the other tabs show
+    assert page.input_value(".axis input >> nth=0") == "2.5"
+    another = new_page()
+    another.goto(shared)
+    assert shown(another, "mix") == mixed
+
+
+def test_a_wrong_name_is_told_in_its_slot_which_keeps_its_image(new_page):
+    page = new_page()
+    page.click("[data-tab=mix]")
+    shown(page, "mix")
+    before = page.evaluate("mixer.names")
+    page.fill(".slot input[type=text] >> nth=0", "respirators")
+    page.press(".slot input[type=text] >> nth=0", "Enter")
+    page.wait_for_selector(".slot .wrong:has-text('respirators: is not known; did you mean mask=respirator?')")
+    assert page.evaluate("mixer.names") == before
+    page.fill(".slot input[type=text] >> nth=0", "respirator")
+    page.press(".slot input[type=text] >> nth=0", "Enter")
+    page.wait_for_function("() => mixer.names[0] === 'respirator'")
+    assert page.locator(".slot .wrong").all_inner_texts() == [""] * 4
+
+
+def test_long_work_shows_progress_and_is_stopped_by_its_button(new_page, monkeypatch):
+    def samples(*_, **__):
+        for _ in Progress(range(10_000), "fitting the flow", hidden=True, mininterval=0):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Session, "samples", samples)
+    page = new_page()
+    page.click("[data-tab=sample]")  # draws
+    page.wait_for_function(
+        "() => /fitting the flow: \\d+ %, about /.test(document.querySelector('.work')?.textContent)"
+    )
+    page.click(".work button")
+    page.wait_for_selector("#draw .main:enabled")
+    assert page.locator(".work").count() == 0
+    page.wait_for_function("() => ask('progress').then(answer => answer.work === null)")
+
+
 def test_samples_are_drawn_at_once_and_again_and_one_seed_draws_the_same(new_page, monkeypatch, tmp_path):
     page = new_page()
     page.click("[data-tab=sample]")
@@ -290,12 +351,13 @@ def test_samples_are_drawn_at_once_and_again_and_one_seed_draws_the_same(new_pag
     assert len(three) == 3
     assert set(page.locator("#drawn .drawn div button").all_inner_texts()) == {"by code", "by pixels"}
     page.click("#drawn .keep >> nth=1")
-    assert page.get_attribute("#kept img", "src") == shown(page, "sample") == three[1]
+    assert shown(page, "sample") == three[1]
     assert page.inner_text("#sample .result figcaption") == "sample 2 of 3, seed 0"
     assert command_makes(page.inner_text("#sample code"), three[1], monkeypatch, tmp_path)
     first = three[0]  # while the slider moves there are no neighbours, and when it stops there are
-    live = drawn(lambda: set_slider(page, "[name=temperature]", 0.5))
-    assert live[0] != first
+    set_slider(page, "[name=temperature]", 0.5)
+    page.wait_for_function("before => document.querySelector('#drawn .keep img').src !== before", arg=first)
+    live = [image.get_attribute("src") for image in page.locator("#drawn .keep img").all()]
     assert page.locator("#drawn .drawn div button").count() == 0
     assert drawn(lambda: page.dispatch_event("[name=temperature]", "change", {"bubbles": True})) == live
     assert page.locator("#drawn .drawn div button").count() == 6
@@ -306,14 +368,33 @@ def test_a_painted_region_is_filled_in(new_page, monkeypatch, tmp_path):
     page = new_page()
     page.click("[data-tab=fill]")
     page.set_input_files("#fill input[type=file]", tmp_path / "photo.png")
-    page.wait_for_function("() => filler.image?.complete")
+    page.wait_for_function("() => filler.target?.file === 'photo.png'")
+    page.click("#fill-in")
+    page.wait_for_selector("#message:has-text('nothing is painted')")
     box = page.locator("#fill canvas").bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 200, box["y"] + 160, steps=8)
     page.mouse.up()
+    page.focus("#fill canvas")
+    by_pointer = page.evaluate("filler.url")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    by_keyboard = page.evaluate("filler.url")
+    page.check("#eraser")
+    page.focus("#fill canvas")
+    page.keyboard.press("Space")
+    page.click("#undo")
+    assert page.evaluate("filler.url") == by_keyboard
+    page.click("#undo")
+    assert page.evaluate("filler.url") == by_pointer != by_keyboard
     page.click("#fill-in")
     filled = shown(page, "fill")
+    page.wait_for_url("**/#fill?image=upload-*")
+    page.reload()
+    assert shown(page, "fill") == filled
+    assert page.evaluate("filler.url") == by_pointer
+    assert page.is_visible("#fill .original")
     with page.expect_download() as download:
         page.click("#mask")
     download.value.save_as(tmp_path / "mask.png")
@@ -371,8 +452,7 @@ def test_a_checkpoint_alone_has_a_page(new_page, browse_process):
     shown(page, "map")
     page.click("[data-tab=mix]")
     shown(page, "mix")
-    assert page.is_hidden("#strip")
-    assert page.inner_text("#lacks").startswith("There is no strip")
+    page.wait_for_selector("#strip .row img >> nth=8")
     assert page.is_hidden("#message")
 
 
@@ -471,9 +551,8 @@ def pictures_of_tabs(page, folder: Path) -> dict[str, bytes]:
     page.wait_for_function("() => mixer.names.length === 4")
     page.wait_for_function("() => / 1 27 43 9 /.test(document.querySelector('#mix .made code')?.textContent)")
     page.wait_for_function(
-        "() => { const strip = document.querySelector('#strip img');"
-        " return document.querySelector('#strip a').href.includes('name=43&name=9') && strip.complete"
-        " && strip.naturalWidth > 0 }"
+        "() => document.querySelector('#strip a').href?.includes('name=43&name=9')"
+        " && document.querySelectorAll('#strip .row').length === 3"
     )
     taken["mix"] = page.screenshot()
     page.click("[data-tab=sliders]")
@@ -491,7 +570,7 @@ def pictures_of_tabs(page, folder: Path) -> dict[str, bytes]:
     page.click("[data-tab=fill]")
     (folder / "photo.png").write_bytes(photo(page))
     page.set_input_files("#fill input[type=file]", folder / "photo.png")
-    page.wait_for_function("() => filler.image?.complete")
+    page.wait_for_function("() => filler.target?.file === 'photo.png'")
     box = page.locator("#fill canvas").bounding_box()
     page.mouse.move(box["x"] + 150, box["y"] + 190)
     page.mouse.down()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -31,12 +32,13 @@ from glo_lightning.explore.codes import codes_by_name
 from glo_lightning.explore.encoder import fit_and_save_encoder
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.prior import PRIORS
+from glo_lightning.progress import Progress, StoppedError
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs pip install -e '.[browse]'")
 
-from glo_lightning.browser import requests, server  # noqa: E402
+from glo_lightning.browser import filling, requests, server, tsne  # noqa: E402
 from glo_lightning.browser.address import Guard, listen  # noqa: E402
-from glo_lightning.browser.requests import LatestOnly, SupersededError  # noqa: E402
+from glo_lightning.browser.requests import LatestOnly, SupersededError, WorkQueue  # noqa: E402
 from glo_lightning.browser.server import make_app  # noqa: E402
 from glo_lightning.browser.session import Session  # noqa: E402
 
@@ -136,6 +138,45 @@ def test_a_filled_image_is_that_of_its_command_and_keeps_what_is_known(ask, tmp_
     assert (shown[mask == 0] != flat_image(77)[mask == 0]).any()
 
 
+def test_a_training_image_is_filled_in_and_a_picture_unlike_the_set_is_told_by_two_numbers(ask, monkeypatch):
+    monkeypatch.setattr(filling, "UNLIKE", 3.0)  # this run is hardly trained
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[8:20, 4:30] = 0
+    asked = {"mask": base64.b64encode(encode(mask)).decode()}
+    target = ask("target", {"name": "17"})
+    assert target["file"] == "image-17.png"
+    assert (pixels(target["image"]) == pixels(ask("image/17")["image"])).all()
+    made = ask("fill", {"name": "17", **asked})
+    assert (pixels(made["image"])[mask > 0] == pixels(target["image"])[mask > 0]).all()
+    assert " image-17.png --mask mask.png" in made["command"]
+    assert made["note"] == ""
+    noise = encode(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    name = ask("upload?file=noise.png", noise)["name"]
+    for answer in (ask("fill", {"name": name, **asked}), ask("upload?file=noise.png&encode", noise)):
+        reached, usual = map(float, re.findall(r"([\d.]+) dB", answer["note"]))
+        assert reached < usual - 3
+        assert "unlike" in answer["note"]
+
+
+def test_a_saved_code_and_a_label_have_short_names(ask, client, session, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = picture(ask, names=["5", "9"], weights=[0.5, 0.5], path="line")["code"]
+    name = ask("save", {"name": "", "code": code})["name"]
+    assert ask("save", {"name": "", "code": code})["name"] == name  # it is saved once
+    image = ask("decode", {"name": name})["image"]
+    assert {"name": name, "image": image} in ask("saved")["saved"]
+    assert image == ask("decode", {"name": f"{name}.npy"})["image"]
+    for typed in (name, f"{name}.npy"):  # on the command line, too
+        assert torch.equal(codes_by_name(session.run, [typed]), torch.from_numpy(np.load(codes_file(session, name))))
+    assert ask("decode", {"name": "respirator"})["image"] == ask("decode", {"name": "mask=respirator"})["image"]
+    answer = client.post("/decode", json={"name": "respirators"})
+    assert answer.json()["message"] == "image respirators: is not known; did you mean mask=respirator?"
+
+
+def codes_file(session, name):
+    return session.run.codes_folder / f"{name}.npy"
+
+
 def test_a_strip_is_what_its_command_writes(ask, client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     query = "name=5&name=9&name=70&path=line&steps=4"
@@ -143,7 +184,8 @@ def test_a_strip_is_what_its_command_writes(ask, client, tmp_path, monkeypatch):
     command = strip["command"]
     with Image.open(io.BytesIO(client.get(f"strip.png?{query}").content)) as shown:
         assert (make(command) == np.asarray(shown.convert("RGB"))).all()
-        assert (pixels(strip["image"]) == np.asarray(shown.convert("RGB"))).all()
+        assert [len(row) for row in strip["rows"]] == [4, 4]
+        assert all(stands_in(np.asarray(shown.convert("RGB")), pixels(image)) for row in strip["rows"] for image in row)
     (animation,) = tmp_path.glob("*.webp")
     with Image.open(io.BytesIO(client.get(f"strip.webp?{query}").content)) as shown, Image.open(animation) as written:
         assert shown.n_frames == written.n_frames > 1
@@ -387,12 +429,12 @@ def test_neighbours_are_the_nearest_codes_by_the_cosine_from_their_mean(ask, ses
 
 
 def test_the_map_is_kept_in_the_run_folder(session, faces_run, client, monkeypatch):
-    assert client.get("/map").json() == {"map": None}
+    assert client.get("/map").json() == {"map": None, "work": None}
     session.map.add_tsne()
     drawn = client.get("/map").json()["map"]
     assert len(drawn) == 96
     assert {round(max(places) - min(places), 3) for places in zip(*drawn, strict=True)} & {1.0}
-    monkeypatch.setattr("glo_lightning.browser.map._tsne", None)  # it is not made a second time
+    monkeypatch.setattr("glo_lightning.browser.map.find_places", None)  # it is not made a second time
     again = Session(load_run(faces_run, "cpu"), faces_run)
     again.map.add_tsne()
     assert again.map.places["tsne"] == drawn
@@ -601,6 +643,49 @@ def test_a_quick_picture_does_not_wait_for_long_work(session):
     assert ask_at_once(blocked, [DRAW, DRAW, IMAGE], 1) == [200] * 3
 
 
+class Dropped:
+    """A request whose page is closed while ``make`` runs."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def is_disconnected(self):
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_long_work_tells_how_far_it_is_and_stops_when_nobody_waits_for_it():
+    queue, seen = WorkQueue(1, 1), []
+
+    def make():
+        for step in Progress(range(100_000), "fitting the flow", hidden=True, mininterval=0):
+            time.sleep(0.002)
+            seen.append((step, queue.work.about))
+
+    with pytest.raises(StoppedError):
+        asyncio.run(queue.run(Dropped(), make))
+    step, about = seen[-1]
+    assert step < 99_999
+    assert (about["what"], about["done"]) == ("fitting the flow", pytest.approx(step / 100_000, abs=2e-4))
+    assert about["left"] > 100  # seconds
+    assert queue.work.about is None
+
+
+def test_t_sne_is_computed_in_a_process_of_its_own_and_stopped(faces_run, monkeypatch):
+    monkeypatch.setattr(tsne, "FEW", 10)
+    monkeypatch.setattr(tsne, "ITERATIONS", 10**6)
+    client = starlette.TestClient(make_app(Session(load_run(faces_run, "cpu"), faces_run)), base_url=f"http://{HOST}")
+    answers = []
+    client.post("/tsne", json={"wanted": True})
+    wait_for(lambda: answers.append(client.get("/map").json()) or answers[-1]["work"])
+    client.post("/tsne", json={"wanted": False})
+    wait_for(lambda: client.get("/map").json()["work"] is None)
+    assert client.get("/map").json()["map"] is None
+    assert answers[-1]["work"]["what"] == "computing t-SNE"
+    codes = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    np.testing.assert_allclose(tsne.find_places(codes), tsne._tsne(codes), atol=1e-4)
+
+
 def test_uploads_at_once_have_names_of_their_own(session):
     with ThreadPoolExecutor(8) as threads:
         uploads = list(threads.map(lambda n: session.upload(encode(flat_image(n)), f"{n}.png", False), range(40)))
@@ -634,7 +719,7 @@ def test_no_body_is_a_failure_of_the_server(session):
         answer = client.post(f"/{path}", content=content)
         assert answer.status_code in (200, 400), (path, content, answer.text)
         assert answer.json()
-    (session.codes_folder / "fuzz.npy").unlink(missing_ok=True)
+    (session.run.codes_folder / "fuzz.npy").unlink(missing_ok=True)
 
 
 ADDRESSES = ["/image/-1", "/image/96", "/image/", f"/image/{'9' * 5000}", "/image/%ff", "/image/\u0663"]
@@ -718,5 +803,5 @@ def test_uploads_and_filled_images_start_from_the_runs_encoder(faces_run, tmp_pa
     session.encoder.register_forward_hook(lambda *_: asked.append(1))
     mask = np.full((32, 32), 255, np.uint8)
     mask[4:20, 3:] = 0
-    session.filled(made["name"], encode(mask))
+    session.filler.fill(made["name"], encode(mask))
     assert asked

@@ -28,26 +28,42 @@ export function label(name, value) {
 }
 
 // Ask the server. Without an answer null; a message says why, unless a newer position came.
-export async function ask(path, asked) {
-  try { return await source.answer(path, asked); } catch (error) { if (error.message) say(error.message); }
+export async function ask(path, asked, signal) {
+  try { return await source.answer(path, asked, signal); } catch (error) { if (error.message) say(error.message); }
   return null;
 }
 
 // Where answers come from; offline.js has another.
 export const source = {
-  async answer(path, asked) {
-    const options = asked === undefined ? {} : {method: 'POST', body: asked instanceof Blob ? asked : JSON.stringify(asked)};
-    const failed = () => { throw new Error('the server does not answer: is it still running?'); };
+  async answer(path, asked, signal) {
+    const options = asked === undefined ? {} : {method: 'POST', signal, body: asked instanceof Blob ? asked : JSON.stringify(asked)};
+    const failed = error => { throw new Error(error.name === 'AbortError' ? '' : 'the server does not answer: is it still running?'); };
     const response = await fetch(path, options).catch(failed), answer = await response.json().catch(failed);
     if (response.ok) return answer;
     throw new Error(response.status === 409 ? '' : answer.message);
   },
 };
 
-// Ask for something that takes a while.
+export function workText(work) {
+  const minutes = Math.round(work.left / 60), left = work.left < 90 ? `${Math.ceil(work.left)} s` : `${minutes} min`;
+  return `${work.what}: ${Math.round(100 * work.done)} %${work.left === null ? '' : `, about ${left} left`}`;
+}
+
+// Ask for something that takes a while; beside the button stand its progress and a button that stops it.
 export async function wait(button, path, asked) {
+  const stop = new AbortController(), bar = element('progress'), text = element('span', {role: 'status'});
+  const box = element('span', {className: 'work'}, bar, text,
+    element('button', {type: 'button', textContent: 'Stop', onclick: () => { stop.abort(); say('stopped'); }}));
+  const timer = setInterval(async () => {
+    if (!box.isConnected) button.after(box);
+    const work = (await source.answer('progress').catch(() => null))?.work;
+    text.textContent = work ? workText(work) : 'working';
+    if (work) bar.value = work.done; else bar.removeAttribute('value');
+  }, 700);
   button.disabled = true;
-  const answer = await ask(path, asked);
+  const answer = await ask(path, asked, stop.signal);
+  clearInterval(timer);
+  box.remove();
   button.disabled = false;
   return answer;
 }
@@ -73,7 +89,15 @@ export function bindCopy(box, command) {
   };
 }
 
-// Show a picture with its command, its code to be saved, and beside it the `original` {image, caption} if there is one.
+// Save the code of a picture, so that it is an image like any other; without a name the server gives it one.
+async function save(made, name) {
+  const saved = await ask('save', {name, code: made.code});
+  if (saved) made.name = saved.name;
+  await listSaved();
+  return saved?.name;
+}
+
+// Show a picture with what can be done with it, and beside it the `original` {image, caption} if there is one.
 export function show(section, made, caption = 'made by the generator', original = null) {
   if (!made) return;
   const place = $(`#${section} .made`);
@@ -84,23 +108,83 @@ export function show(section, made, caption = 'made by the generator', original 
     figure.hidden = !picture;
     if (picture) [$('img', figure).src, $('img', figure).alt, $('figcaption', figure).textContent] = [picture.image, picture.caption, picture.caption];
   }
+  Object.assign($('.download', place), {href: made.image, download: `${made.name ?? section}.png`});
+  for (const button of $$('[data-to]', place)) {
+    Object.assign(button, {hidden: !hasTab(button.dataset.to), onclick: async () => {
+      const name = made.name ?? await save(made, '');
+      if (name) { await open(button.dataset.to); tabs[button.dataset.to].take(name); }
+    }});
+  }
   bindCopy(place, made.command);
   $('form', place).onsubmit = async event => {
     event.preventDefault();
-    const saved = await ask('save', {name: event.target.elements.name.value, code: made.code});
-    if (saved) say(`saved as ${saved.name}, which is a name of an image here, too; ${saved.command}`, true);
+    const name = await save(made, event.target.elements.name.value);
+    if (name) say(`saved as ${name}, which is the name of an image now, on this page and in the commands`, true);
   };
 }
 
+// List the saved codes; a click on one takes it into the tab that is open.
+export async function listSaved() {
+  const saved = (await ask('saved'))?.saved ?? [];
+  $('#saved').hidden = !saved.length;
+  $('#saved .tiles').replaceChildren(...saved.map(({name, image}) => element('button', {title: `saved code ${name}`, onclick: async () => {
+    if (tabs[current].take) tabs[current].take(name); else show(current, await ask('decode', {name}));
+  }}, element('img', {src: image, alt: ''}), element('span', {textContent: name}))));
+  const labels = $$('#labels option').map(({value}) => value);
+  $('#names').replaceChildren(...[...saved.map(({name}) => name), ...labels].map(value => element('option', {value})));
+}
+
+// ---- The address. It says what the open tab shows, and can be shared; history.state has that of all tabs, for a reload.
+const shown = history.state ?? {};
+let current, writing, written = 0;
+
+const hasTab = name => $(`[data-tab=${name}]`) !== null;
+const query = name => new URLSearchParams(shown[name]?.fields).toString();
+const address = name => `#${name}${query(name) && `?${query(name)}`}`;
+
+function write() {
+  clearTimeout(writing);
+  written = Date.now();
+  history.replaceState(shown, '', address(current));
+}
+
+// Keep what a tab shows: `fields` go into the address, `large` ones only survive a reload.
+export function remember(name, fields, large = {}) {
+  shown[name] = {fields, large};
+  clearTimeout(writing);
+  if (Date.now() > written + 300) write(); else writing = setTimeout(write, 300);  // browsers limit how often it changes
+}
+
+// Open a tab; Back leads to the one before.
 export function open(name) {
+  if (name !== current) {
+    write();
+    history.pushState(shown, '', address(name));
+  }
+  return reveal(name);
+}
+
+async function reveal(name) {
+  current = name;
   for (const section of $$('main > section')) section.hidden = section.id !== name;
   for (const button of $$('nav button')) {
     button.setAttribute('aria-selected', button.dataset.tab === name);
     button.tabIndex = button.dataset.tab === name ? 0 : -1;
   }
   say('');
-  history.replaceState(null, '', `#${name}`);
+  tabs[name].ready ??= tabs[name].restore?.(shown[name]?.fields ?? {}, shown[name]?.large ?? {}) ?? true;
   tabs[name].opened?.();
+  await tabs[name].ready;
+}
+
+// Open what the address says: at the start, by Back and Forward, and when it is typed.
+export function follow() {
+  const [wanted, fields = ''] = location.hash.slice(1).split(/\?(.*)/s), name = wanted && hasTab(wanted) ? wanted : 'map';
+  if (name === wanted && new URLSearchParams(fields).toString() !== query(name)) {
+    shown[name] = {fields: Object.fromEntries(new URLSearchParams(fields)), large: history.state?.[name]?.large ?? {}};
+    tabs[name].ready = null;
+  }
+  reveal(name);
 }
 
 // Call `at` wherever the pointer is pressed on a target.

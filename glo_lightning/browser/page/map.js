@@ -1,7 +1,5 @@
-import {$, $$, about, ask, element, label, newest, open, show, tab} from './common.js';
+import {$, $$, about, ask, element, label, newest, open, remember, show, tab, workText} from './common.js';
 import {legend} from './legend.js';
-import {mixer} from './mixer.js';
-import {sliders} from './sliders.js';
 
 export const thumbnail = (row, image, caption = '') => element('button', {title: `image ${row}`, onclick: () => { open('map'); map.choose(row); }},
   element('img', {src: image, alt: `image ${row}`}), caption);
@@ -22,6 +20,7 @@ export const map = {
     new ResizeObserver(() => this.resize()).observe(this.canvas);
     for (const button of $$('[data-map]')) button.onclick = () => this.use(button.dataset.map);
     $('#whole').onclick = () => this.fit(this.places);
+    $('#stop-tsne').onclick = () => this.compute(false);
     $('#find').onsubmit = event => { event.preventDefault(); this.find(event.target.elements.text.value.trim()); };
     $('[data-map=pca]').setAttribute('aria-pressed', true);
     this.load();
@@ -71,11 +70,21 @@ export const map = {
   },
   async poll() {
     const answer = await ask('map');
-    if (!answer?.map) return setTimeout(() => this.poll(), 2000);
+    const button = $('[data-map=tsne]'), work = answer?.work;
+    $('#stop-tsne').hidden = !work;
+    if (answer && !answer.map) {
+      Object.assign(button, {disabled: !!work, textContent: !work ? 'compute t-SNE' : work.what ? workText(work) : 't-SNE…'});
+    }
+    if (!answer?.map) return answer && !work ? null : setTimeout(() => this.poll(), 1000);
     this.maps.tsne = answer.map;
-    Object.assign($('[data-map=tsne]'), {disabled: false, textContent: 't-SNE'});
+    Object.assign(button, {disabled: false, textContent: 't-SNE'});
+  },
+  async compute(wanted) {
+    await ask('tsne', {wanted});
+    this.poll();
   },
   use(name) {  // the images move smoothly to their new places
+    if (!this.maps[name]) return this.compute(true);
     for (const button of $$('[data-map]')) button.setAttribute('aria-pressed', button.dataset.map === name);
     const [start, from, to] = [performance.now(), this.places, this.maps[name]], step = now => {
       const part = Math.min(1, Math.max(0, (now - start) / 700)), eased = part * part * (3 - 2 * part);
@@ -87,10 +96,9 @@ export const map = {
     this.fit(to);
     step(start);
   },
-  opened() {
-    this.resize();
-    if (this.chosen === null && !this.between) this.choose(about.rows[0]);
-  },
+  opened() { this.resize(); },
+  // The image that the address says, without any the first.
+  restore({image}) { this.choose(/^\d+$/.test(image) ? Number(image) : about.rows[0]); },
   resize() {
     const first = !this.width;
     [this.width, this.height] = [this.canvas.clientWidth, this.canvas.clientHeight];
@@ -211,11 +219,10 @@ export const map = {
     [map.chosen, map.between] = [row, null];
     map.draw();
     show('map', image.made, 'what the generator makes of its code', about.has_images ? {image: image.image, caption: 'training image'} : null);
-    const name = String(row), quality = image.psnr === undefined ? '' : `PSNR ${image.psnr.toFixed(1)} dB`;
+    remember('map', {image: row});
+    const quality = image.psnr === undefined ? '' : `PSNR ${image.psnr.toFixed(1)} dB`;
     const labels = image.attributes.map(each => { const [attribute, value] = each.split(/=(.*)/s); return label(attribute, value); });
-    $('#map .facts').replaceChildren(element('p', {}, element('b', {textContent: `image ${row}`}), ` ${image.key} ${quality}`), element('p', {className: 'labels'}, ...labels),
-      element('button', {textContent: 'Mix it', onclick: () => mixer.add(name)}), ' ',
-      element('button', {textContent: 'Move it', onclick: () => { $('#start input').value = name; sliders.reset(); open('sliders'); }}));
+    $('#map .facts').replaceChildren(element('p', {}, element('b', {textContent: `image ${row}`}), ` ${image.key} ${quality}`), element('p', {className: 'labels'}, ...labels));
     const tiles = image.neighbours.map(other => thumbnail(other.row, other.image));
     $('#neighbours').replaceChildren(element('h2', {textContent: 'Nearest by code'}), element('div', {className: 'tiles'}, ...tiles));
   }),

@@ -56,6 +56,7 @@ const PROJECTIONS = {
 
 // ---- The run in the page
 const offline = {
+  saved: new Map(),  // pictures by name
   async start() {
     for (const part of ['sample', 'fill']) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();  // they need a server
     this.session = this.startGenerator();
@@ -93,13 +94,14 @@ const offline = {
       const channel = channels === 1 ? 0 : i % 4;
       pixels.data[i] = i % 4 === 3 ? 255 : 127.5 * (images.data[channel * width * height + (i >> 2)] + 1);
     }
-    return {image: url(width, context => context.putImageData(pixels, 0, 0)), command: this.command(script, output, words.map(String))};
+    return {image: url(width, context => context.putImageData(pixels, 0, 0)), code, command: this.command(script, output, words.map(String))};
   },
   labels(i) {
     const {attributes, labels} = this.about;
     return Object.entries(attributes).map(([name, values], column) => values[labels[column][i]] && `${name}=${values[labels[column][i]]}`).filter(Boolean);
   },
   command(script, output, typed) {
+    if (typed.some(word => this.saved.has(word))) return 'no command: it is made of a code that only this page has';
     const hash = [...typed.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
     const words = ['python', `scripts/${script}.py`, this.about.typed, ...typed, ...this.about.flags, '--output', `${output}-${hash}.png`];
     return words.map(word => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`).join(' ');
@@ -119,8 +121,27 @@ function url(size, draw) {
 // ---- The answers
 const answers = {
   about: () => offline.start(),
-  map: () => ({map: offline.about.tsne}),
-  decode: ({name}) => offline.made(offline.code(name), 'sample', 'decoded', '--decode', name),
+  map: () => ({map: offline.about.tsne, work: null}),
+  decode: async ({name}) => ({...await offline.made(offline.code(name), 'sample', 'decoded', '--decode', name), name}),
+  saved: () => ({saved: [...offline.saved].map(([name, image]) => ({name, image}))}),
+  async save({code}) {  // until the page is closed
+    const name = `code-${offline.saved.size + 1}`;
+    offline.codes.set(name, code);
+    offline.saved.set(name, (await offline.made(code)).image);
+    return {name};
+  },
+  async strip({names, path, steps}) {
+    const rows = [];
+    for (let i = 1; i < names.length; i++) {
+      rows.push([]);
+      for (let at = 0; at < steps; at++) {
+        const part = at / (steps - 1), made = await this.mixed({names: names.slice(i - 1, i + 1), weights: [1 - part, part], path});
+        rows.at(-1).push(made.image);
+      }
+    }
+    const pairs = names.slice(1).flatMap((name, i) => [names[i], name]);
+    return {rows, command: offline.command('interpolate', 'strip', [...pairs, '--path', path, '--steps', String(steps)])};
+  },
   picture(asked) { return asked.moves ? this.moved(asked) : this.mixed(asked); },
   moved({name, moves, amounts}) {
     const code = (name === null ? offline.codes.get('mean') : offline.code(name)).slice();
@@ -159,4 +180,4 @@ source.answer = async (path, asked) => {
   return answers[name](asked ?? query);
 };
 
-document.head.append(element('style', {textContent: '.save, .slot .button { display: none !important; }'}));  // these need a server
+document.head.append(element('style', {textContent: '.save, .slot .button, #strip > .button { display: none !important; }'}));  // these need a server

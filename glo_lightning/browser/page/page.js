@@ -1,4 +1,4 @@
-import {$, $$, about, ask, element, open, say, tabs} from './common.js';
+import {$, $$, about, ask, element, follow, listSaved, open, say, tabs} from './common.js';
 import {filler} from './filler.js';
 import {legend} from './legend.js';
 import {map} from './map.js';
@@ -10,6 +10,7 @@ async function main() {
   if (!Object.assign(about, await ask('about')).run) return;
   const without = about.has_images ? '' : '; these are missing, so the map shows what the generator makes of their codes; --data.root says where they are';
   $('#run').textContent = `${about.run}: ${about.num_images.toLocaleString('en')} images${without}`;
+  Object.assign($('#lacks'), {textContent: about.lacks ?? '', hidden: !about.lacks});
   const labels = Object.entries(about.attributes).flatMap(([name, values]) => values.filter(Boolean).map(value => `${name}=${value}`));
   $('#labels').append(...labels.slice(0, 500).map(value => element('option', {value})));
   Object.assign(tabs, {map, mix: mixer, sliders, sample: sampler, fill: filler});
@@ -28,7 +29,9 @@ async function main() {
     };
   }
   $('#message button').onclick = () => say('');
-  open(names.find(name => `#${name}` === location.hash) || 'map');
+  await listSaved();
+  follow();
+  addEventListener('popstate', follow);
   document.body.dataset.ready = true;
 }
 

@@ -1,4 +1,4 @@
-import {$, $$, about, ask, element, newest, show, wait} from './common.js';
+import {$, $$, about, ask, element, newest, remember, show, wait} from './common.js';
 import {thumbnail} from './map.js';
 
 export const sampler = {
@@ -24,7 +24,15 @@ export const sampler = {
     $('#draw').onsubmit = event => event.preventDefault();
     this.outputs();
   },
-  opened() { if (!this.drawn) this.draw(); },
+  // What the address says, drawn.
+  restore(fields) {
+    for (const name of ['prior', 'seed', 'num', 'temperature', 'guidance']) if (fields[name]) this.fields[name].value = fields[name];
+    if (!this.fields.prior.value) this.fields.prior.value = about.quick_priors[0];
+    const conditions = (fields.conditions ?? '').split('|');
+    for (const select of $$('#conditions select')) select.value = [...select.options].find(({value}) => conditions.includes(value))?.value ?? '';
+    this.outputs();
+    this.draw();
+  },
   get quick() { return about.quick_priors.includes(this.fields.prior.value); },
   outputs() {
     const flow = this.fields.prior.value === 'flow' && Object.keys(about.attributes).length > 0;
@@ -40,6 +48,7 @@ export const sampler = {
   draw: newest(async () => {
     const {asked} = sampler;
     [sampler.drawn, sampler.changed] = [true, false];
+    remember('sample', {...asked, conditions: asked.conditions.join('|')});
     sampler.fill(asked, await wait($('#draw .main'), 'samples', asked));
     sampler.outputs();
   }),
@@ -50,15 +59,9 @@ export const sampler = {
     about.quick_priors.push(prior);
     const name = i => `sample ${i + 1} of ${answer.samples.length}, seed ${seed}`;
     $('#drawn').replaceChildren(...answer.samples.map((sample, i) => {
-      const keep = element('button', {className: 'keep', title: 'keep it', onclick: () => this.keep(sample, name(i))}, element('img', {src: sample.image, alt: name(i)}));
+      const keep = element('button', {className: 'keep', title: name(i), onclick: () => show('sample', sample, name(i))}, element('img', {src: sample.image, alt: name(i)}));
       return element('div', {className: 'drawn tiles'}, keep, element('div', {}, ...sample.near.map(({row, image, by}) => thumbnail(row, image, `by ${by}`))));
     }));
     show('sample', answer.samples[0], name(0));
-  },
-  keep(sample, name) {
-    show('sample', sample, name);
-    if (![...$$('#kept img')].some(image => image.src === sample.image)) {
-      $('#kept').append(element('button', {title: name, onclick: () => show('sample', sample, name)}, element('img', {src: sample.image, alt: name})));
-    }
   },
 };
