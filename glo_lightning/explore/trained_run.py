@@ -19,6 +19,7 @@ from glo_lightning.data.store import CachedDataset
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError, decoding
 from glo_lightning.explore.exported import CONFIG, RECIPE, find_run, is_export, load_export
+from glo_lightning.generator import code_side
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import Prior
@@ -128,7 +129,8 @@ class TrainedRun:
 
     def fit_prior(self, prior: Prior) -> Prior:
         """Fit a prior to the trained codes and their labels, or load it; see ``fitting.fit_prior``."""
-        return fit_prior(prior, self.trained_codes, self.trained_attributes, self.folder)
+        side = code_side(self.model.generator)
+        return fit_prior(prior, self.trained_codes, self.trained_attributes, self.folder, side)
 
     def rows_with(self, labels: Sequence[str]) -> Tensor:
         """Find the training images that have all of these labels, ``name=value``, by row.

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 VERSION = 2  # of the files of flows
 
 
-def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None) -> Prior:
+def fit_prior(
+    prior: Prior, codes: Tensor, attributes: Attributes | None = None, run: Path | None = None, side: int = 1
+) -> Prior:
     """Fit a prior to codes (N, D); a flow is loaded if it was fitted to the same codes and labels before.
 
     A flow is saved, as tensors, in ``priors/`` of the run folder, or of the cache folder where that is missing or
@@ -37,6 +39,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         codes: of the training images.
         attributes: of these images, and of others after them.
         run: the run folder.
+        side: see ``Flow.fit``.
     """
     began = time.monotonic()
     if not takes_conditions(prior):
@@ -45,7 +48,8 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
         return prior
     labels, sizes = (None, []) if attributes is None else (attributes.table[: len(codes)], attributes.cardinalities)
     digest = codes_digest(codes, attributes)
-    name = f"flow-{digest}-{digest_of(json.dumps([VERSION, prior.arguments]).encode())}.pt"
+    kind = [VERSION, prior.arguments, *([side] if side > 1 else [])]
+    name = f"flow-{digest}-{digest_of(json.dumps(kind).encode())}.pt"
     folders = [] if run is None else [run / "priors"]
     with contextlib.suppress(InputError):  # without a home, as in containers, there may be no cache folder
         folders.append(cache_folder() / "priors")
@@ -65,7 +69,7 @@ def fit_prior(prior: Prior, codes: Tensor, attributes: Attributes | None = None,
                 log.warning("%s %s", error.value, error.remedy)
         elif folder.parent == run and any(folder.glob("flow-*.pt")):
             log.info("the flows in %s were fitted to other codes, labels or arguments; fitting another", folder)
-    prior.fit(codes, labels, sizes)
+    prior.fit(codes, labels, sizes, side)
     place = next((folder for folder in folders if _save(prior, folder / name)), "no folder")
     log.info("fitted the flow to %d codes in %.1f s, saved in %s", len(codes), time.monotonic() - began, place)
     return prior

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glo_lightning.errors import InputError
-from glo_lightning.priors.velocity import Velocity
+from glo_lightning.priors.velocity import SpatialVelocity, Velocity
 from glo_lightning.progress import Progress
 
 MIN_CODES = 500  # for a fit
@@ -20,6 +20,7 @@ BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 CONDITIONAL_GUIDANCE = 1.5  # the same, where labels were learned
 CHUNK = 2000  # places in a batch of the solver
+CHANNEL_WIDTH = 6  # of a flow's width, for each channel of a network of codes that have places
 
 Field = Callable[[Tensor, float], Tensor]  # velocities (B, D) at places (B, D) and a time
 
@@ -46,7 +47,7 @@ class Flow:
 
     Args:
         steps: largest number of training steps.
-        width: of the network's hidden layers.
+        width: of the network's hidden layers; where codes have places, a sixth of it is their number of channels.
         blocks: number of residual blocks.
     """
 
@@ -55,13 +56,14 @@ class Flow:
     def __init__(self, steps: int = 3000, width: int = 384, blocks: int = 3):
         self.arguments = {"steps": steps, "width": width, "blocks": blocks}
 
-    def fit(self, codes: Tensor, labels: Tensor | None = None, sizes: Sequence[int] = ()) -> Flow:
+    def fit(self, codes: Tensor, labels: Tensor | None = None, sizes: Sequence[int] = (), side: int = 1) -> Flow:
         """Fit the flow on the codes' device, with its own random numbers and a progress bar.
 
         Args:
             codes: (N, D).
             labels: (N, A), the number of each attribute's value; -1 where it is unknown.
             sizes: how many values each of the A attributes has.
+            side: number of places from left to right of codes that are (D / side**2, side, side), flattened.
 
         Raises:
             InputError: for fewer than 500 codes.
@@ -71,8 +73,10 @@ class Flow:
             remedy = f"{num_codes} codes are too few for a flow, which needs {MIN_CODES}. Give mixture or gaussian."
             raise InputError("prior", "flow", remedy)
         device = codes.device
-        network, random = self._network(latent_dim, sizes).to(device), torch.Generator(device).manual_seed(0)
+        network, random = self._network(latent_dim, sizes, side).to(device), torch.Generator(device).manual_seed(0)
         std, self.mean = torch.std_mean(codes.detach().float(), dim=0)
+        if side > 1:  # one for each channel: weights are the same for all places, so the same should be the same there
+            std = std.view(-1, side**2).square().mean(1).sqrt().repeat_interleave(side**2)
         self.std = std.clamp(min=torch.finfo(std.dtype).tiny)
         columns = [] if labels is None else labels.cpu().unbind(1)
         self.counts = [torch.bincount(c[c >= 0], minlength=size) for c, size in zip(columns, sizes, strict=True)]
@@ -205,10 +209,14 @@ class Flow:
     def restore(self, state: Mapping[str, Tensor], sizes: Sequence[int], device: torch.device) -> Flow:
         """Load ``state`` of a flow, of whatever width, that was fitted to attributes of these sizes."""
         blocks = sum(key.startswith("network.blocks.") and key.endswith(".norm.weight") for key in state)
-        self.arguments |= {"width": len(state["network.enter.weight"]), "blocks": blocks}
+        width, side = len(state["network.enter.weight"]), 1
+        if "network.position.bias" in state:
+            side = math.isqrt(len(state["network.position.bias"]) // width)
+            width *= CHANNEL_WIDTH
+        self.arguments |= {"width": width, "blocks": blocks}
         self.mean, self.std = state["mean"].to(device), state["std"].to(device)
         self.counts = [state[f"counts.{number}"].cpu() for number in range(len(sizes))]
-        self.network, self.early = (self._network(len(self.mean), sizes) for _ in range(2))
+        self.network, self.early = (self._network(len(self.mean), sizes, side) for _ in range(2))
         networks = self._networks()
         networks.load_state_dict({key: state[key] for key in networks.state_dict()})
         networks.to(device).eval().requires_grad_(False)
@@ -217,10 +225,13 @@ class Flow:
     def _networks(self) -> nn.ModuleDict:
         return nn.ModuleDict({"network": self.network, "early": self.early})
 
-    def _network(self, latent_dim: int, sizes: Sequence[int]) -> Velocity:
+    def _network(self, latent_dim: int, sizes: Sequence[int], side: int) -> Velocity:
+        width, blocks = self.arguments["width"], self.arguments["blocks"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Velocity(latent_dim, sizes, self.arguments["width"], self.arguments["blocks"])
+            if side == 1:
+                return Velocity(latent_dim, sizes, width, blocks)
+            return SpatialVelocity(latent_dim, sizes, width // CHANNEL_WIDTH, blocks, side)
 
     def _scaled(self, codes: Tensor) -> Tensor:
         return (codes.detach().float() - self.mean) / self.std

@@ -13,6 +13,7 @@ from glo_lightning.data.attributes import Attributes
 from glo_lightning.data.sampler import rows_without
 from glo_lightning.devices import Accelerator, find_device
 from glo_lightning.errors import InputError
+from glo_lightning.generator import code_side
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import make_prior, sample_codes
@@ -40,7 +41,7 @@ def add_samples(run: Path, prior: str, accelerator: Accelerator, loggers: Sequen
     table = model.latents.weight.detach()[rows]
     attributes = None if data.get("labels") is None else Attributes.from_state(data["labels"]).select(rows)
     try:
-        fitted = fit_prior(make_prior(prior), table, attributes, run)
+        fitted = fit_prior(make_prior(prior), table, attributes, run, code_side(model.generator))
         codes = sample_codes(fitted, table, 64, model.project)
     except InputError as error:
         log.info("no samples: %s", error)
