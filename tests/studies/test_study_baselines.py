@@ -109,7 +109,7 @@ def test_every_row_is_trained_and_measured_once(tmp_path, monkeypatch, capsys):
     results.steps = {f"mnist: {model}": 1 for model in models}
     results.write()
     monkeypatch.setattr(baselines, "N_PCA", 100)
-    monkeypatch.setattr(baselines, "fit_within", lambda seconds, make, codes: make(2).fit(codes))
+    monkeypatch.setattr(baselines, "fit_within", lambda _, make, codes, **places: make(2).fit(codes, **places))
     monkeypatch.setattr(encoding, "TRIAL_STEPS", 1)
     small = ("--samples=8", "--num=4", "--steps=2", "--seeds=1", "--precision=32-true")
     arguments = (tmp_path / "mnist", "--json", file, "--features", f"{__name__}.Shades", *small)

@@ -35,7 +35,7 @@ from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.metrics import frechet, precision_and_recall, quality
-from glo_lightning.generator import Generator, SpatialGenerator
+from glo_lightning.generator import Generator, SpatialGenerator, code_side
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
@@ -157,13 +157,13 @@ def measure_model(model: GLO | Autoencoder, compared: Comparison) -> tuple[Tenso
     }
 
 
-def fit_within(seconds: float, make: Callable[[int], Prior], codes: Tensor, trial: int = 30) -> Prior:
+def fit_within(seconds: float, make: Callable[..., Any], codes: Tensor, trial: int = 30, **options: Any) -> Prior:
     """Fit a prior with as many steps as take these processor seconds, by a trial of so many."""
     began = time.process_time()
-    make(trial).fit(codes)
+    make(trial).fit(codes, **options)
     taken = (time.process_time() - began) / torch.get_num_threads()
     prior = make(max(1, round(trial * seconds / taken)))
-    prior.fit(codes)
+    prior.fit(codes, **options)
     return prior
 
 
@@ -174,7 +174,11 @@ def measure_samples(row: Row, model: GLO | Autoencoder, codes: Tensor, compared:
         mean, log_variance = encoded(model, compared.training).chunk(2, dim=1)
         codes = torch.cat([draw(mean, log_variance) for _ in range(4)])
     began = time.process_time()
-    prior = fit_within(options.prior_seconds, row.prior, codes) if row.is_learned else row.prior().fit(codes)
+    if row.is_learned:
+        places = {"side": code_side(model.generator)} if row.prior is Flow else {}
+        prior = fit_within(options.prior_seconds, row.prior, codes, **places)
+    else:
+        prior = row.prior().fit(codes)
     seconds = (time.process_time() - began) / torch.get_num_threads()
     samples = to_uint8(generate(model, sample_codes(prior, codes, options.samples, model.project, seed)))
     return {**compared.distances("Frechet of samples", samples, covered=True), "prior, s": seconds}
