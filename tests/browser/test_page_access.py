@@ -96,4 +96,5 @@ def test_on_a_slow_line_the_page_is_there_before_its_thumbnails(browser, address
     page.click("[data-tab=sliders]")
     shown(page, "sliders")
     assert page.evaluate("map.sheets.length") == 0
+    assert page.request.get(f"{address}about").headers["content-encoding"] == "gzip"
     page.close()
