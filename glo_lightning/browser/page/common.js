@@ -20,10 +20,15 @@ export function say(text, done = false) {
   $('span', box).textContent = text;
 }
 
+// The colour that a value of an attribute is, such as ffdbb4; '' for attributes of another kind.
+export function colourOf(name, value) {
+  const values = about.attributes[name].filter(Boolean);
+  return value && values.every(each => /^[0-9a-f]{6}$/i.test(each)) && /[a-f]/i.test(values) ? `#${value}` : '';
+}
+
 // A value of an attribute; one that is a colour is shown as such.
 export function label(name, value) {
-  const values = about.attributes[name].filter(Boolean), isColour = values.every(each => /^[0-9a-f]{6}$/i.test(each)) && /[a-f]/i.test(values);
-  const swatch = isColour && value ? [element('i', {className: 'swatch', style: `background: #${value}`})] : [];
+  const colour = colourOf(name, value), swatch = colour ? [element('i', {className: 'swatch', style: `background: ${colour}`})] : [];
   return element('span', {className: 'label', title: `${name}=${value}`}, ...swatch, value || 'none');
 }
 
@@ -53,7 +58,7 @@ export function workText(work) {
 export async function wait(button, path, asked) {
   const stop = new AbortController(), bar = element('progress'), text = element('span', {role: 'status'});
   const box = element('span', {className: 'work'}, bar, text,
-    element('button', {type: 'button', textContent: 'Stop', onclick: () => { stop.abort(); say('stopped'); }}));
+    element('button', {type: 'button', textContent: 'Stop', onclick: () => { stop.abort(); say('stopped', true); }}));
   const timer = setInterval(async () => {
     if (!box.isConnected) button.after(box);
     const work = (await source.answer('progress').catch(() => null))?.work;

@@ -1,4 +1,4 @@
-import {$, $$, about, ask, element, label, wait} from './common.js';
+import {$, about, ask, colourOf, element, wait} from './common.js';
 import {map} from './map.js';
 
 const PALETTE = ['#4e79a7', '#f28e2b', '#e15759', '#76b7b2', '#59a14f', '#edc948', '#b07aa1', '#ff9da7', '#9c755f', '#bab0ac'];
@@ -27,11 +27,8 @@ export const legend = {
     if (!answer) return;
     const values = about.attributes[name];
     [this.numbers, this.names] = [answer.numbers, values.map(value => value || 'none')];
-    this.colours = values.map((value, i) => {
-      const swatch = $('.swatch', label(name, value));
-      if (swatch) return swatch.style.backgroundColor;
-      return !value ? UNKNOWN : values.length <= PALETTE.length ? PALETTE[i] : `hsl(${i * 137.5 % 360} 65% ${i % 2 ? 40 : 60}%)`;
-    });
+    const other = i => values.length <= PALETTE.length ? PALETTE[i] : `hsl(${i * 137.5 % 360} 65% ${i % 2 ? 40 : 60}%)`;
+    this.colours = values.map((value, i) => value ? colourOf(name, value) || other(i) : UNKNOWN);
     const counts = values.map((_, i) => this.numbers.filter(number => number === i).length);
     $('#legend').append(...values.map((value, i) => element('button', {onclick: event => this.press(i, event.currentTarget), ariaPressed: 'false'},
       element('i', {className: 'swatch', style: `background: ${this.colours[i]}`}), `${this.names[i]} ${counts[i]}`)));

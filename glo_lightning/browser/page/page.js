@@ -29,8 +29,8 @@ async function main() {
     };
   }
   $('#message button').onclick = () => say('');
-  await listSaved();
   follow();
+  listSaved();
   addEventListener('popstate', follow);
   document.body.dataset.ready = true;
 }

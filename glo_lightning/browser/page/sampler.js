@@ -1,4 +1,4 @@
-import {$, $$, about, ask, element, newest, remember, show, wait} from './common.js';
+import {$, $$, about, ask, colourOf, element, newest, remember, show, wait} from './common.js';
 import {thumbnail} from './map.js';
 
 export const sampler = {
@@ -7,7 +7,8 @@ export const sampler = {
     const {prior, temperature, guidance} = this.fields = $('#draw').elements, first = about.quick_priors.includes(about.prior) ? about.prior : about.quick_priors[0];
     prior.append(...about.priors.map(name => element('option', {textContent: name, selected: name === first})));
     for (const [name, values] of Object.entries(about.attributes)) {
-      const options = values.map(value => element('option', {value: `${name}=${value}`, textContent: value || 'none'}));
+      const options = values.map(value => element('option', {value: `${name}=${value}`, textContent: value || 'none',
+        style: colourOf(name, value) && `color: black; background: ${colourOf(name, value)}`}));
       $('#conditions').append(element('label', {}, `${name} `, element('select', {}, element('option', {value: '', textContent: 'any'}), ...options)));
     }
     $('#draw details').open = innerWidth > 800;
