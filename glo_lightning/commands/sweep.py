@@ -12,7 +12,9 @@ flags are those of glo train.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import re
 import shutil
 import signal
@@ -101,11 +103,21 @@ def train(flags: Sequence[str], folder: Path, keep: Callable[[dict[str, float]],
     return process.returncode
 
 
-def check_metrics(metrics: dict[str, float]) -> float:
-    """The val/psnr of an epoch."""
-    if "val/psnr" not in metrics:
+def held_out_psnr(metrics: dict[str, float], folder: Path) -> float:
+    """The val/psnr of an epoch, NaN of one that is not validated. Raises InputError if no images are held out."""
+    data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+    if not data["holdout"] and data["holdout_split"] is None:
         raise InputError("--data.holdout", 0, "leaves no images to measure val/psnr on. Give --data.holdout 64, say.")
-    return metrics["val/psnr"]
+    return metrics.get("val/psnr", math.nan)
+
+
+def report_epoch(trial: Any, folder: Path, metrics: dict[str, float]) -> bool:
+    """Reports an epoch to a trial; returns whether the trial goes on."""
+    psnr = held_out_psnr(metrics, folder)
+    if math.isnan(psnr):
+        return True
+    trial.report(psnr, int(metrics["epoch"]))
+    return not trial.should_prune()
 
 
 def search(output: Path, suggestions: dict[str, Suggest], num_trials: int, flags: Sequence[str]) -> None:
@@ -130,14 +142,10 @@ def search(output: Path, suggestions: dict[str, Suggest], num_trials: int, flags
         values = {flag: suggest(trial) for flag, suggest in suggestions.items()}
         folder = Path(trial.user_attrs.get("folder", output / f"trial_{trial.number:03d}"))
         trial.set_user_attr("folder", str(folder))
-
-        def keep(metrics: dict[str, float], trial: Any = trial) -> bool:
-            trial.report(check_metrics(metrics), int(metrics["epoch"]))
-            return not trial.should_prune()
-
+        keep = functools.partial(report_epoch, trial, folder)
         try:
             status = train([*flags, *(f"--{flag}={value}" for flag, value in values.items())], folder, keep)
-            psnr = check_metrics(read_metrics(folder)) if status in ENDS else float("nan")
+            psnr = held_out_psnr(read_metrics(folder), folder) if status in ENDS else math.nan
         except (WrongInput, InputError):
             study.tell(trial, state=State.FAIL)
             raise

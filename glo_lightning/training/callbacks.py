@@ -31,7 +31,7 @@ from glo_lightning.priors.gaussian import Gaussian
 from glo_lightning.priors.prior import sample_codes
 from glo_lightning.runs.checkpoints import write_policy
 from glo_lightning.training.loggers import SetUpLoggers, log_picture, make_picture, write_picture
-from glo_lightning.training.reports import is_logged
+from glo_lightning.training.reports import is_logged, is_validated
 
 if TYPE_CHECKING:
     from glo_lightning.module import GLO
@@ -140,7 +140,7 @@ class Curves(Callback):
 
 
 class _Grid(Callback):
-    """Writes grids of images to the run folder and to the loggers."""
+    """Writes grids of images to the run folder and to the loggers, every ``check_val_every_n_epoch`` epochs."""
 
     def __init__(self, num_images: int = 64, folder: Path | None = None):
         """Takes what the grids of both kinds need.
@@ -156,6 +156,11 @@ class _Grid(Callback):
         if folder is None and trainer.loggers and trainer.log_dir:
             folder = Path(trainer.log_dir)
         return None if folder is None else folder / "images"
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether this process draws in this epoch: one that is validated, or the last."""
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        return trainer.is_global_zero and (is_last or is_validated(trainer))
 
     def show(self, trainer: Trainer, tag: str, name: str, images: Tensor, targets: Tensor | None = None) -> None:
         """Writes a grid of images (B, C, H, W) in [-1, 1] to the folder and to the loggers.
@@ -208,7 +213,7 @@ class ReconstructionGrid(_Grid):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
-        if trainer.is_global_zero:
+        if self.is_due(trainer):
             codes = _trained(trainer, pl_module.latents.weight[: self.num_images])
             targets = None if self.targets is None else from_uint8(self.targets)
             self.show_generated(trainer, pl_module, "reconstructions", codes, targets)
@@ -225,7 +230,7 @@ class SampleGrid(_Grid):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         codes = _trained(trainer, pl_module.latents.weight[:16_384])
-        if trainer.is_global_zero and len(codes) > codes.shape[1] and codes.isfinite().all():
+        if self.is_due(trainer) and len(codes) > codes.shape[1] and codes.isfinite().all():
             sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
             self.show_generated(trainer, pl_module, "samples", sampled)
 

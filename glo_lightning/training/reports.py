@@ -38,10 +38,17 @@ def is_logged(trainer: Trainer) -> bool:
     return trainer.is_last_batch or bool(every and trainer.global_step % every == 0)
 
 
+def is_validated(trainer: Trainer) -> bool:
+    """Whether this epoch is one of those that are validated and pictured."""
+    every = trainer.check_val_every_n_epoch
+    return every is None or (trainer.current_epoch + 1) % every == 0
+
+
 def logged_values(trainer: Trainer, names: tuple[str, ...]) -> dict[str, float]:
-    """Those of the named metrics that were logged, as floats."""
+    """Those of the named metrics that were logged, as floats, without a ``val/psnr`` of an earlier epoch."""
     logged = trainer.callback_metrics
-    return {name: float(logged[name]) for name in names if name in logged}
+    current = [name for name in names if name != "val/psnr" or is_validated(trainer)]
+    return {name: float(logged[name]) for name in current if name in logged}
 
 
 class Bar(TQDMProgressBar):

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.data.datamodule import VALIDATED
@@ -21,7 +20,7 @@ from glo_lightning.generator import Generator, code_side
 from glo_lightning.images import from_uint8, psnr
 from glo_lightning.loaders import BATCH
 from glo_lightning.module import GLO
-from glo_lightning.pca import ImagePCA, fit_pca
+from glo_lightning.pca import fit_pca
 from glo_lightning.priors.flow import MIN_CODES
 from glo_lightning.runs.folder import RunFolder
 
@@ -31,35 +30,34 @@ LARGE_GAP = 2.0  # dB between training and held-out images
 
 
 @torch.no_grad()
-def measure(model: GLO, data: LSUNDataModule) -> dict[str, float]:
-    """Measure PSNR in dB of training images, and of a PCA with as many dimensions as the codes.
+def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Add to the metrics the PSNR in dB of training and held-out images, and of a PCA with as many dimensions.
 
     At most 512 images of 64x64 pixels are measured, or fewer larger ones: the first. The PCA is fitted to four times as
-    many. Returns ``train/psnr`` and, if there are more images than dimensions, ``train/psnr_pca`` and, of the held-out
-    images that ``val/psnr`` is of, ``val/psnr_pca``; and ``train/psnr_images``, the number of measured images.
+    many. Adds ``train/psnr`` and ``train/psnr_images``, the number of measured images; ``val/psnr`` if the last epoch
+    was not validated; and ``train/psnr_pca`` and ``val/psnr_pca`` if there are more images than dimensions.
     """
     num = max(1, min(MAX_MEASURED, MAX_MEASURED * 64**2 // data.image_size**2))
     first = rows_without(data.skipped, data.num_images)[: FITTED * num]
     images, rows = data.dataset[first.tolist()]
-    training = from_uint8(images[:num])
+    training, held_out = from_uint8(images[:num]), data.holdout_rows(VALIDATED)
+    parts = {"train": training} | ({"val": from_uint8(data.dataset[held_out][0])} if held_out else {})
     codes = model.eval().latents.weight[rows[:num].to(model.device)]
     generated = torch.cat([model(some) for some in codes.split(BATCH)]).cpu()
-    measured = {"train/psnr": float(psnr(generated, training)), "train/psnr_images": len(training)}
+    measured = {**metrics, "train/psnr": float(psnr(generated, training)), "train/psnr_images": len(training)}
+    if held_out and "val/psnr" not in metrics:
+        measured["val/psnr"] = float(model.quick_psnr(parts["val"].to(model.device)))
     if codes.shape[1] < len(images):
         pca = fit_pca(images, codes.shape[1])
-        measured["train/psnr_pca"] = _pca_psnr(pca, training)
-        if held_out := data.holdout_rows(VALIDATED):
-            measured["val/psnr_pca"] = _pca_psnr(pca, from_uint8(data.dataset[held_out][0]))
+        for name, part in parts.items():
+            projected = pca.images(pca.codes(part)).clamp(-1, 1)
+            measured[f"{name}/psnr_pca"] = float(psnr(projected, part))
     return measured
 
 
-def _pca_psnr(pca: ImagePCA, images: Tensor) -> float:
-    return float(psnr(pca.images(pca.codes(images)).clamp(-1, 1), images))
-
-
 def summarize(folder: RunFolder, model: GLO, data: LSUNDataModule) -> list[str]:
-    """Add what ``measure`` returns to ``metrics.json`` of a finished run, and describe it in two or three lines."""
-    metrics = json.loads(folder.metrics.read_text()) | measure(model, data)
+    """Complete ``metrics.json`` of a finished run by ``measure``, and describe the run in two or three lines."""
+    metrics = measure(model, data, json.loads(folder.metrics.read_text()))
     write_text(folder.metrics, json.dumps(metrics, indent=1))
     script = Path(sys.argv[0])
     browse = ["python", str(script.with_name("browse.py"))] if script.name == "train.py" else ["glo", "browse"]

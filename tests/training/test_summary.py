@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from glo_lightning import GLO, LSUNDataModule
 from glo_lightning.training import fit, summary
 
-FLAGS = (*TINY, "--data.holdout=8", "--max_epochs=1", "--prior=null")
+FLAGS = (*TINY, "--data.holdout=8", "--prior=null", "--max_epochs=1")
 
 
 def decibels(images, targets):
@@ -48,10 +48,20 @@ def test_measuring_many_images_takes_some_and_leaves_the_random_numbers_alone(mo
     monkeypatch.setattr(summary, "MAX_MEASURED", 10)
     data = LSUNDataModule(num_samples=60, image_size=16)
     model, before = GLO(60, latent_dim=45, image_size=16), torch.get_rng_state()
-    measured = summary.measure(model, data)
+    measured = summary.measure(model, data, {})
     assert measured.keys() == {"train/psnr", "train/psnr_images"}  # a PCA of 40 images has no 45 dimensions
     assert measured["train/psnr_images"] == 10
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_epochs_that_are_not_validated_have_no_pictures_and_the_last_ones_images_are_measured(run, tmp_path):
+    every = ("--check_val_every_n_epoch=2", "--max_epochs=3", "--enable_progress_bar=true")
+    assert run(*FLAGS[:-1], *every, "--output", tmp_path / "run") == (0, "")
+    assert ["val/psnr" in line for line in run.output.splitlines() if line.startswith("epoch")] == [False, True, False]
+    pictures = (tmp_path / "run" / "images").glob("reconstructions*")
+    assert sorted(file.name[-7:-4] for file in pictures) == ["001", "002"]
+    last = json.loads((tmp_path / "run" / "metrics.json").read_text())["val/psnr"]
+    assert f"of held-out images {last:.1f} dB" in run.output
 
 
 GOOD = {"train/psnr": 30.0, "train/psnr_pca": 25.0, "val/psnr": 29.0, "num_images": 1000, "epoch": 5}
