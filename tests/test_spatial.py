@@ -5,8 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
+from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
 
 from glo_lightning.errors import InputError
 from glo_lightning.generator import SpatialGenerator, clamp
@@ -99,3 +102,17 @@ def test_a_model_of_too_small_patches_is_refused():
     line = "latent_dim 256: a PCA of the 4x4 patches of 9 images has at most 192 dimensions"
     with pytest.raises(InputError, match=line):
         GLO(9, 256, 8, generator=partial(SpatialGenerator, side=4))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_every_process_gets_the_generator_that_begins_at_the_pca(images, monkeypatch):
+    sent = []
+    monkeypatch.setattr("glo_lightning.module.broadcast_from_first", lambda tensor: sent.append(tensor.data_ptr()))
+    model = GLO(100, 20, 16, generator=partial(SpatialGenerator, width=4, side=2), optimizer=partial(SGD, lr=0.0))
+    batches = DataLoader(TensorDataset(from_uint8(images), torch.arange(100)), batch_size=50)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    Trainer(max_steps=1, limit_val_batches=0, accelerator="cpu", enable_model_summary=False, **quiet).fit(
+        model, batches
+    )
+    assert {weight.data_ptr() for weight in model.generator.parameters()} <= set(sent)
+    assert model.generator.decoder.weight.abs().max() > 0

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import callbacks, loggers, plugins, profilers, strategies
 
 from glo_lightning.errors import InputError, did_you_mean
-from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.generator import Generator, SkipGenerator, SpatialGenerator
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.optimizers import RowSGD, WhitenedRows
 from glo_lightning.training.signatures import OWN, OWNERS, arguments_of, unknown_flag
@@ -21,7 +21,7 @@ from glo_lightning.training.signatures import OWN, OWNERS, arguments_of, unknown
 LOSSES = [LaplacianLoss, torch.nn.MSELoss, torch.nn.L1Loss, torch.nn.SmoothL1Loss, torch.nn.HuberLoss]
 OPTIMIZERS = [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop]
 CHOICES: dict[str, list[type]] = {
-    "generator": [Generator, SkipGenerator],
+    "generator": [Generator, SkipGenerator, SpatialGenerator],
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "latent_optimizer": [RowSGD, WhitenedRows],

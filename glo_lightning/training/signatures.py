@@ -18,11 +18,11 @@ from glo_lightning.errors import OneLineParser, OnError, did_you_mean
 from glo_lightning.progress import ProgressMode
 
 # Whose arguments are flags, and under which name.
-OWNERS = {
+OWNERS: dict[str, tuple[str, ...]] = {
     "data": ("glo_lightning/data/datamodule.py", "LSUNDataModule"),
     "model": ("glo_lightning/module.py", "GLO"),
     "checkpoint": ("glo_lightning/runs/checkpoints.py", "Checkpoints"),
-    "model.generator": ("glo_lightning/generator.py", "SkipGenerator"),
+    "model.generator": ("glo_lightning/generator.py", "SkipGenerator", "SpatialGenerator"),
     "model.loss": ("glo_lightning/losses.py", "LaplacianLoss"),
     "model.latent_optimizer": ("glo_lightning/optimizers.py", "WhitenedRows"),
     "trainer": ("pytorch_lightning/trainer/trainer.py", "Trainer"),
@@ -70,12 +70,16 @@ class Argument(NamedTuple):
 
 @functools.cache
 def arguments_of(group: str) -> dict[str, Argument]:
-    """The arguments of the class in OWNERS."""
-    file, name = OWNERS[group]
+    """The arguments of the classes in OWNERS."""
+    file, *names = OWNERS[group]
     package, _, module = file.partition("/")
     (folder,) = importlib.util.find_spec(package).submodule_search_locations  # type: ignore[union-attr, misc]
     classes = ast.parse((Path(folder) / module).read_text()).body
-    owner = next(node for node in classes if isinstance(node, ast.ClassDef) and node.name == name)
+    owners = [node for node in classes if isinstance(node, ast.ClassDef) and node.name in names]
+    return {name: argument for owner in owners for name, argument in _arguments(owner).items()}
+
+
+def _arguments(owner: ast.ClassDef) -> dict[str, Argument]:
     init = next(node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     docs = [docstring_parser.parse(ast.get_docstring(node) or "") for node in (owner, init)]
     texts = {entry.arg_name: entry.description or "" for doc in docs for entry in doc.params}

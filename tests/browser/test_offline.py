@@ -19,7 +19,7 @@ from glo_lightning import load_run
 from glo_lightning.browser import offline
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
-from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.generator import Generator, SkipGenerator, SpatialGenerator
 from glo_lightning.latents import to_ball
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[export]'")
@@ -56,6 +56,14 @@ def test_the_generator_as_onnx_makes_its_images_with_half_its_bytes(image_size, 
             torch.nn.init.uniform_(layer.running_var, 0.5, 2)
     written = check_onnx(generator, torch.randn(3, 5), 2 / 255 / 10)
     assert written < 0.6 * 4 * sum(parameter.numel() for parameter in generator.parameters()) + 20_000
+
+
+def test_a_generator_of_codes_with_places_is_written_too():
+    torch.manual_seed(0)
+    generator = SpatialGenerator(8, 16, width=4, side=2)
+    torch.nn.init.normal_(generator.decoder.weight, std=0.1)
+    torch.nn.init.normal_(generator.layers[-1].weight, std=0.1)
+    check_onnx(generator.eval(), to_ball(torch.randn(3, 8)), 2 / 255 / 5)
 
 
 def test_large_matrices_have_a_byte_a_number_and_make_the_same_images(monkeypatch):

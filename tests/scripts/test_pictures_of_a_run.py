@@ -1,11 +1,12 @@
 """scripts/sample.py, interpolate.py, walk.py, arithmetic.py and projector.py on a tiny run."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import encode, flat_image
+from conftest import encode, flat_image, load
 from PIL import Image
 from programs import call, codes_of, refusal, stands_in, table_of, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,12 +15,13 @@ from glo_lightning.explore.paths import principal_axes, slerp
 from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
-RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random")}
+SPATIAL = ("--model.generator=SpatialGenerator", "--model.generator.side=2", "--model.latent_dim=8", "--prior=null")
+RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random"), "spatial": SPATIAL}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, flat_lmdb):
-    """Run folders by name: ``tiny``, of 24 codes of 6 dimensions, and ``few``, of 24 codes of 30."""
+    """Run folders by name: ``tiny``, of 24 codes of 6 dimensions, ``few``, of 30, and ``spatial``, of 2 x 2 x 2."""
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in RUNS.items():
         train(folder / name, *flags, "--max_epochs=10", "--data.root", flat_lmdb)
@@ -39,6 +41,29 @@ COMMANDS = {
     "walk": (("--axes=2", "--steps=3", "--image=4"), 6),
     "arithmetic": (("--a", 0, 1, "--b", 2, "--c", 3), 4),
 }
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("sample", ("--num=3", "--prior=gaussian", "--codes=codes.npy")),
+        ("interpolate", (0, 1, "--steps=3", "--path=arc", "--codes=codes.npy")),
+        ("encode", ("image.png", "--operator=down4", "--steps=10", "--output=made")),
+        ("export", ("exported",)),
+    ],
+)
+def test_codes_with_places_go_through_every_command(command, arguments, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(trained / "spatial", "run"))
+    size = 8 if "--operator=down4" in arguments else 32
+    Path("image.png").write_bytes(encode(flat_image(60, size)))
+    status, _, errors = call(command, run, *arguments)
+    assert status == 0, errors
+    if command == "export":
+        weights = load(run)["state_dict"]["generator.decoder.weight"]
+        assert torch.equal(GLO.from_pretrained("exported").generator.decoder.weight, weights)
+    elif command != "encode":
+        assert np.load("codes.npy").shape == (3, 8)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
