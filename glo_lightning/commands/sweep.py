@@ -50,6 +50,8 @@ def read_search(text: str) -> tuple[str, Suggest]:
         remedy = "is not FLAG=VALUES. Give model.latent_dim=32,64 or model.optimizer.lr=log(1e-4, 1), say."
         raise InputError("search", text, remedy)
     bounds = re.fullmatch(r"(log|uniform|int)\((.+),(.+)\)", values)
+    if bounds is None and re.match(r"(log|uniform|int)\(", values):
+        raise InputError("search", text, "is no range. Give two bounds, as in log(0.001, 1).")
     if bounds is None:
         choices = [yaml.safe_load(value) for value in values.split(",")]
         return flag, lambda trial: trial.suggest_categorical(flag, choices)

@@ -86,11 +86,11 @@ def _signal_again(report: Callable[[Any], object], ignored: Any) -> None:
 @contextlib.contextmanager
 def hold_signals() -> Iterator[None]:
     """Holds SIGNALS back until the end of the block, which must be short."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
+    held: list[int] = []
+    with handle_signals(SIGNALS, lambda number, frame: held.append(number)):
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in held:
+        signal.raise_signal(number)
 
 
 def exit_with(line: str, status: int) -> NoReturn:

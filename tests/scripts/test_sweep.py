@@ -129,6 +129,7 @@ def test_seeds_have_a_mean_and_a_spread(played):
         ((), "--seeds 0: Give either --seeds or --search."),
         (("--search", "foo"), "--search foo: is not FLAG=VALUES."),
         (("--search", "a=log(0,1)"), "--search a=log(0,1): is no range."),
+        (("--search", "a=log(3)"), "--search a=log(3): is no range. Give two bounds"),
         (("--search", "a=int(1,x)"), "--search a=int(1,x): has bounds that are no numbers."),
         (("--search", "a=1,2", "--trials=0"), "--trials 0: must be 1 or more"),
     ],
