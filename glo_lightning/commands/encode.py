@@ -161,8 +161,8 @@ def write(
             save_image(make_grid(to_unit(images)), folder / f"{name}.png")
         if what:
             rows = list(zip(*(images[:MAX_COMPARED] for images in pictures.values()), strict=True))
-            title = "Restored: the generated image, changed as little as makes it agree with the degraded one"
-            picture(rows, title, ["degraded", "generated", "restored"]).save(folder / "comparison.png")
+            columns = ["degraded", "generated\nfrom the code", "restored:\nmade to agree\nwith degraded"]
+            picture(rows, columns=columns).save(folder / "comparison.png")
         save_codes(folder / "codes.npy", codes, run.digest)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     print(f"wrote {options.output}")
