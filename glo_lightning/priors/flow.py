@@ -16,7 +16,6 @@ from glo_lightning.progress import Progress
 
 MIN_CODES = 500  # for a fit
 SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: a code comes back from noise to within 1e-3
-BATCH = 256
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 CONDITIONAL_GUIDANCE = 1.5  # the same, where labels were learned
 CHUNK = 2000  # places in a batch of the solver
@@ -88,20 +87,21 @@ class Flow:
 
     def _train(self, network: Velocity, codes: Tensor, labels: Tensor | None, random: torch.Generator) -> None:
         """Train the network on scaled codes (N, D) in random order; set ``early``, ``network`` and ``best_step``."""
-        steps, (num_codes, latent_dim), device = self.arguments["steps"], codes.shape, codes.device
+        steps, batch = self.arguments["steps"], network.batch_size
+        (num_codes, latent_dim), device = codes.shape, codes.device
         num_held_out = min(500, num_codes // 20)
         held_out = codes[:num_held_out].repeat(8, 1)
         held_out_noise = torch.randn(held_out.shape, generator=random, device=device)
         held_out_times = torch.rand(len(held_out), generator=random, device=device)
         averaged, lowest = copy.deepcopy(network), math.inf
-        strata = torch.arange(BATCH, device=device)  # of [0, 1]: the loss varies less from batch to batch
+        strata = torch.arange(batch, device=device)  # of [0, 1]: the loss varies less from batch to batch
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step / steps))
         for step in Progress(range(1, steps + 1), "fitting the flow", unit=" steps"):
-            rows = torch.randint(num_held_out, num_codes, (BATCH,), generator=random, device=device)
-            noise = torch.randn(BATCH, latent_dim, generator=random, device=device)
-            times = (torch.rand(BATCH, generator=random, device=device) + strata) / BATCH
+            rows = torch.randint(num_held_out, num_codes, (batch,), generator=random, device=device)
+            noise = torch.randn(batch, latent_dim, generator=random, device=device)
+            times = (torch.rand(batch, generator=random, device=device) + strata) / batch
             conditions = None if labels is None else _random_part(labels[rows], random)
             _loss(network, noise, codes[rows], times, conditions).backward()
             optimizer.step()

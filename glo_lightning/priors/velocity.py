@@ -26,6 +26,7 @@ class Velocity(nn.Module):
     ``sizes`` says how many values each attribute has, ``width`` is the size of the hidden layers.
     """
 
+    batch_size = 256  # of its training
     first_entry: Tensor
     frequencies: Tensor
 
@@ -79,6 +80,8 @@ class SpatialBlock(nn.Module):
 
 class SpatialVelocity(Velocity):
     """A Velocity of codes that are (D / side**2, side, side), flattened, by 3x3 convolutions of ``width`` channels."""
+
+    batch_size = 128
 
     def __init__(self, latent_dim: int, sizes: Sequence[int], width: int, blocks: int, side: int):
         self.side = side

@@ -31,7 +31,7 @@ def spots(num: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def flow() -> Flow:
     """Fitted to spots, with their sides as labels."""
-    return Flow(steps=250, width=96, blocks=1).fit(*spots(2000), [2], SIDE)
+    return Flow(steps=500, width=96, blocks=1).fit(*spots(2000), [2], SIDE)
 
 
 def test_smooth_codes_have_the_covariance_and_the_density_that_they_were_drawn_from():

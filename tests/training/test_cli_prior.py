@@ -6,9 +6,12 @@ import signal
 import pytest
 from conftest import TINY, events, load, same_state
 
+from glo_lightning.explore.export import export_run
+from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Gaussian
-from glo_lightning.priors.prior import PRIORS
+from glo_lightning.priors.prior import PRIORS, make_prior
+from glo_lightning.priors.velocity import SpatialVelocity
 
 FLAGS = (*TINY, "--data.num_samples=40", "--max_epochs=2")
 
@@ -34,6 +37,19 @@ def test_samples_of_the_prior_follow_the_last_checkpoint_and_change_nothing(run,
     assert (tmp_path / "with" / "images" / "samples_flow.png").exists()
     assert len(list((tmp_path / "with" / "priors").iterdir())) == 1
     assert shown(tmp_path / "with") == {"samples/flow": 1}
+
+
+def test_codes_with_places_have_a_flow_that_knows_them_also_where_the_run_is_exported(
+    run, small_flow, tmp_path, monkeypatch
+):
+    pytest.importorskip("safetensors.torch")
+    spatial = ("--model.generator=SpatialGenerator", "--model.generator.width=4", "--model.latent_dim=32")
+    assert run(*FLAGS, *spatial, "--model.generator.side=4", "--prior=flow", "--output", tmp_path / "run") == (0, "")
+    export_run(tmp_path / "run", tmp_path / "export")
+    monkeypatch.setattr(Flow, "fit", lambda *_: pytest.fail("it is there"))
+    for folder in ("run", "export"):
+        loaded = TrainedRun(tmp_path / folder, "cpu")
+        assert isinstance(loaded.fit_prior(make_prior("flow")).network, SpatialVelocity)
 
 
 def test_resuming_a_finished_run_fits_what_is_missing_and_nothing_else(run, small_flow, tmp_path, monkeypatch):
