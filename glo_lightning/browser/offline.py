@@ -1,4 +1,4 @@
-"""The page as one file without a server: map, mixes and sliders, computed in the reader's browser."""
+"""The page as one file without a server: map, mixes, sliders and samples, computed in the reader's browser."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from glo_lightning.browser.server import PAGE, require_packages
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
 from glo_lightning.explore.codes import codes_by_name
+from glo_lightning.explore.flows import fitted_flow
 from glo_lightning.explore.outputs import named_writing
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.files import write_whole
+from glo_lightning.priors.flow import Flow
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,12 @@ RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"  # in the current fo
 RUNTIME_FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
 NPM = "npm install --no-save --no-package-lock onnxruntime-web@1.30.0"
 TABS = ("mixer", "sliders", "legend", "map", "sampler", "filler")
-MODULES = [f"{name}.js" for name in ("common", *TABS, "page", "offline")]
+MODULES = [f"{name}.js" for name in ("common", *TABS, "page", "flow", "offline")]
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data:"
 )
-LACKS = "The flow's path, strips of pictures and your own files need the page of scripts/browse.py."
+LACKS = "This page is one file that works without a server. It lacks Fill in, uploads, and codes that stay saved"
+LACKS_FLOW = ", and samples and mixes by the flow, because none was fitted before it was written"
 
 
 def require_offline() -> None:
@@ -42,7 +45,9 @@ def require_offline() -> None:
     require_packages("export", "onnx", "onnxscript")
     for name in RUNTIME_FILES.values():
         if not (RUNTIME / name).is_file():
-            raise InputError("export", RUNTIME / name, f"was not found. In the current folder run {NPM}.")
+            raise InputError(
+                "export", RUNTIME / name, f"was not found. In the current folder run {NPM} (npm comes with Node.js)."
+            )
 
 
 def export_page(session: Session, file: Path) -> None:
@@ -55,12 +60,15 @@ def export_page(session: Session, file: Path) -> None:
         InputError: for a page of more than 25 MB, a generator that ONNX cannot express, or a disk that fails.
     """
     model = session.run.model
-    about, codes = _about(session)
+    flow = fitted_flow(session.run) if session.has_flow() else None
+    about, codes = _about(session, flow)
     parts = {
         "about": json.dumps(about).encode(),
         "codes": codes.cpu().half().numpy().tobytes(),
-        "generator": generator_as_onnx(model.generator, model.latents.weight[:1]),
+        "generator": as_onnx(model.generator, {"codes": model.latents.weight[:1].detach()}, "images"),
     } | {name: (RUNTIME / file_name).read_bytes() for name, file_name in RUNTIME_FILES.items()}
+    if flow is not None:
+        parts["flow"] = flow_as_onnx(flow)
     packed = {name: base64.b64encode(gzip.compress(part, mtime=0)).decode() for name, part in parts.items()}
     page = _page(packed).encode()
     sizes = ", ".join(f"{name} {len(part) / 1e6:.1f}" for name, part in packed.items())
@@ -72,19 +80,43 @@ def export_page(session: Session, file: Path) -> None:
     log.info("wrote %s, %.1f MB (%s)", file, len(page) / 1e6, sizes)
 
 
-def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
-    """Convert a generator to ONNX, from ``codes`` (1, D) to ``images`` (1, C, H, W), with weights in half precision.
+class GuidedVelocity(nn.Module):
+    """A flow's velocity (B, D) at places (B, D) and a time (1,), with conditions (B, A) and guidance (1,)."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.network, self.early = flow.network, flow.early
+
+    def forward(self, places: Tensor, time: Tensor, conditions: Tensor, guidance: Tensor) -> Tensor:
+        times = time.expand(places.shape[0])  # len() would fix the batch size
+        early = self.early(places, times)
+        return early + guidance * (self.network(places, times, conditions) - early)
+
+
+def flow_as_onnx(flow: Flow) -> bytes:
+    """Convert a flow's velocity to ONNX; see ``GuidedVelocity`` and ``as_onnx``."""
+    places = torch.zeros(2, len(flow.mean))
+    conditions = torch.full((2, max(1, len(flow.counts))), -1)  # not used where there are no labels
+    inputs = {"places": places, "time": torch.zeros(1), "conditions": conditions, "guidance": torch.ones(1)}
+    batch = {0: torch.export.Dim.DYNAMIC}
+    shapes = {"places": batch, "time": None, "conditions": batch, "guidance": None}
+    return as_onnx(GuidedVelocity(flow).cpu().eval(), inputs, "velocities", shapes)
+
+
+def as_onnx(module: nn.Module, inputs: dict[str, Tensor], output: str, shapes: dict[str, Any] | None = None) -> bytes:
+    """Convert a module to ONNX, from examples of its inputs by name, with weights in half precision.
 
     Large matrices have 8 bits a number and a scale for each row. Loading casts the weights to single precision.
+    ``shapes`` are the dynamic ones, see ``torch.onnx.export``.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     try:
-        names: dict[str, Any] = {"input_names": ["codes"], "output_names": ["images"]}
-        program = torch.onnx.export(generator, (code.detach(),), dynamo=True, verbose=False, **names)
+        names: dict[str, Any] = {"input_names": [*inputs], "output_names": [output], "dynamic_shapes": shapes}
+        program = torch.onnx.export(module, tuple(inputs.values()), dynamo=True, verbose=False, **names)
     except torch.onnx.errors.OnnxExporterError as error:
         remedy = f"cannot be written as ONNX ({str(error).strip().splitlines()[0]}). Use another."
-        raise InputError("export", type(generator).__name__, remedy) from error
+        raise InputError("export", type(module).__name__, remedy) from error
     assert program is not None
     model = program.model_proto
     for tensor in list(model.graph.initializer):
@@ -104,7 +136,7 @@ def generator_as_onnx(generator: nn.Module, code: Tensor) -> bytes:
     return model.SerializeToString()
 
 
-def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
+def _about(session: Session, flow: Flow | None) -> tuple[dict[str, Any], Tensor]:
     """What offline.js asks for at the start, and the codes of its names: rows, mean, directions, labels' means."""
     session.map.add_tsne()
     run, rows = session.run, session.map.rows
@@ -126,10 +158,14 @@ def _about(session: Session) -> tuple[dict[str, Any], Tensor]:
         "constraint": run.model.hparams["constraint"],
         "typed": str(session.path),
         "flags": list(session.commands.flags),
-        "paths": list(INTERPOLATIONS),
-        "path": "arc",
-        "lacks": LACKS,
+        "lacks": f"{LACKS}{'' if flow else LACKS_FLOW}. These need browse.py RUN.",
     }
+    if flow is None:
+        about |= {"paths": list(INTERPOLATIONS), "path": "arc"}
+    else:
+        counts = [numbers.tolist() for numbers in flow.counts]
+        about["flow"] = {"mean": flow.mean.tolist(), "std": flow.std.tolist(), "counts": counts}
+        about |= {"priors": ["flow"], "prior": "flow", "quick_priors": ["flow"]}
     return about, torch.cat(codes)
 
 

@@ -82,7 +82,7 @@ class Session:
             "directions": list(self.directions),
             "attributes": attributes.values if attributes else {},
             "paths": self.paths,
-            "path": default_path(self.run) if self._has_flow() else "arc",
+            "path": default_path(self.run) if self.has_flow() else "arc",
             "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
             "prior": default_prior(len(self.run.rows), latent_dim),
             "quick_priors": self._quick_priors(),
@@ -238,9 +238,9 @@ class Session:
     def _quick_priors(self) -> list[str]:
         """The priors that draw at once: they need no long fit, or are fitted already."""
         gaussian = ["gaussian"] if len(self.run.rows) > self.run.codes.shape[1] else []
-        return [*gaussian, "diagonal", *(["flow"] if self._has_flow() else []), *self._priors]
+        return [*gaussian, "diagonal", *(["flow"] if self.has_flow() else []), *self._priors]
 
-    def _has_flow(self) -> bool:
+    def has_flow(self) -> bool:
         """Whether a flow is saved with the run: fitting one takes minutes, so the page does not start with it."""
         folder = self.run.folder
         return folder is not None and any((folder / "priors").glob("flow-*.pt"))

@@ -4,8 +4,9 @@ or writes it as a page that needs no server: glo browse RUN --export FILE.html
 
 The page has a map of the training images, mixes, sliders along principal axes and labels, new samples, and images to
 fill in; each picture has its command beside it. It is served to this machine alone, unless --host says otherwise, and
-contacts no other. Codes are saved in codes/ of the run folder. Ctrl-C ends the server. The exported page has map, mixes
-and sliders of a small model, computed in the reader's browser.
+contacts no other. Codes are saved in codes/ of the run folder. Ctrl-C ends the server. The exported page has map,
+mixes, sliders and, where a flow was fitted, samples of a small model, computed in the reader's browser. To write it
+takes npm install --no-save --no-package-lock onnxruntime-web@1.30.0 in the current folder.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ from glo_lightning import load_run
 from glo_lightning.browser import offline
 from glo_lightning.browser.session import Session
 from glo_lightning.errors import InputError
+from glo_lightning.explore.flows import fitted_flow
 from glo_lightning.generator import Generator, SkipGenerator, SpatialGenerator
 from glo_lightning.latents import to_ball
+from glo_lightning.priors.flow import Flow
+from glo_lightning.priors.prior import PRIORS
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[export]'")
 
@@ -29,14 +33,25 @@ needs_runtime = pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"needs {offline
 
 
 @pytest.fixture(scope="module")
-def session(faces_run):
-    return Session(load_run(faces_run, "cpu"), faces_run, ["--accelerator", "cpu"])
+def flow_run(faces_run, tmp_path_factory):
+    """The run with a small flow; it has fewer codes than a flow needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("glo_lightning.priors.flow.MIN_CODES", 20)
+        patch.setitem(PRIORS, "flow", lambda: Flow(steps=20, width=16, blocks=1))
+        run = shutil.copytree(faces_run, tmp_path_factory.mktemp("flow") / "run")
+        fitted_flow(load_run(run, "cpu"))
+        yield run
+
+
+@pytest.fixture(scope="module")
+def session(flow_run):
+    return Session(load_run(flow_run, "cpu"), flow_run, ["--accelerator", "cpu"])
 
 
 def check_onnx(generator: torch.nn.Module, codes: torch.Tensor, max_error: float) -> int:
     """Compare ONNX's own interpreter with PyTorch, by the mean error in [-1, 1]; return the bytes of the program."""
     generator.eval().requires_grad_(False)
-    written = offline.generator_as_onnx(generator, codes[:1])
+    written = offline.as_onnx(generator, {"codes": codes[:1]}, "images")
     program = onnx.load_from_string(written)
     onnx.checker.check_model(program)
     interpreter = onnx.reference.ReferenceEvaluator(program)
@@ -84,7 +99,17 @@ def test_a_generator_that_onnx_cannot_express_is_one_line():
             return codes if codes.sum() > 0 else -codes
 
     with pytest.raises(InputError, match=r"export Undecided: cannot be written as ONNX"):
-        offline.generator_as_onnx(Undecided().eval(), torch.ones(1, 4))
+        offline.as_onnx(Undecided().eval(), {"codes": torch.ones(1, 4)}, "images")
+
+
+def test_a_flow_as_onnx_has_its_velocities(session):
+    flow = fitted_flow(session.run)
+    interpreter = onnx.reference.ReferenceEvaluator(onnx.load_from_string(offline.flow_as_onnx(flow)))
+    places = torch.randn(5, len(flow.mean))
+    conditions = torch.stack([torch.randint(-1, len(counts), (5,)) for counts in flow.counts], dim=1)
+    inputs = {"places": places, "time": torch.tensor([0.3]), "conditions": conditions, "guidance": torch.tensor([1.5])}
+    (made,) = interpreter.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    np.testing.assert_allclose(made, flow._velocity(places, 0.3, conditions, 1.5), atol=5e-3)
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
@@ -137,11 +162,11 @@ def test_a_file_that_is_there_is_kept(faces_run, runtime, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def exported(faces_run, tmp_path_factory) -> Path:
+def exported(flow_run, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)  # where npm has installed
-        assert call("browse", faces_run, "--accelerator", "cpu", "--export", file)[0] == 0
+        assert call("browse", flow_run, "--accelerator", "cpu", "--export", file)[0] == 0
     return file
 
 
@@ -170,7 +195,7 @@ def error(url: str, made: dict) -> float:
 @needs_runtime
 def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, exported):
     assert exported.stat().st_size < 25_000_000
-    assert page.locator("nav button").all_inner_texts() == ["Map", "Mix", "Sliders"]
+    assert page.locator("nav button").all_inner_texts() == ["Map", "Mix", "Sliders", "Sample"]
     first = shown(page, "map")
     x, y = page.evaluate("map.screen(map.places[7]).map((v, i) => v / [map.width, map.height][i])")
     click_map(page, x, y)
@@ -205,7 +230,7 @@ def test_the_page_without_a_server_shows_what_pytorch_makes(page, session, expor
 
 @pytest.mark.browser
 @needs_runtime
-@pytest.mark.parametrize("path", ["line", "arc"])
+@pytest.mark.parametrize("path", ["line", "arc", "flow"])
 def test_a_mix_without_a_server_is_that_of_the_commands(page, session, path):
     for names in (["3", "9"], ["3", "9", "mask=respirator"], ["3", "9", "70", "1"]):
         weights = [0.1, 0.25, 0.3, 0.35][: len(names)]
@@ -223,7 +248,27 @@ def test_the_page_without_a_server_finds_images_and_says_what_it_lacks(page, ses
     assert page.inner_text("#found").startswith(f"{len(session.images.find('mask=respirator'))} found")
     page.click("[data-map=tsne]")
     page.click("[data-tab=mix]")
-    assert "need the page of scripts/browse.py" in page.inner_text("#lacks")
+    assert "These need browse.py RUN." in page.inner_text("#lacks")
     page.fill(".slot input[type=text] >> nth=2", "123456")
     page.press(".slot input[type=text] >> nth=2", "Enter")
     page.wait_for_selector(".slot .wrong:has-text('image 123456: is not in this page')")
+
+
+@pytest.mark.browser
+@needs_runtime
+def test_the_page_without_a_server_draws_samples_of_the_flow(page):
+    page.click("[data-tab=sample]")
+    page.wait_for_selector("#drawn .keep img")
+    asked = {"num": 3, "seed": 1, "temperature": 1, "guidance": 1.5, "conditions": []}
+
+    def drawn(**other) -> list[str]:
+        answer = page.evaluate("asked => ask('samples', asked)", asked | other)
+        return [sample["image"] for sample in answer["samples"]]
+
+    assert len(set(drawn())) == 3
+    assert drawn() == drawn()
+    assert not set(drawn()) & set(drawn(seed=2))
+    assert drawn() != drawn(conditions=["mask=respirator"])
+    page.click("#sample [data-to=mix]")
+    page.wait_for_function("() => mixer.names.includes('code-1')")
+    page.wait_for_function("() => /^no command/.test(document.querySelector('#mix code').textContent)")

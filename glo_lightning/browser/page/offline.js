@@ -12,6 +12,7 @@
    BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
    CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
 import {$, element, source} from './common.js';
+import {Flow, MIX, PATH} from './flow.js';
 import {map} from './map.js';
 
 // Data that the export put into the page under this name, an ArrayBuffer.
@@ -48,6 +49,22 @@ function mix(codes, weights, interpolate) {
   return mixed;
 }
 
+// On the line between two codes, with a length between theirs.
+function between(start, end, part) {
+  const line = lerp(start, end, part), length = (norm(start) + part * (norm(end) - norm(start))) / (norm(line) || 1);
+  return line.map(value => value * length);
+}
+
+// The code at a part of a path; see paths.resample_path.
+function resample(path, part) {
+  const lengths = [0], last = path.length - 1;
+  for (let i = 1; i <= last; i++) lengths.push(lengths[i - 1] + norm(path[i].map((value, d) => value - path[i - 1][d])));
+  const places = lengths.map((length, i) => i / last + PATH.evenness * (length / (lengths[last] || 1) - i / last));
+  const next = Math.max(1, places.findIndex((place, i) => place >= part || i === last));
+  const fraction = (part - places[next - 1]) / (places[next] - places[next - 1] || 1);
+  return between(path[next - 1], path[next], Math.min(1, Math.max(0, fraction)));
+}
+
 const PROJECTIONS = {
   ball: code => { const length = Math.max(1, norm(code)); return code.map(value => value / length); },
   sphere: code => { const length = norm(code) || 1; return code.map(value => value / length); },
@@ -58,7 +75,6 @@ const PROJECTIONS = {
 const offline = {
   saved: new Map(),  // pictures by name
   async start() {
-    for (const part of ['sample', 'fill']) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();  // they need a server
     this.session = this.startGenerator();
     this.session.catch(() => {});  // reported when a picture is asked for
     const [about, codes] = await Promise.all(['about', 'codes'].map(embedded));
@@ -68,6 +84,8 @@ const offline = {
     const dimensions = halves.length / names.length;
     this.codes = new Map(names.map((name, i) => [String(name), Float64Array.from(halves.subarray(i * dimensions, (i + 1) * dimensions), half)]));
     this.project = PROJECTIONS[this.about.constraint];
+    const missing = this.about.flow ? ['fill'] : ['fill', 'sample'];
+    for (const part of missing) for (const each of [`[data-tab=${part}]`, `#${part}`]) $(each).remove();
     return this.about;
   },
   async startGenerator() {
@@ -76,15 +94,45 @@ const offline = {
     Object.assign(this.ort.env.wasm, {wasmBinary: wasm, numThreads: 1});  // a local file has no memory that threads can share
     return this.ort.InferenceSession.create(new Uint8Array(generator), {executionProviders: ['wasm']});
   },
+  // Along the flow mixes share the path between two images or, of more images, their noises.
+  shared: new Map(),
+  async flowMix(names, codes, weights) {
+    const key = JSON.stringify(names);
+    this.flow ??= this.startFlow();
+    const flow = await this.flow;
+    if (!this.shared.has(key)) this.shared.set(key, codes.length === 2 ? this.path(flow, ...codes) : flow.encode(codes, MIX));
+    const shared = await this.shared.get(key);
+    if (codes.length === 2) return resample(shared, weights[1] / (weights[0] + weights[1]));
+    return this.project((await flow.decode([mix(shared, weights, slerp)], MIX))[0]);
+  },
+  async path(flow, start, end) {
+    const fractions = Array.from({length: PATH.places}, (_, i) => i / (PATH.places - 1)), noises = await flow.encode([start, end], PATH);
+    const learned = await flow.decode(fractions.map(part => slerp(...noises, part)), PATH);
+    const inner = learned.map((code, i) => this.project(between(code, slerp(start, end, fractions[i]), PATH.towardsArc)));
+    return [start, ...inner.slice(1, -1), end];
+  },
+  async startFlow() {
+    await this.session;  // which starts the runtime
+    const session = await this.ort.InferenceSession.create(new Uint8Array(await embedded('flow')), {executionProviders: ['wasm']});
+    return new Flow(this.ort, session, this.about.flow);
+  },
   code(name) {
-    const code = this.codes.get(name), {num_images, rows} = this.about;
+    const {num_images, rows, means} = this.about;
+    const code = this.codes.get(name) ?? this.codes.get(means.find(label => label.slice(label.indexOf('=') + 1) === name));
     if (code && name !== 'mean' && !name.startsWith('move ')) return code;
     const partly = rows.length < num_images ? `, ${rows.length.toLocaleString('en')} of its run's ${num_images.toLocaleString('en')}` : '';
     throw new Error(`image ${name}: is not in this page; give the index of one on the map${partly}, or name=value`);
   },
-  direction(row) {  // of a code from the mean code
-    const mean = this.codes.get('mean'), offset = this.code(String(row)).map((value, i) => value - mean[i]), length = norm(offset) || 1;
+  direction(code) {  // from the mean code
+    const mean = this.codes.get('mean'), offset = code.map((value, i) => value - mean[i]), length = norm(offset) || 1;
     return offset.map(value => value / length);
+  },
+  // The images nearest by code, but for the image itself.
+  nearest(code, number, itself = null) {
+    const direction = this.direction(code), {rows} = this.about;
+    const cosines = rows.map((row, i) => [row === itself ? -2 : dot(direction, this.direction(this.code(String(row)))), i]);
+    const near = cosines.sort((a, b) => b[0] - a[0]).slice(0, Math.min(number, rows.length - 1));
+    return near.map(([, i]) => ({row: rows[i], image: this.tile(i), by: 'code'}));
   },
   async made(code, script, output, ...words) {
     const session = await this.session, {Tensor} = this.ort;
@@ -102,6 +150,7 @@ const offline = {
   },
   command(script, output, typed) {
     if (typed.some(word => this.saved.has(word))) return 'no command: it is made of a code that only this page has';
+    if (!script) return '';
     const hash = [...typed.join(' ')].reduce((sum, character) => (31 * sum + character.codePointAt()) >>> 0, 7).toString(16);
     const words = ['python', `scripts/${script}.py`, this.about.typed, ...typed, ...this.about.flags, '--output', `${output}-${hash}.png`];
     return words.map(word => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`).join(' ');
@@ -149,15 +198,26 @@ const answers = {
     const words = moves.length ? moves.map((move, i) => `${move}:${amounts[i]}`) : ['1:0'];
     return offline.made(offline.project(code), 'walk', 'walk', ...(name === null ? [] : ['--image', name]), '--move', ...words);
   },
-  mixed({names, weights, path}) {
+  async mixed({names, weights, path}) {
     const codes = names.map(name => offline.code(name)), total = weights.reduce((sum, weight) => sum + weight);
-    const whole = codes[weights.indexOf(total)], code = whole || offline.project(mix(codes, weights, path === 'line' ? lerp : slerp));
+    const straight = path === 'line' ? lerp : slerp, whole = codes[weights.indexOf(total)];
+    const code = whole ?? (path === 'flow' ? await offline.flowMix(names, codes, weights) : offline.project(mix(codes, weights, straight)));
     return offline.made(code, 'interpolate', 'mix', ...names, '--path', path, '--weights', ...weights);
   },
+  async samples({num, seed, temperature, guidance, conditions, neighbours = true}) {
+    offline.flow ??= offline.startFlow();
+    const flow = await offline.flow, {attributes} = offline.about, samples = [];
+    const chosen = Object.entries(attributes).map(([name, values]) => {
+      const condition = conditions.find(each => each.startsWith(`${name}=`));
+      return condition === undefined ? -1 : values.indexOf(condition.slice(name.length + 1));
+    });
+    for (const code of await flow.sample(num, seed, temperature, guidance, chosen)) {
+      samples.push({...await offline.made(offline.project(code)), near: neighbours ? offline.nearest(code, 1) : [], command: 'no command: it was drawn by this page itself'});
+    }
+    return {samples};
+  },
   async image(row) {
-    const {about} = offline, image = about.rows.indexOf(Number(row)), code = offline.direction(row);
-    const cosines = about.rows.map((other, i) => [i === image ? -2 : dot(code, offline.direction(other)), i]);
-    const near = cosines.sort((a, b) => b[0] - a[0]).slice(0, Math.min(8, cosines.length - 1)).map(([, i]) => ({row: about.rows[i], image: offline.tile(i)}));
+    const {about} = offline, image = about.rows.indexOf(Number(row)), near = offline.nearest(offline.code(row), 8, Number(row));
     const made = await answers.decode({name: row});
     return {row: Number(row), key: about.keys[image], image: offline.tile(image), made, attributes: offline.labels(image), neighbours: near};
   },
