@@ -22,7 +22,7 @@ from glo_lightning.errors import DamagedError, InputError, decoding
 from glo_lightning.explore.paths import principal_axes
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_whole
-from glo_lightning.progress import StoppedError, watcher
+from glo_lightning.progress import Progress, StoppedError, watcher
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,9 @@ class Map:
         if not self._images.present:
             raise InputError("psnr", self._run.checkpoint, "needs the training images. Give --data.root.")
         if not self._psnr:
-            batches = [self._images.psnr(batch.tolist()) for batch in self.rows.split(PER_SHEET)]
-            self._psnr = [round(value, 2) for value in torch.cat(batches).clamp(max=99).tolist()]
+            batches = Progress(self.rows.split(PER_SHEET), desc="measuring reconstructions", hidden=True)
+            measured = torch.cat([self._images.psnr(batch.tolist()) for batch in batches])
+            self._psnr = [round(value, 2) for value in measured.clamp(max=99).tolist()]
         return self._psnr
 
 

@@ -15,6 +15,7 @@ export const legend = {
     $('#colour').parentElement.hidden = $('#colour').length < 2;
   },
   async use(value) {
+    map.hover(null);
     this.numbers = null;
     this.pressed.clear();
     $('#legend').replaceChildren();
