@@ -83,7 +83,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser.add_argument("--epochs", type=int, help="of the quickstart; the recipe's if not given")
     options, others = parser.parse_known_args(arguments)
     if others and not options.quickstart:
-        parser.error(f"{others[0]} is no flag of this command")
+        parser.refuse_unknown(others)
+        parser.error(f"unrecognized arguments: {others[0]}")
     for key, value in DEFAULTS[options.accelerator].items():
         if getattr(options, key) is None:
             setattr(options, key, value)

@@ -110,7 +110,7 @@ def test_the_quickstart_is_timed_profiled_and_repeated_bit_for_bit(run, monkeypa
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--acelerator", "gpu"], "--acelerator is no flag of this command; see --help"),
+        (["--acelerator", "gpu"], "--acelerator: there is no such argument; did you mean --accelerator?"),
         (["--accelerator", "tpu"], "argument --accelerator: invalid choice"),
         (["--accelerator", "gpu"], "--accelerator gpu: no CUDA device that torch can use is here; give cpu"),
         (["--precision", "tf32"], "--precision tf32: is a GPU's; give bf16-mixed or 32-true"),
