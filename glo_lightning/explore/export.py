@@ -28,6 +28,8 @@ from glo_lightning.priors.fitting import codes_digest, exported_flow
 
 log = logging.getLogger(__name__)
 
+# Not what commands have written into the folder since, such as pictures of somebody's own photographs.
+UPLOADED = ["README.md", CONFIG, GENERATOR, CODES, RECIPE, "pictures/*", "priors/*"]
 COLOUR = {1: "grey (ITU-R 601 luma)", 3: "RGB"}
 CROP = {"center": "the shorter side to image_size, bilinear with antialiasing, then the centre cropped"}
 CROP["none"] = "both sides to image_size, bilinear with antialiasing"
@@ -174,4 +176,4 @@ def push_export(folder: str | os.PathLike[str], repository: str, private: bool =
 
         hub = huggingface_hub.HfApi()
         hub.create_repo(repository, private=private, exist_ok=True)
-        return str(hub.upload_folder(repo_id=repository, folder_path=os.fspath(folder)))
+        return str(hub.upload_folder(repo_id=repository, folder_path=os.fspath(folder), allow_patterns=UPLOADED))

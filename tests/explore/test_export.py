@@ -3,6 +3,7 @@ import pkgutil
 import re
 import resource
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,8 +135,13 @@ def hub(monkeypatch, tmp_path):
         def create_repo(self, repository, private, exist_ok):
             (tmp_path / "hub" / repository).mkdir(parents=True, exist_ok=exist_ok)
 
-        def upload_folder(self, repo_id, folder_path):
-            return str(shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True))
+        def upload_folder(self, repo_id, folder_path, allow_patterns):
+            names = [str(file.relative_to(folder_path)) for file in Path(folder_path).rglob("*") if file.is_file()]
+            for name in huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns):
+                target = tmp_path / "hub" / repo_id / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(folder_path, name), target)
+            return str(tmp_path / "hub" / repo_id)
 
     def download(repository):
         if not (tmp_path / "hub" / repository).is_dir():
@@ -160,8 +166,11 @@ def test_a_push_that_failed_can_be_repeated(hub, tiny_run, tmp_path, monkeypatch
         patch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: 1 / 0)
         assert "repeat the command" in refusal(*command)
     (tmp_path / "export" / "README.md").write_text("completed by hand")
+    (tmp_path / "export" / "explore").mkdir()
+    (tmp_path / "export" / "explore" / "me.png").write_text("a picture that a command made of it")
     assert call(*command)[0] == 0
     assert (tmp_path / "hub" / "somebody" / "faces" / "README.md").read_text() == "completed by hand"
+    assert not (tmp_path / "hub" / "somebody" / "faces" / "explore").exists()
     assert "is no export of this run as it is now" in refusal(*command, "--half")
     damaged = bytearray((tmp_path / "export" / "codes.safetensors").read_bytes())
     damaged[-1] ^= 1
