@@ -17,7 +17,9 @@ def missing_run(key: str, name: str | os.PathLike[str], others: Iterable[str] = 
         remedy = f"is an exported run, which cannot be continued. Train anew by --config {folder}/recipe.yaml."
         return InputError(key, name, remedy)
     if folder.is_dir():
-        runs = sorted(folder.glob("*/config.yaml"), key=os.path.getmtime)
+        runs = [*folder.glob("*/config.yaml")]
+        runs += [] if key.endswith("resume") else [*folder.glob("*/generator.safetensors")]  # exports
+        runs.sort(key=os.path.getmtime)
         if runs:
             return InputError(key, name, f"contains no run itself. Did you mean {runs[-1].parent}?")
         return InputError(key, name, "contains no run (no config.yaml). Give the folder of a run.")

@@ -40,6 +40,8 @@ def test_ones_own_run_of_that_name_comes_first(tiny_run, tmp_path):
     (tmp_path / "faces").mkdir()  # images, say
     assert find_run("faces") == find_run("faces").relative_to(".")
     assert find_run("faces").parts[0] == "runs"
+    for wrong, remedy in (("runs", "itself. Did you mean runs/faces?"), ("face", "Did you mean faces?")):
+        assert refusal("sample", wrong).endswith(remedy)
     shutil.rmtree("faces")
     shutil.copytree(tiny_run, "faces")
     assert find_run("faces").parts == ("faces",)
