@@ -115,7 +115,7 @@ class SpatialGenerator(nn.Module):
     At each place of the code a linear map decodes a patch of the image, which begins as the PCA of the images' patches.
     A network adds to that: a 3x3 convolution of the code, then a transposed convolution for each doubling of the size,
     with BatchNorm and ReLU before each. Its last layer, a 3x3 convolution, begins at zero, so that training begins at
-    the PCA.
+    the PCA. In eval mode images are clamped to [-1, 1].
 
     Args:
         latent_dim: D, a multiple of ``side ** 2``.
@@ -156,7 +156,9 @@ class SpatialGenerator(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         codes = self.scale * codes
         places = codes.unflatten(1, (-1, self.code_side, self.code_side))
-        return clamp(self.decoder(codes) + self.layers(places))
+        images = self.decoder(codes) + self.layers(places)
+        # in training the loss must see values outside [-1, 1]: nothing else would hold them back
+        return images if self.training else clamp(images)
 
 
 class SkipGenerator(Generator):

@@ -41,10 +41,11 @@ class StudyParser(OneLineParser):
         self.add_argument("--precision", default=precision, help="precision of the training")
 
     def add_data_arguments(self, holdout: int) -> None:
-        """Add --root, --num_samples, --holdout and --image_size, which ``datamodule`` takes."""
+        """Add --root, --num_samples, --holdout, --holdout_split and --image_size, which ``datamodule`` takes."""
         self.add_argument("--root", help="images, as --data.root takes them; the shipped faces if not given")
         self.add_argument("--num_samples", type=int, help="number of images; all if not given")
         self.add_argument("--holdout", type=int, default=holdout, help="number of held-out images")
+        self.add_argument("--holdout_split", help="the split to hold out, such as val, in the place of --holdout")
         self.add_argument("--image_size", type=int, default=64, help="height and width of the images")
 
 
@@ -55,9 +56,12 @@ def _results_file(text: str) -> Path:
 
 
 def datamodule(options: argparse.Namespace, seed: int) -> LSUNDataModule:
-    """Make the data that a study's options name: root, num_samples, holdout, image_size."""
-    sizes = {"holdout": options.holdout, "image_size": options.image_size, "batch_size": BATCH}
-    return LSUNDataModule(options.root, options.num_samples, **sizes, seed=seed)
+    """Make the data that a study's options name: root, num_samples, holdout or holdout_split, image_size."""
+    held_out: dict[str, Any] = {"holdout": options.holdout}
+    if options.holdout_split:
+        held_out = {"holdout_split": options.holdout_split}
+    sizes = {"image_size": options.image_size, "batch_size": BATCH}
+    return LSUNDataModule(options.root, options.num_samples, **held_out, **sizes, seed=seed)
 
 
 def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:

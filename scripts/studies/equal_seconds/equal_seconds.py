@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
-from glo_lightning.generator import Generator, SkipGenerator
+from glo_lightning.generator import Generator, SkipGenerator, SpatialGenerator
 from glo_lightning.optimizers import WhitenedRows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,6 +47,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # arguments of GLO
         "DCGAN": {},
         "skips from the code": {"generator": partial(SkipGenerator, width=24)},
         "skips, code_scale 2": {"generator": partial(SkipGenerator, width=24, code_scale=2.0)},
+        "codes with places": {
+            "generator": partial(SpatialGenerator, width=24),
+            "latent_optimizer": WhitenedRows,
+            "latent_lr": 0.02,
+        },
     },
     "losses": {
         "pyramid": {"loss": LaplacianLoss},
