@@ -15,7 +15,7 @@ from glo_lightning.priors.velocity import SpatialVelocity, Velocity
 from glo_lightning.progress import Progress
 
 MIN_CODES = 500  # for a fit
-SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: a code comes back from noise to within 1e-3
+SOLVER_STEPS = 24  # of fourth-order Runge-Kutta: codes come back from noise to within 1e-3, with places to within 5e-3
 GUIDANCE = 2.0  # from the early network's velocity past the learned one
 CONDITIONAL_GUIDANCE = 1.5  # the same, where labels were learned
 CHUNK = 2000  # places in a batch of the solver
