@@ -96,6 +96,6 @@ def poor_results(metrics: Mapping[str, float], model: GLO, folder: str | os.Path
             remedy += ", or --model.generator SpatialGenerator --model.latent_dim 256 if they are not aligned"
         poor.append(f"held-out images are {gap:.1f} dB below training images ({remedy})")
     if total < MIN_CODES:
-        remedy = f"a flow needs {MIN_CODES}; --prior mixture and gaussian draw blends of them"
+        remedy = f"a flow needs {MIN_CODES}; --prior mixture and gaussian draw blurred blends"
         poor.append(f"{total} images are too few to sample from ({remedy})")
     return poor
