@@ -279,7 +279,7 @@ def test_a_picture_goes_from_tab_to_tab_back_is_the_tab_before_and_an_address_is
     set_slider(page, ".axis input >> nth=0", 2.5)
     shown(page, "sliders", first)
     page.click("#sliders [data-to=mix]")
-    page.wait_for_function("() => mixer.slots[0].name.startsWith('code-')")
+    page.wait_for_function("() => /code-/.test(document.querySelector('#mix aside code')?.textContent)")
     mixed = shown(page, "mix")
     with page.expect_download() as download:
         page.click("#mix .download")

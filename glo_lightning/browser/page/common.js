@@ -177,6 +177,7 @@ async function reveal(name) {
     button.tabIndex = button.dataset.tab === name ? 0 : -1;
   }
   say('');
+  $(`#${name}`).append($('#saved'));  // within the section, so that its picture stays in view
   tabs[name].ready ??= tabs[name].restore?.(shown[name]?.fields ?? {}, shown[name]?.large ?? {}) ?? true;
   tabs[name].opened?.();
   await tabs[name].ready;

@@ -97,8 +97,11 @@ export const map = {
     step(start);
   },
   opened() { this.resize(); },
-  // The image that the address says, without any the first.
-  restore({image}) { this.choose(/^\d+$/.test(image) ? Number(image) : about.rows[0]); },
+  // The image, or the mean of images, that the address says; without any the first image.
+  restore({image, names, weights}) {
+    if (names && weights) this.decode(names.split(' '), weights.split(' ').map(Number));
+    else this.choose(/^\d+$/.test(image) ? Number(image) : about.rows[0]);
+  },
   resize() {
     const first = !this.width;
     [this.width, this.height] = [this.canvas.clientWidth, this.canvas.clientHeight];
@@ -210,6 +213,7 @@ export const map = {
   decode: newest(async (names, weights) => {
     const made = await ask('picture', {tab, names, weights, path: 'line'});
     if (!made) return;
+    remember('map', {names: names.join(' '), weights: weights.join(' ')});
     show('map', made, 'what the generator makes of the mean of eight codes');
     for (const part of ['#map .facts', '#neighbours']) $(part).replaceChildren();
   }),

@@ -12,7 +12,8 @@ export const mixer = {
       const file = element('input', {type: 'file', accept: 'image/*', ariaLabel: `file for image ${i + 1}`, onchange: () => this.upload(slot, file)});
       const image = element('img', {alt: '', hidden: true}), note = element('p', {className: 'wrong', role: 'status'});
       const slot = {name: '', image, text, note};
-      $('.slots').append(element('div', {className: 'slot'}, element('div', {className: 'frame'}, image), text,
+      const frame = element('button', {className: 'frame', ariaLabel: `show image ${i + 1} alone`, onclick: () => this.alone(slot)}, image);
+      $('.slots').append(element('div', {className: 'slot'}, frame, text,
         element('label', {className: 'button'}, 'Upload', file), note));
       this.slots.push(slot);
     }
@@ -65,6 +66,7 @@ export const mixer = {
     this.untouched = false;
     this.changed();
   },
+  async alone({name}) { if (name) show('mix', await ask('decode', {name})); },
   get filled() { return this.slots.filter(slot => slot.name); },
   get names() { return this.filled.map(slot => slot.name); },
   get weights() {
