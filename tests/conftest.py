@@ -40,6 +40,15 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def same_environment():
+    """What launchers and loggers set in the environment is gone after a test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def silent_logger():
     """The command line logs to the standard output of its test, which is closed after it, as its flags say."""
     yield

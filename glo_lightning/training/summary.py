@@ -93,7 +93,7 @@ def poor_results(metrics: Mapping[str, float], model: GLO, folder: str | os.Path
     if gap > LARGE_GAP:
         remedy = "take more images"
         if code_side(model.generator) == 1:
-            remedy += ", or --model.generator SpatialGenerator --model.latent_dim 256 if they are not aligned"
+            remedy += ", or the recipe configs/photographs.yaml if they are not aligned"
         poor.append(f"held-out images are {gap:.1f} dB below training images ({remedy})")
     if total < MIN_CODES:
         remedy = f"a flow needs {MIN_CODES}; --prior mixture and gaussian draw blurred blends"

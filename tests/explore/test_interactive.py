@@ -97,7 +97,7 @@ def test_a_run_says_in_one_line_what_it_is(run):
     [
         (lambda run: run.sample(0), "num 0: must be 1 or more"),
         (lambda run: run.sample(condition="glasses=sunglasses"), "condition glasses=sunglasses: "),
-        (lambda run: run.sample(prior="gaussian", guidance=2), "guidance 2: the prior Gaussian takes no guidance"),
+        (lambda run: run.sample(prior="gaussian", guidance=2), "guidance 2: 96 codes are too few for a flow"),
         (lambda run: run.interpolate(1, 2, 3), "START END 1 2 3: must be pairs"),
         (lambda run: run.interpolate(), "START END nothing: must be pairs"),
         (lambda run: run.interpolate(1, 2, steps=1), "steps 1: must be 2 or more"),

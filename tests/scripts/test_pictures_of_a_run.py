@@ -16,6 +16,7 @@ from glo_lightning.latents import to_ball
 from glo_lightning.module import GLO
 
 SPATIAL = ("--model.generator=SpatialGenerator", "--model.generator.side=2", "--model.latent_dim=8", "--prior=null")
+SPATIAL += ("--model.optimizer=AdamW", "--model.optimizer.lr=0.003")
 RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random"), "spatial": SPATIAL}
 
 

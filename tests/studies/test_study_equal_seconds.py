@@ -20,7 +20,7 @@ ROW = {"generators": "skips, code_scale 2, AdamW 0.003", "losses": "pixels, L2, 
 @pytest.mark.parametrize("what", ROWS)
 def test_every_row_is_a_model(what):
     for arguments in ROWS[what].values():
-        GLO(40, 4, image_size=32, init="random", **BASE | arguments)
+        GLO(40, 64, image_size=32, init="random", **BASE | arguments)
 
 
 @pytest.mark.parametrize("what", ROWS)
