@@ -30,6 +30,7 @@ from glo_lightning.explore.flows import default_path, parse_conditions
 from glo_lightning.explore.outputs import write_animation
 from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.generator import code_side
 from glo_lightning.images import ImageFormat, from_uint8
 from glo_lightning.priors.flow import enough_codes
 from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
@@ -73,6 +74,7 @@ class Session:
             "run": "/".join(self.path.absolute().parts[-2:]),
             "num_images": num_codes,
             "dimensions": latent_dim,
+            "code_side": code_side(self.run.model.generator),
             "image_size": self.image_format.size,
             "rows": self.map.rows.tolist(),
             "map": self.map.places["pca"],

@@ -98,3 +98,26 @@ def test_on_a_slow_line_the_page_is_there_before_its_thumbnails(browser, address
     assert page.evaluate("map.sheets.length") == 0
     assert page.request.get(f"{address}about").headers["content-encoding"] == "gzip"
     page.close()
+
+
+def test_samples_are_shown_before_their_neighbours(page):
+    """With many images the neighbours by pixels take seconds; here they never come."""
+
+    def answer(route) -> None:
+        if route.request.post_data_json.get("neighbours") is False:
+            route.continue_()
+
+    page.route("**/samples", answer)
+    page.click("[data-tab=sample]")
+    shown(page, "sample")
+    assert page.locator("#drawn .keep img").count() == 12
+
+
+def test_the_slider_between_two_images_stands_below_them(page):
+    open_tab(page, "mix")
+    page.set_viewport_size({"width": 1400, "height": 900})
+    slots = [slot.bounding_box() for slot in page.locator(".slot").all()]
+    assert len({box["y"] for box in slots}) == 1
+    box = page.locator(".between.two").bounding_box()
+    assert box["y"] > slots[0]["y"] + slots[0]["height"]
+    assert box["height"] < 40  # one line

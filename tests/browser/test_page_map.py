@@ -84,9 +84,42 @@ def test_the_image_under_the_pointer_is_raised_and_shown_larger(page):
     page.wait_for_selector("#hover", state="hidden")
 
 
+def test_of_images_that_would_cover_each_other_one_is_drawn_and_zooming_shows_the_others(page):
+    page.evaluate("map.places = map.places.map((_, i) => [0.5 + i % 10 / 300, 0.5 + Math.floor(i / 10) / 300])")
+    page.evaluate("map.scale = 1; map.draw()")
+    page.wait_for_function("() => map.seen.length < 8")
+    assert page.evaluate("about.rows[map.seen.at(-1)] === map.chosen")
+    page.evaluate("map.zoom(40, map.width / 2, map.height / 2)")
+    page.wait_for_function("() => map.seen.length === 96")
+
+
 def test_a_part_of_many_images_is_said_to_be_a_part(new_page):  # noqa: F811
     page = new_page()
     assert page.inner_text("#drawn-of") == ""
     page.route("**/about", lambda route: route.fulfill(json=route.fetch().json() | {"num_images": 20_000}))
     page.reload()
     page.wait_for_selector("#drawn-of:has-text('96 of 20,000 images are drawn')")
+
+
+def test_the_page_says_what_a_code_is_also_one_with_places(new_page):  # noqa: F811
+    page = new_page()
+    assert "has a code: 6 numbers, learned in training" in page.inner_text("#map .about")
+    with_places = {"dimensions": 256, "code_side": 8}
+    page.route("**/about", lambda route: route.fulfill(json=route.fetch().json() | with_places))
+    page.reload()
+    page.wait_for_selector("#map .about:has-text('has a code: 8 \u00d7 8 places of 4 numbers, learned in training')")
+
+
+def test_a_page_of_images_without_labels_speaks_of_none(new_page):  # noqa: F811
+    page = new_page()
+    without = {"attributes": {}, "directions": ["1", "2", "3"]}
+    page.route("**/about", lambda route: route.fulfill(json=route.fetch().json() | without))
+    page.route("**/image/*", lambda route: route.fulfill(json=route.fetch().json() | {"attributes": []}))
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    for tab in ("map", "mix", "sliders", "sample", "fill"):
+        page.click(f"[data-tab={tab}]")
+        if tab != "fill":
+            shown(page, tab)
+        fields = page.locator(f"#{tab} [placeholder]").evaluate_all("fields => fields.map(field => field.placeholder)")
+        assert "label" not in " ".join([page.inner_text(f"#{tab}").lower(), *fields]), tab

@@ -4,15 +4,19 @@ import {legend} from './legend.js';
 export const thumbnail = (row, image, caption = '') => element('button', {title: `image ${row}`, onclick: () => { open('map'); map.choose(row); }},
   element('img', {src: image, alt: `image ${row}`}), caption);
 
+const APART = 0.7;  // of an image's side: what lies closer to an image that is drawn is left out
+
 const apart = (first, second) => Math.hypot(first[0] - second[0], first[1] - second[1]);
 
 export const map = {
-  sheets: [], scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, hovered: null, between: null, pointers: new Map(),
+  sheets: [], scale: 1, x: 0.5, y: 0.5, places: [], found: null, chosen: null, hovered: null, seen: [], between: null, pointers: new Map(),
   start() {
     this.canvas = $('#plane');
     [this.places, this.maps] = [about.map, {pca: about.map}];
     this.position = new Map(about.rows.map((row, i) => [row, i]));
-    for (const [name, number] of [['number', about.num_images], ['dimensions', about.dimensions]]) $(`#map .${name}`).textContent = number.toLocaleString('en');
+    const {dimensions, code_side: side} = about;
+    $('#map .dimensions').textContent = side > 1 ? `${side} × ${side} places of ${dimensions / side ** 2} numbers` : `${dimensions} numbers`;
+    $('#map .number').textContent = about.num_images.toLocaleString('en');
     const [drawn, all] = [about.rows.length, about.num_images].map(number => number.toLocaleString('en'));
     if (drawn !== all) $('#drawn-of').textContent = `${drawn} of ${all} images are drawn, chosen by chance.`;
     legend.start();
@@ -139,7 +143,8 @@ export const map = {
       context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
       context.clearRect(0, 0, this.width, this.height);
       [context.strokeStyle, context.fillStyle, context.lineWidth] = [accent, accent, 2];
-      for (const rank of [0, 1, 2]) for (let i = 0; i < this.places.length; i++) if (this.rank(i) === rank) this.drawImage(context, i);
+      this.seen = this.uncovered();
+      for (const i of this.seen) this.drawImage(context, i);
       if (this.hovered !== null) this.drawImage(context, this.hovered);
       [context.strokeStyle, context.fillStyle] = [accent, accent];
       if (this.between) {
@@ -153,6 +158,21 @@ export const map = {
         for (const [width, height] of [[18, 2], [2, 18]]) context.fillRect((this.width - width) / 2, (this.height - height) / 2, width, height);
       }
     });
+  },
+  // The images to draw, from below to the top: of images that would mostly cover each other only the topmost.
+  uncovered() {
+    const gap = this.dots ? 0 : APART * this.size, taken = new Map(), order = [];
+    for (const rank of [0, 1, 2]) for (let i = 0; i < this.places.length; i++) if (this.rank(i) === rank) order.push(i);
+    if (!gap) return order;
+    const free = i => {
+      const place = this.screen(this.places[i]), [column, line] = place.map(value => Math.floor(value / gap));
+      for (const x of [-1, 0, 1]) for (const y of [-1, 0, 1]) {
+        const other = taken.get(`${column + x} ${line + y}`);
+        if (other && place.every((value, axis) => Math.abs(value - other[axis]) < gap)) return false;
+      }
+      return taken.set(`${column} ${line}`, place);
+    };
+    return order.reverse().filter(free).reverse();
   },
   // Images that were left out lie below, the chosen one on top.
   rank(i) { return about.rows[i] === this.chosen ? 2 : legend.hides(i) || this.found && !this.found.has(about.rows[i]) ? 0 : 1; },
@@ -180,12 +200,10 @@ export const map = {
   // The image that is seen at a point of the canvas; null between images.
   hit(x, y) {
     const half = this.drawn / 2;
-    let [top, best] = [null, -1];
-    this.places.forEach((place, i) => {
-      const [px, py] = this.screen(place);
-      if (Math.abs(px - x) <= half && Math.abs(py - y) <= half && this.rank(i) >= best) [top, best] = [i, this.rank(i)];
-    });
-    return top;
+    return this.seen.findLast(i => {
+      const [px, py] = this.screen(this.places[i]);
+      return Math.abs(px - x) <= half && Math.abs(py - y) <= half;
+    }) ?? null;
   },
   hover(i, at) {  // the image under the pointer is shown larger, beside the pointer
     $('#hover').hidden = i === null;
@@ -225,7 +243,7 @@ export const map = {
     show('map', image.made, 'what the generator makes of its code', about.has_images ? {image: image.image, caption: 'training image'} : null);
     remember('map', {image: row});
     const quality = image.psnr === undefined ? '' : `PSNR ${image.psnr.toFixed(1)} dB`;
-    const labels = image.attributes.map(each => { const [attribute, value] = each.split(/=(.*)/s); return label(attribute, value); });
+    const labels = image.attributes.map(each => { const [attribute, value] = each.split(/=(.*)/s); return element('span', {}, `${attribute} `, label(attribute, value)); });
     $('#map .facts').replaceChildren(element('p', {}, element('b', {textContent: `image ${row}`}), ` ${image.key} ${quality}`), element('p', {className: 'labels'}, ...labels));
     const tiles = image.neighbours.map(other => thumbnail(other.row, other.image));
     $('#neighbours').replaceChildren(element('h2', {textContent: 'Nearest by code'}), element('div', {className: 'tiles'}, ...tiles));

@@ -28,6 +28,10 @@ async function main() {
       open(names.at(next % names.length));
     };
   }
+  if (!labels.length) {
+    for (const part of $$('.labelled')) part.hidden = true;
+    for (const input of $$('[placeholder*=label]')) input.placeholder = input.placeholder.replace(', label', '');
+  }
   $('#message button').onclick = () => say('');
   follow();
   listSaved();

@@ -50,6 +50,7 @@ export const sampler = {
     const {asked} = sampler;
     [sampler.drawn, sampler.changed] = [true, false];
     remember('sample', {...asked, conditions: asked.conditions.join('|')});
+    if (sampler.quick && !$('#drawn').firstChild) sampler.fill(asked, await ask('samples', {...asked, neighbours: false}));
     sampler.fill(asked, await wait($('#draw .main'), 'samples', asked));
     sampler.outputs();
   }),

@@ -13,7 +13,7 @@ export const sliders = {
       this.inputs.set(direction, {input, output});
       const title = axis ? 'principal axes' : group;
       if (!groups.has(title)) {
-        groups.set(title, element('details', {open: axis || about.attributes[group].length < 9}, element('summary', {textContent: title})));
+        groups.set(title, element('details', {open: axis || about.attributes[group].length <= 10}, element('summary', {textContent: title})));
         $('#axes').append(groups.get(title));
       }
       groups.get(title).append(line);
