@@ -41,9 +41,11 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def same_environment():
-    """What launchers and loggers set in the environment is gone after a test."""
+    """What launchers and loggers set in the environment is gone after a test, and a group of processes."""
     before = dict(os.environ)
     yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
 

@@ -152,6 +152,7 @@ function write() {
   written = Date.now();
   history.replaceState(shown, '', address(current));
 }
+addEventListener('beforeunload', () => { if (current) write(); });  // a reload may come before the timer
 
 // Keep what a tab shows: `fields` go into the address, `large` ones only survive a reload.
 export function remember(name, fields, large = {}) {
