@@ -324,7 +324,8 @@ def test_long_work_shows_progress_and_is_stopped_by_its_button(new_page, monkeyp
     page = new_page()
     page.click("[data-tab=sample]")  # draws
     page.wait_for_function(
-        "() => /fitting the flow: \\d+ %, about /.test(document.querySelector('.work')?.textContent)"
+        "() => /fitting the flow: \\d+ %, about /.test(document.querySelector('.work')?.textContent)",
+        timeout=60_000,  # other work may come first
     )
     page.click(".work button")
     page.wait_for_selector("#draw .main:enabled")
