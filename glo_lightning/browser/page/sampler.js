@@ -50,7 +50,11 @@ export const sampler = {
     const {asked} = sampler;
     [sampler.drawn, sampler.changed] = [true, false];
     remember('sample', {...asked, conditions: asked.conditions.join('|')});
-    if (sampler.quick && !$('#drawn').firstChild) sampler.fill(asked, await ask('samples', {...asked, neighbours: false}));
+    if (sampler.quick && !$('#drawn').firstChild) {
+      const first = await wait($('#draw .main'), 'samples', {...asked, neighbours: false});
+      if (!first) return;  // stopped
+      sampler.fill(asked, first);
+    }
     sampler.fill(asked, await wait($('#draw .main'), 'samples', asked));
     sampler.outputs();
   }),
