@@ -70,13 +70,10 @@ def init_from_pca(
     """
     with raise_on_all_ranks():
         if is_first():
-            began, rows = time.monotonic(), 0
-            batches = loader()
-            pca, batches = fit_pca_of_batches(
-                batches, table.shape[1], n_pca, whiten, code_side(generator), table.device
-            )
+            began, rows, device = time.monotonic(), 0, table.device
+            pca, batches = fit_pca_of_batches(loader(), table.shape[1], n_pca, whiten, code_side(generator), device)
             for images, index in batches:
-                table[index.to(table.device)] = project(pca.codes(from_uint8(images.to(table.device))).to(table))
+                table[index.to(device)] = project(pca.codes(from_uint8(images.to(device))).to(table))
                 rows += len(index)
             if isinstance(generator, BeginsAtPCA):
                 generator.begin_at_pca(pca)

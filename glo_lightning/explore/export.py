@@ -73,10 +73,7 @@ def export_run(
     tables = {GENERATOR: save({name: value.contiguous() for name, value in generator.items()}), CODES: save(codes)}
     about["sha256"] = {name: hashlib.sha256(table).hexdigest() for name, table in tables.items()}
     if output.exists():
-        if not _is_same(output, about, _find_flow(loaded)):
-            raise InputError(
-                "output", output, "exists, and is no export of this run as it is now. Give another folder."
-            )
+        _check_same(output, about, _find_flow(loaded))
         return False
     with named_writing("output", output), whole_folder(output) as folder:
         for name, table in tables.items():
@@ -89,14 +86,16 @@ def export_run(
     return True
 
 
-def _is_same(folder: Path, about: dict[str, Any], flow: tuple[Path, str] | None) -> bool:
-    """Whether an exported folder has what ``about`` tells, undamaged, and the flow, if there is one."""
+def _check_same(folder: Path, about: dict[str, Any], flow: tuple[Path, str] | None) -> None:
+    """Raise InputError unless a folder is an undamaged export of what ``about`` tells, with its flow, if any."""
+    remedy = "exists, and is no export of this run as it is now. Give another folder."
     try:
         load_export(folder, GLO)
-    except InputError:
-        return False
+    except InputError as error:
+        raise InputError("output", folder, remedy) from error
     has_flow = flow is None or (folder / "priors" / flow[1]).is_file()
-    return has_flow and json.loads((folder / CONFIG).read_bytes()) == json.loads(json.dumps(about))
+    if not has_flow or json.loads((folder / CONFIG).read_bytes()) != json.loads(json.dumps(about)):
+        raise InputError("output", folder, remedy)
 
 
 def _find_flow(run: TrainedRun) -> tuple[Path, str] | None:

@@ -6,6 +6,7 @@ import re
 import shlex
 
 import pytest
+import torch
 from equal_seconds import BASE, ROWS
 from programs import refusal
 from run_study import STUDIES, run_study
@@ -20,7 +21,8 @@ ROW = {"generators": "skips, code_scale 2, AdamW 0.003", "losses": "pixels, L2, 
 @pytest.mark.parametrize("what", ROWS)
 def test_every_row_is_a_model(what):
     for arguments in ROWS[what].values():
-        GLO(40, 64, image_size=32, init="random", **BASE | arguments)
+        model = GLO(40, 64, image_size=32, init="random", **BASE | arguments)
+        assert model.eval()(torch.zeros(1, 64)).shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("what", ROWS)

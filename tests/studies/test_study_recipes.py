@@ -23,4 +23,5 @@ def test_every_seed_is_measured(tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_model(name):
-    make_recipe(name, None, width=2)(0)
+    model, data = make_recipe(name, None, width=2)(0)
+    assert len(model.latents.weight) == data.num_images
