@@ -7,6 +7,7 @@ argument, --trainer.max_epochs, is also a flag without trainer., --max_epochs. T
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_wrong(arguments: list[str]) -> str | InputError | None:
     """The line for a flag, a recipe or a run that does not exist."""
     if (unknown := find_unknown(arguments)) is not None:
         return unknown_flag(unknown)
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*arguments, ""]):
         flag, equals, value = word.partition("=")
         path = Path(value if equals else following)
         if flag in ("-c", "--config") and path.suffix == ".yaml" and not path.exists():

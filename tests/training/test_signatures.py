@@ -33,6 +33,15 @@ def test_help_has_the_defaults_of_the_parser(run, tmp_path):
     assert compared > 50
 
 
+@pytest.mark.parametrize("words", [[], ["--prior"], ["-c"], ["--max_epochs", "1"]])
+def test_what_names_nothing_wrong_goes_to_the_parser(words, monkeypatch):
+    """The README's first command, ``python scripts/train.py``, has no argument at all."""
+    parsed = []
+    monkeypatch.setattr("glo_lightning.training.cli.main", lambda recipe, arguments: parsed.append(arguments))
+    assert call("train", *words)[0] == 0
+    assert parsed == [words]
+
+
 @pytest.mark.parametrize(
     "words",
     [
