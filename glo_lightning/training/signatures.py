@@ -122,9 +122,16 @@ def unknown_flag(given: str) -> str:
 
 
 def find_unknown(words: Iterable[str]) -> str | None:
-    """The first word that can be no flag. Those of classes, ``--model.loss.levels``, are left to their classes."""
+    """The first word that can be no flag. Those of classes that were chosen are left to their classes."""
+    words = list(words)
     of_classes = {*PARTS, "data.source", *arguments_of("trainer"), *flags_of("trainer")}  # what may be a class
-    known = {*all_flags(), *of_classes, *LINKED, *GROUPS}
+    known = {*all_flags(), *of_classes, *LINKED, *GROUPS, *(f"{part}.help" for part in PARTS)}
+    given = {".".join(word.partition("=")[0].split(".")[:3]) for word in words}
+    if not given & {"-c", "--config", "--resume"}:  # of the usual classes all arguments are known
+        for part in PARTS:
+            choosing = {f"--{part}", *(f"--{part}.{name}" for name in ("class_path", "init_args", "dict_kwargs"))}
+            if part in OWNERS and not given & choosing:
+                of_classes.remove(part)
     for word in (word for word in words if word.startswith("--") and word != "--"):
         name = word[2:].partition("=")[0].rstrip("+")
         owner = ".".join(name.split(".")[: 1 if name.split(".")[0] in of_classes else 2])

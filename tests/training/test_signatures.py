@@ -66,11 +66,19 @@ def test_a_mistyped_flag_is_told_without_torch_as_the_parser_tells_it(run, words
         "--max_epochs 3 --trainer.max_epochs=3 --precision bf16-mixed",
         "--logger+=CSVLogger --trainer.logger.save_dir d --callbacks.patience 3 --trainer.callbacks.help EarlyStopping",
         "--model.loss MSELoss --model.loss.anything 1 --model.optimizer.lr 1 --model.generator.help",
+        "--model.generator.side 8 --model.loss.help LaplacianLoss --model.optimizer.nesterov true",
+        "--model.generator.class_path my.Generator --model.generator.depth 3 --model.loss.init_args.levels 1",
+        "--config my.yaml --model.generator.depth 3 --model.latent_optimizer.rate 1",
         "--data.source my.Source --data.source.argument 3 --data.seed 1 -c file --config=file --print_config=skip",
     ],
 )
 def test_flags_that_classes_may_have_are_left_to_the_parser(words):
     assert find_unknown(words.split()) is None
+
+
+@pytest.mark.parametrize("word", ["--model.generator.widht=3", "--model.loss.levles=2"])
+def test_arguments_of_the_usual_classes_are_known(word):
+    assert find_unknown(["--max_epochs", "3", word]) == word
 
 
 @pytest.mark.parametrize(
