@@ -109,30 +109,54 @@ def clamp(images: Tensor) -> Tensor:
     return images + (images.clamp(-1, 1) - images).detach()
 
 
+class ResidualBlock(nn.Module):
+    """Adds to features (B, C, H, W) what two 3x3 convolutions make of them, at first nothing (He et al., 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, bias=False)]
+        nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)
+
+
 class SpatialGenerator(nn.Module):
     """Maps codes that have a place for each place in the image, (B, c * side * side), to images (B, C, H, W).
 
     At each place of the code a linear map decodes a patch of the image, which begins as the PCA of the images' patches.
-    A network adds to that: a 3x3 convolution of the code, then a transposed convolution for each doubling of the size,
-    with BatchNorm and ReLU before each. Its last layer, a 3x3 convolution, begins at zero, so that training begins at
-    the PCA. In eval mode images are clamped to [-1, 1]. Train it with AdamW: SGD at the paper's rate of 1 diverges,
-    since there is no last tanh.
+    A network adds to that: a 3x3 convolution of the code and residual blocks, which see what is around each place, then
+    a transposed convolution for each doubling of the size, with BatchNorm and ReLU before each. Its last layer, a 3x3
+    convolution, begins at zero, so that training begins at the PCA. In eval mode images are clamped to [-1, 1]. Train
+    it with AdamW: SGD at the paper's rate of 1 diverges, since there is no last tanh.
 
     Args:
         latent_dim: D, a multiple of ``side ** 2``.
         image_size: H and W, ``side`` times a power of two.
         channels: C, 1 or 3.
-        width: channels of the last hidden layer.
+        width: channels of the last hidden layer; before each doubling of the size there are twice as many.
         side: number of places from left to right, and from top to bottom.
+        blocks: number of residual blocks.
 
     Raises:
         InputError: for sizes that do not fit together.
     """
 
-    def __init__(self, latent_dim: int, image_size: int = 64, channels: int = 3, width: int = 24, side: int = 8):
+    def __init__(
+        self,
+        latent_dim: int,
+        image_size: int = 64,
+        channels: int = 3,
+        width: int = 16,
+        side: int = 8,
+        blocks: int = 2,
+    ):
         super().__init__()
-        check_at_least("width", width, 1)
-        check_at_least("side", side, 1)
+        for key, value, least in (("width", width, 1), ("side", side, 1), ("blocks", blocks, 0)):
+            check_at_least(key, value, least)
         doublings = (image_size // side).bit_length() - 1
         if doublings < 1 or image_size != side << doublings:
             remedy = f"doubling it must make image_size {image_size}. Give {image_size // 8} or {image_size // 16}"
@@ -141,9 +165,10 @@ class SpatialGenerator(nn.Module):
             remedy = f"is shared by {side} x {side} places. Give a multiple of {side**2}, such as {4 * side**2}"
             raise InputError("latent_dim", latent_dim, remedy)
         self.code_side, self.scale = side, 1.5 * latent_dim**0.5
-        widths = [min(width << doubling, 4 * width) for doubling in range(doublings, -1, -1)]
+        widths = [width << doubling for doubling in range(doublings, -1, -1)]
         self.decoder = PatchDecoder(latent_dim, image_size, channels, side)
         layers: list[nn.Module] = [nn.Conv2d(latent_dim // side**2, widths[0], 3, padding=1, bias=False)]
+        layers += [ResidualBlock(widths[0]) for _ in range(blocks)]
         for hidden, following in itertools.pairwise(widths):
             layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
             layers += [nn.ConvTranspose2d(hidden, following, kernel_size=4, stride=2, padding=1, bias=False)]

@@ -67,19 +67,22 @@ def test_training_holds_back_what_is_brighter_than_white():
     assert (generator.decoder.bias.grad > 0).all()
 
 
-def test_each_place_of_a_code_changes_the_image_around_it():
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_each_place_of_a_code_changes_the_image_around_it(blocks):
     torch.manual_seed(0)
-    generator = SpatialGenerator(8 * 8 * 2, 64, width=2, side=8).eval()
-    torch.nn.init.normal_(generator.layers[-1].weight)
-    torch.nn.init.normal_(generator.decoder.weight)
+    generator = SpatialGenerator(8 * 8 * 2, 64, width=4, side=8, blocks=blocks).eval()
+    for layer in generator.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.1)
     code = torch.randn(1, 2, 8, 8) / 16
     other = code.clone()
     other[:, :, 1, 2] += 0.05
     change = (generator(other.flatten(1)) - generator(code.flatten(1)))[0].abs().amax(0)
     rows, columns = change.nonzero().unbind(1)
     assert change[8:16, 16:24].min() > 0
-    assert rows.max() < 8 + 32
-    assert columns.max() < 16 + 32
+    places = 1 + 2 * blocks + 1  # further away: a 3x3 convolution, two in each block, and all doublings together
+    assert rows.max() // 8 == 1 + places
+    assert columns.max() // 8 == 2 + places
 
 
 def test_clamped_images_have_the_gradient_of_images_that_were_not():
@@ -98,6 +101,7 @@ def test_clamped_images_have_the_gradient_of_images_that_were_not():
         ("side", {"side": 16}),
         ("side", {"side": 32}),
         ("width", {"width": 0}),
+        ("blocks", {"blocks": -1}),
         ("latent_dim", {"latent_dim": 100}),
     ],
 )

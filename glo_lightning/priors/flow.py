@@ -116,7 +116,7 @@ class Flow:
                     loss = float(_loss(averaged, held_out_noise, held_out, held_out_times, None))
                     if loss < lowest:
                         lowest, self.network, self.best_step = loss, copy.deepcopy(averaged), step
-                    elif step >= self.best_step + steps // 4:
+                    elif steps > step >= self.best_step + steps // 4:
                         break
 
     def sample(

@@ -39,6 +39,7 @@ from glo_lightning.generator import Generator, SpatialGenerator, code_side
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import LaplacianLoss
 from glo_lightning.module import GLO
+from glo_lightning.optimizers import WhitenedRows
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Gaussian, Mixture
 from glo_lightning.priors.prior import Prior, sample_codes
@@ -91,12 +92,13 @@ def make(name: str, data_name: str, seed: int, **changes: Any) -> tuple[GLO | Au
     pyramid = functools.partial(LaplacianLoss, l2_weight=1.0)
     ours = {"whiten": True, "schedule": "cosine", "loss": pyramid}
     decayed = functools.partial(torch.optim.SGD, lr=1.0, weight_decay=1e-3)
-    adam = functools.partial(torch.optim.AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.01)
-    spatial = functools.partial(SpatialGenerator, width=24, side=size // 8)
+    adam = functools.partial(torch.optim.AdamW, lr=0.001, betas=(0.9, 0.99), weight_decay=0.01)
+    spatial = functools.partial(SpatialGenerator, width=size // 4, side=size // 8)
+    rows = {"latent_optimizer": WhitenedRows, "latent_lr": 0.02}
     arguments: dict[str, dict[str, Any]] = {
         "GLO": {"generator": generator},
         "ours, vector": {"generator": generator, "optimizer": decayed, **ours},
-        "ours, spatial": {"generator": spatial, "optimizer": adam, "latent_lr": 0, **ours},
+        "ours, spatial": {"generator": spatial, "optimizer": adam, **rows, **ours},
     }
     return GLO(data.num_images, n_pca=N_PCA, **sizes, **arguments[name] | changes), data
 

@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # arguments of GLO
         "skips from the code": {"generator": partial(SkipGenerator, width=24)},
         "skips, code_scale 2": {"generator": partial(SkipGenerator, width=24, code_scale=2.0)},
         "codes with places": {
-            "generator": partial(SpatialGenerator, width=24),
+            "generator": SpatialGenerator,
             "latent_optimizer": WhitenedRows,
             "latent_lr": 0.02,
         },
