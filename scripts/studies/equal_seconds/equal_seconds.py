@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,14 @@ from glo_lightning.priors.prior import sample_codes
 PYRAMID_AND_L2 = partial(LaplacianLoss, l2_weight=1.0)
 BASE: dict[str, Any] = {"whiten": True, "schedule": "cosine", "loss": PYRAMID_AND_L2}
 BASE |= {"generator": partial(Generator, width=32)}
+LEARNED = {"latent_optimizer": WhitenedRows, "latent_lr": 0.02}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # arguments of GLO
     "generators": {
         "DCGAN": {},
         "skips from the code": {"generator": partial(SkipGenerator, width=24)},
         "skips, code_scale 2": {"generator": partial(SkipGenerator, width=24, code_scale=2.0)},
-        "codes with places": {
-            "generator": SpatialGenerator,
-            "latent_optimizer": WhitenedRows,
-            "latent_lr": 0.02,
-        },
+        "codes with places": {"generator": SpatialGenerator, **LEARNED},
+        "codes with places, no blocks": {"generator": partial(SpatialGenerator, blocks=0), **LEARNED},
     },
     "losses": {
         "pyramid": {"loss": LaplacianLoss},
@@ -71,6 +70,9 @@ RATES: dict[str, dict[str, Any]] = {
     "AdamW 0.001": {"optimizer": partial(AdamW, lr=0.001, betas=(0.9, 0.99), weight_decay=0.01)},
     "AdamW 0.003": {"optimizer": partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.01)},
 }
+if find_spec("timm"):  # its Muon takes the weights of convolutions
+    muon = {"lr": 0.01, "fallback_lr_scale": 0.3, "betas": (0.9, 0.99), "weight_decay": 0.01, "momentum": 0.9}
+    RATES["Muon 0.01"] = {"optimizer": {"class_path": "timm.optim.Muon", "init_args": {**muon, "nesterov": True}}}
 ROWS = {
     what: {f"{name}, {rate}": {**variant, **RATES[rate]} for name, variant in variants.items() for rate in RATES}
     for what, variants in VARIANTS.items()
