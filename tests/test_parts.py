@@ -201,6 +201,8 @@ WRONG = [
     # no such class
     ("--model.generator SkipGeneratr", "--model.generator SkipGeneratr: there is no such class. Did you mean SkipGen"),
     ("--model.generator no.Such", "--model.generator no.Such: there is no such class. Give Generator, SkipGen"),
+    ('--model.optimizer {"class_path":"no.Such","init_args":{"lr":1}}',
+     "--model.optimizer no.Such: No module named 'no'. Install its package, or give SGD, AdamW,"),
     ("--model.loss lap_l1", f"--model.loss lap_l1: there is no such class. {LOSSES}"),
     ("--model.optimizer Adamw --model.optimizer.lr 1",
      "--model.optimizer Adamw: there is no such class. Did you mean AdamW?"),

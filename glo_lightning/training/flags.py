@@ -120,6 +120,8 @@ def _class_line(key: str, details: str) -> str:
     given = given or re.search(r"(?:Got|Given) value: (\S+)$", details, re.MULTILINE)
     name = next(filter(None, given.groups())) if given else " ".join(details.split())
     choices = f"give {', '.join([other for other in names if other != name][:5])} or the path of a class"
+    if path and (missing := re.search(r"No module named '[\w.]+'", details)):
+        return f"{flag} {path}: {missing[0]}. Install its package, or {choices}"
     if name in names or "instantiatable" in details:
         return f"{flag} {name}: cannot be made: it is abstract, or its package is not here. {_sentence(choices)}"
     if other := re.search(r"subclass of (?:<class ')?(\w+)", details):
