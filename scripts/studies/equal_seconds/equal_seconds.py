@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
@@ -71,8 +72,8 @@ RATES: dict[str, dict[str, Any]] = {
     "AdamW 0.003": {"optimizer": partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.01)},
 }
 if find_spec("timm"):  # its Muon takes the weights of convolutions
-    muon = {"lr": 0.01, "fallback_lr_scale": 0.3, "betas": (0.9, 0.99), "weight_decay": 0.01, "momentum": 0.9}
-    RATES["Muon 0.01"] = {"optimizer": {"class_path": "timm.optim.Muon", "init_args": {**muon, "nesterov": True}}}
+    muon = Path(__file__).resolve().parents[1] / "generators" / "muon.yaml"
+    RATES["Muon 0.01"] = yaml.safe_load(muon.read_text())["model"]
 ROWS = {
     what: {f"{name}, {rate}": {**variant, **RATES[rate]} for name, variant in variants.items() for rate in RATES}
     for what, variants in VARIANTS.items()
