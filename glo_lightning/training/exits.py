@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ from glo_lightning.training.flags import flag_of, one_line
 from glo_lightning.training.launch import Launch, is_child
 
 SIGNALS_BUT_INTERRUPT = tuple(number for number in SIGNALS if number != signal.SIGINT)
+REPEATED = "repeated signal"  # the name of a thread
 NOTHING_WRITTEN = "Stopped before the first step. Nothing was written."
 
 
@@ -57,6 +59,9 @@ def exit_before_fit(number: int, frame: object) -> NoReturn:
 @contextlib.contextmanager
 def handle_signals(numbers: Iterable[int], handler: Any) -> Iterator[None]:
     """Handles these signals by ``handler`` in the block, after which all of SIGNALS have their old handlers again."""
+    for thread in threading.enumerate():
+        if thread.name == REPEATED:
+            thread.join()  # the handlers of before answer it
     before = {number: signal.getsignal(number) for number in SIGNALS}
     report, sys.unraisablehook = sys.unraisablehook, functools.partial(_signal_again, sys.unraisablehook)
     set_handler(numbers, handler)
@@ -79,8 +84,10 @@ def _signal_again(report: Callable[[Any], object], ignored: Any) -> None:
         report(ignored)
         return
     number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code - 128  # type: ignore[operator]
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    repeated = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    repeated.name = REPEATED
+    repeated.daemon = True
+    repeated.start()
 
 
 @contextlib.contextmanager

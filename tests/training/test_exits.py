@@ -5,6 +5,8 @@ import time
 
 import pytest
 from conftest import TINY
+from forked import forks
+from torch.distributed import TCPStore
 
 from glo_lightning.locks import Lock
 from glo_lightning.training.exits import exit_before_fit, handle_signals
@@ -32,6 +34,22 @@ def get_signal_and_wait(number):
 def test_a_signal_whose_exception_python_ignores_is_not_lost(number):
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         get_signal_and_wait(number)
+
+
+def connect_to_nobody():
+    """Gets a signal that Python ignores, and then waits in C++, where Python cannot call a handler."""
+    with handle_signals([signal.SIGTERM], exit_before_fit):
+        Ends(signal.SIGTERM)
+        with handle_signals(SIGNALS, signal.SIG_DFL):
+            TCPStore("127.0.0.1", 0, world_size=2, is_master=True, wait_for_workers=True)
+
+
+def test_such_a_signal_ends_a_process_that_then_waits_for_the_others():
+    process = forks.Process(target=connect_to_nobody)
+    process.start()
+    process.join(20)
+    process.kill()
+    assert process.exitcode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("output", [[], ["--output=run"]])
