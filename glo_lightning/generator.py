@@ -131,8 +131,8 @@ class SpatialGenerator(nn.Module):
     A network adds to that: a 3x3 convolution of the code and residual blocks, which see what is around each place, then
     a transposed convolution for each doubling of the size, with BatchNorm and ReLU before each. Its last layer, a 3x3
     convolution, begins at zero, so that training begins at the PCA. In eval mode images are clamped to [-1, 1]. Train
-    it with AdamW or, far faster, with Muon, ``timm.optim.Muon``: SGD at the paper's rate of 1 diverges, since there is
-    no last tanh.
+    it with Muon (Jordan et al., 2024), as ``configs/photographs.yaml`` does: AdamW is far slower, and SGD at the
+    paper's rate of 1 diverges, since there is no last tanh.
 
     Args:
         latent_dim: D, a multiple of ``side ** 2``.

@@ -34,8 +34,10 @@ def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> d
     """Add to the metrics the PSNR in dB of training and held-out images, and of a PCA with as many dimensions.
 
     At most 512 images of 64x64 pixels are measured, or fewer larger ones: the first. The PCA is fitted to four times as
-    many. Adds ``train/psnr`` and ``train/psnr_images``, the number of measured images; ``val/psnr`` if the last epoch
-    was not validated; and ``train/psnr_pca`` and ``val/psnr_pca`` if there are more images than dimensions.
+    many or, if these are no more than there are dimensions, to their patches. Adds ``train/psnr`` and
+    ``train/psnr_images``, the number of measured images; ``val/psnr`` if the last epoch was not validated; and
+    ``train/psnr_pca``, ``val/psnr_pca`` and ``pca_side``, how many patches an image has from left to right, if there
+    are enough of these.
     """
     num = max(1, min(MAX_MEASURED, MAX_MEASURED * 64**2 // data.image_size**2))
     first = rows_without(data.skipped, data.num_images)[: FITTED * num]
@@ -47,8 +49,10 @@ def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> d
     measured = {**metrics, "train/psnr": float(psnr(generated, training)), "train/psnr_images": len(training)}
     if held_out and "val/psnr" not in metrics:
         measured["val/psnr"] = float(model.quick_psnr(parts["val"].to(model.device)))
-    if codes.shape[1] < len(images):
-        pca = fit_pca(images, codes.shape[1])
+    side = 1 if codes.shape[1] < len(images) else code_side(model.generator)
+    if codes.shape[1] < len(images) * side**4:  # side**2 patches, of codes.shape[1] / side**2 dimensions
+        pca = fit_pca(images, codes.shape[1], side=side)
+        measured["pca_side"] = side
         for name, part in parts.items():
             projected = pca.images(pca.codes(part)).clamp(-1, 1)
             measured[f"{name}/psnr_pca"] = float(psnr(projected, part))
@@ -73,7 +77,8 @@ def _figures(metrics: Mapping[str, float], latent_dim: int) -> str:
     if number < total:
         text = text.replace("training", f"of {total} training", 1)
     if "train/psnr_pca" in metrics:
-        text += f" (PCA with {latent_dim} dimensions {metrics['train/psnr_pca']:.1f})"
+        of = "" if metrics["pca_side"] == 1 else " of patches"
+        text += f" (PCA{of} with {latent_dim} dimensions {metrics['train/psnr_pca']:.1f})"
     if "val/psnr" in metrics:
         text += f", of held-out images {metrics['val/psnr']:.1f} dB"
         text += f" (PCA {metrics['val/psnr_pca']:.1f})" if "val/psnr_pca" in metrics else ""

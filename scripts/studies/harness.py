@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from timm.optim import Muon
 
 from glo_lightning.commands.parser import HelpFormatter
 from glo_lightning.data import LSUNDataModule
@@ -25,6 +27,8 @@ from glo_lightning.files import write_json
 Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> model and data
 
 BATCH = 32
+MUON = functools.partial(Muon, lr=0.01, fallback_lr_scale=0.3, betas=(0.9, 0.99), weight_decay=0.01, momentum=0.9)
+MUON = functools.partial(MUON, nesterov=True)  # as in configs/photographs.yaml
 
 
 class StudyParser(OneLineParser):

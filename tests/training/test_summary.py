@@ -3,14 +3,17 @@
 import json
 import re
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from sklearn.decomposition import PCA
+from torch.nn import functional as F
 
 from glo_lightning import GLO, LSUNDataModule
+from glo_lightning.generator import SpatialGenerator
 from glo_lightning.training import fit, summary
 
 FLAGS = (*TINY, "--data.holdout=8", "--prior=null", "--max_epochs=1")
@@ -52,6 +55,21 @@ def test_measuring_many_images_takes_some_and_leaves_the_random_numbers_alone(mo
     assert measured.keys() == {"train/psnr", "train/psnr_images"}  # a PCA of 40 images has no 45 dimensions
     assert measured["train/psnr_images"] == 10
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_codes_with_places_of_few_images_are_compared_with_a_pca_of_patches():
+    """An image has four patches, which 20 images have enough of for eight dimensions each."""
+    data = LSUNDataModule(num_samples=24, image_size=16, holdout=4)
+    model = GLO(20, latent_dim=32, image_size=16, generator=partial(SpatialGenerator, width=4, side=2))
+    images = data.dataset[[*range(20), *data.holdout_rows(4)]][0]
+    flat = F.unfold(images.float(), 8, stride=8).transpose(1, 2)  # (24, 4, 192)
+    pca = PCA(8).fit(flat[:20].flatten(0, 1))
+    reconstructed = pca.inverse_transform(pca.transform(flat.flatten(0, 1))).reshape(flat.shape)
+    measured = summary.measure(model, data, {})
+    expected = [decibels(reconstructed[part], flat[part].numpy()) for part in (slice(20), slice(20, None))]
+    assert [measured["train/psnr_pca"], measured["val/psnr_pca"]] == pytest.approx(expected, abs=0.01)
+    line = summary._figures({**measured, "num_images": 20}, 32)
+    assert f"(PCA of patches with 32 dimensions {expected[0]:.1f})" in line
 
 
 def test_epochs_that_are_not_validated_have_no_pictures_and_the_last_ones_images_are_measured(run, tmp_path):

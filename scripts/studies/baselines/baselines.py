@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "priors"))
 
 from autoencoders import RAE, VAE, Autoencoder, Encoder, SecondVAE, Standard, draw
 from compare_priors import train_features
-from harness import BATCH, Results, StudyParser, silence, train
+from harness import BATCH, MUON, Results, StudyParser, silence, train
 from other_priors import IMLE
 
 from glo_lightning.data import LSUNDataModule
@@ -92,13 +92,12 @@ def make(name: str, data_name: str, seed: int, **changes: Any) -> tuple[GLO | Au
     pyramid = functools.partial(LaplacianLoss, l2_weight=1.0)
     ours = {"whiten": True, "schedule": "cosine", "loss": pyramid}
     decayed = functools.partial(torch.optim.SGD, lr=1.0, weight_decay=1e-3)
-    adam = functools.partial(torch.optim.AdamW, lr=0.001, betas=(0.9, 0.99), weight_decay=0.01)
     spatial = functools.partial(SpatialGenerator, width=size // 4, side=size // 8)
     rows = {"latent_optimizer": WhitenedRows, "latent_lr": 0.02}
     arguments: dict[str, dict[str, Any]] = {
         "GLO": {"generator": generator},
         "ours, vector": {"generator": generator, "optimizer": decayed, **ours},
-        "ours, spatial": {"generator": spatial, "optimizer": adam, **rows, **ours},
+        "ours, spatial": {"generator": spatial, "optimizer": MUON, **rows, **ours},
     }
     return GLO(data.num_images, n_pca=N_PCA, **sizes, **arguments[name] | changes), data
 

@@ -1,9 +1,9 @@
 """Which generator, loss or way to learn codes is best in equal seconds? equal_seconds.py WHAT --json FILE [--root DIR]
 
-Trains each variant for the same processor seconds at each of four rates: two of SGD, two of AdamW. The widths of the
-generators are such that a step costs about the same. Prints PSNR and SSIM of training and of held-out images, and, with
---features, Frechet distances to the training images: of reconstructions, of the flow's samples and of images half-way
-between two codes. Another generator or loss is one line in VARIANTS.
+Trains each variant for the same processor seconds at each of five rates: two of SGD, two of AdamW, one of Muon. The
+widths of the generators are such that a step costs about the same. Prints PSNR and SSIM of training and of held-out
+images, and, with --features, Frechet distances to the training images: of reconstructions, of the flow's samples and of
+images half-way between two codes. Another generator or loss is one line in VARIANTS.
 
 --seeds 0 measures how many steps fit into the seconds and trains nothing: with its file another machine, or a GPU,
 trains as many steps.
@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
@@ -28,7 +26,7 @@ from glo_lightning.optimizers import WhitenedRows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import BATCH, Results, StudyParser, datamodule, silence, train
+from harness import BATCH, MUON, Results, StudyParser, datamodule, silence, train
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
@@ -70,10 +68,8 @@ RATES: dict[str, dict[str, Any]] = {
     "SGD 3": {"optimizer": partial(SGD, lr=3.0, weight_decay=1e-3)},
     "AdamW 0.001": {"optimizer": partial(AdamW, lr=0.001, betas=(0.9, 0.99), weight_decay=0.01)},
     "AdamW 0.003": {"optimizer": partial(AdamW, lr=0.003, betas=(0.9, 0.99), weight_decay=0.01)},
+    "Muon 0.01": {"optimizer": MUON},
 }
-if find_spec("timm"):  # its Muon takes the weights of convolutions
-    muon = Path(__file__).resolve().parents[1] / "generators" / "muon.yaml"
-    RATES["Muon 0.01"] = yaml.safe_load(muon.read_text())["model"]
 ROWS = {
     what: {f"{name}, {rate}": {**variant, **RATES[rate]} for name, variant in variants.items() for rate in RATES}
     for what, variants in VARIANTS.items()
