@@ -44,6 +44,14 @@ class ImagePCA(NamedTuple):
         coordinates = codes.unflatten(1, (-1, self.side**2)).transpose(1, 2).flatten(0, 1)
         return join_patches(self.mean + coordinates @ self.inverse(), self.side, self.channels)
 
+    @property
+    def title(self) -> str:
+        return "PCA" if self.side == 1 else "PCA of patches"
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Project images (b, C, H, W), uint8, on the axes: in [-1, 1]."""
+        return self.images(self.codes(from_uint8(images))).clamp(-1, 1)
+
     def inverse(self) -> Tensor:
         """The map (D / side**2, F) from coordinates back to patches, less their mean."""
         return (self.axes / self.axes.square().sum(dim=0)).T
@@ -116,8 +124,27 @@ def fit_pca(images: Tensor, latent_dim: int, whiten: bool = False, side: int = 1
         latent_dim: D, a multiple of ``side**2``.
         whiten: scales the coordinates to equal variances of 1 / (2.25 D), so that few codes lie outside the unit ball.
         side: see ImagePCA.
+
+    Raises:
+        InputError: for more dimensions than a PCA of these images has.
     """
+    most = min(len(images) * side**4, images[0].numel())
+    if latent_dim > most:
+        remedy = f"a PCA of {len(images)} images has at most {most} dimensions. Train on more images, or give mean"
+        raise InputError("starts", "pca", f"codes have {latent_dim} dimensions, and {remedy}")
     return fit_pca_rows(patches(from_uint8(images), side), latent_dim, images.shape[1], whiten, side)
+
+
+def fit_comparable_pca(images: Tensor, latent_dim: int, side: int = 1) -> ImagePCA | None:
+    """Fit the PCA that a model with codes of D dimensions is compared with, on images (n, C, H, W), uint8.
+
+    It is that of whole images or, if there are not twice as many as dimensions, of the patches at the ``side * side``
+    places of a code. None if these are too few as well: such a PCA would remember each of them.
+    """
+    for places in dict.fromkeys((1, side)):
+        if 2 * latent_dim <= len(images) * places**4:  # places**2 patches of an image have D / places**2 dimensions
+            return fit_pca(images, latent_dim, side=places)
+    return None
 
 
 def fit_pca_rows(rows: Tensor, latent_dim: int, channels: int = 3, whiten: bool = False, side: int = 1) -> ImagePCA:

@@ -239,8 +239,7 @@ class Session:
 
     def _quick_priors(self) -> list[str]:
         """The priors that draw at once: they need no long fit, or are fitted already."""
-        gaussian = ["gaussian"] if len(self.run.rows) > self.run.codes.shape[1] else []
-        return [*gaussian, "diagonal", *(["flow"] if self.has_flow() else []), *self._priors]
+        return ["gaussian", "diagonal", *(["flow"] if self.has_flow() else []), *self._priors]
 
     def has_flow(self) -> bool:
         """Whether a flow is saved with the run: fitting one takes minutes, so the page does not start with it."""

@@ -149,12 +149,13 @@ def write(
         print(f"{name}: PSNR {value:.2f} dB{what}")
     beside = ""
     if by_pca is not None:
-        mean = -10 * torch.log10(torch.pow(10, -by_pca[0] / 10).mean())  # of all pixels
+        title, of_images, of_training = by_pca
+        mean = -10 * torch.log10(torch.pow(10, -of_images / 10).mean())  # of all pixels
         metrics["pca_psnr"] = float(mean)
-        beside = f"; by PCA with as many dimensions {mean:.2f} dB"
+        beside = f"; by {title} with as many dimensions {mean:.2f} dB"
     print(f"all {len(names)} images: PSNR {of_all:.2f} dB{what}{beside}")
     if by_pca is not None:
-        report_unlike(names, *by_pca)
+        report_unlike(names, of_images, of_training)
     metrics["images"] = [{"name": n, "psnr": p} for n, p in zip(names, of_each, strict=True)]
     with output_folder(options.output, options.overwrite) as folder:
         for name, images in pictures.items():

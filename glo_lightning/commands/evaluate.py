@@ -24,16 +24,17 @@ from glo_lightning.explore.codes import encode_images, generate
 from glo_lightning.explore.features import extract, load_features
 from glo_lightning.explore.flows import default_path, interpolation
 from glo_lightning.explore.interactive import load_run
-from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, pca_reconstructions, probe, quality
+from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, probe, quality
 from glo_lightning.explore.outputs import check_outputs, named_writing, write_png
 from glo_lightning.explore.path_metrics import interpolation_metrics, nearest_distances
 from glo_lightning.explore.paths import INTERPOLATIONS
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.files import write_json
+from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import find_loss, make_loss
-from glo_lightning.pca import fit_pca
+from glo_lightning.pca import ImagePCA, fit_comparable_pca
 from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
 
 MAX_IMAGES = 4096
@@ -43,9 +44,9 @@ TITLES = {
     "train_encoded": "training images, encoded",
     "holdout": "held-out images, encoded",
     "holdout_new_pairs": "held-out, new pairs of labels, encoded",
-    "pca_train": "training images, PCA",
-    "pca_holdout": "held-out images, PCA",
-    "pca_holdout_new_pairs": "held-out, new pairs of labels, PCA",
+    "pca_train": "training images, {pca}",
+    "pca_holdout": "held-out images, {pca}",
+    "pca_holdout_new_pairs": "held-out, new pairs of labels, {pca}",
     "train_all": "all training images, as trained",
 }
 PROBES = {"probes": 0, "neighbours": 5}  # of labels: number of neighbours that vote, 0 for a linear probe
@@ -65,7 +66,8 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
     if options.loss:
         sizes = (model.hparams["image_size"], model.hparams["channels"])
         loss = make_loss(find_loss(options.loss), *sizes).to(model.device)
-    results: dict[str, Any] = {}
+    pca = fit_comparable_pca(training[: model.n_pca], table.shape[1], code_side(model.generator))
+    results: dict[str, Any] = {} if pca is None else {"pca": pca.title}
 
     def add(name: str, generated: Tensor, images: Tensor) -> None:
         targets = from_uint8(images.to(generated.device))
@@ -76,13 +78,15 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
         # an encoder was fitted to the training images; with one, they and held-out images would not compare
         codes = encode_images(run, images, None, options.starts, options.steps, loss)
         reconstructions = generate(model, codes)
-        projected = pca_reconstructions(training[: model.n_pca], images, table.shape[1]).to(model.device)
         add("train_encoded" if name == "train" else name, reconstructions, images)
-        add(f"pca_{name}", projected, images)
+        compared = [images, reconstructions]
+        if pca is not None:
+            compared.append(pca.reconstruct(images).to(model.device))
+            add(f"pca_{name}", compared[-1], images)
         if name != "holdout_new_pairs":
-            columns = (images, reconstructions, projected)
+            columns = compared
         if name == "holdout" and run.data.attributes is not None:
-            results |= probe_codes(run, training, codes.cpu(), images, rows["holdout"])
+            results |= probe_codes(run, training, codes.cpu(), images, rows["holdout"], pca)
     training = training[:MAX_IMAGES]
     add("train_all", generate(model, table[: len(training)]), training)
     if run.initial is not None and len(run.initial) > 1:
@@ -90,26 +94,24 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
         before, now = run.initial[kept], run.codes.cpu()[kept]
         moved = float((now - before).norm(dim=1).mean())
         results["latents"] = {"moved": moved, "neighbours_kept": neighbours_kept(before, now)}
-    captions = ["held-out image" if parts else "training image", "encoded", "PCA"]
+    captions = ["held-out image" if parts else "training image", "encoded", *([] if pca is None else [pca.title])]
     return results, picture([list(part[:MAX_SHOWN]) for part in columns], captions=captions)
 
 
 def probe_codes(
-    run: TrainedRun, training: Tensor, codes: Tensor, images: Tensor, rows: list[int]
+    run: TrainedRun, training: Tensor, codes: Tensor, images: Tensor, rows: list[int], pca: ImagePCA | None
 ) -> dict[str, dict[str, Any]]:
     """Probe the codes (M, D) of held-out images, their PCA codes and their pixels; see ``metrics.probe``."""
     table, attributes = run.trained_codes.cpu(), run.data.attributes
     assert attributes is not None
     attributes = attributes.select(torch.cat([run.rows, torch.tensor(rows)]))
     held_out_rows = torch.arange(len(rows)) + len(run.rows)
-    pca = fit_pca(training[: run.model.n_pca], table.shape[1])
     training = training[: len(table)]
     num_images = max(1, MAX_PIXELS // images[0].numel())
-    kinds = {
-        "codes": (table[: len(training)], codes),
-        "PCA codes": [pca.codes(from_uint8(part)) for part in (training, images)],
-        "pixels": [from_uint8(part).flatten(1) for part in (training[:num_images], images)],
-    }
+    kinds = {"codes": [table[: len(training)], codes]}
+    if pca is not None:
+        kinds["PCA codes"] = [pca.codes(from_uint8(part)) for part in (training, images)]
+    kinds["pixels"] = [from_uint8(part).flatten(1) for part in (training[:num_images], images)]
     chance = {CHANCE: {"images": len(table)} | probe(table, codes, attributes, held_out_rows, None)}
     return {
         title: {
@@ -174,7 +176,7 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
     print("| | images | PSNR, dB | SSIM | loss |\n|---|---|---|---|---|")
     for name, title in TITLES.items():
         if name in results:
-            r = results[name]
+            r, title = results[name], title.format(pca=results.get("pca"))
             print(f"| {title} | {r['images']} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['loss']:.4f} |")
     starts, loss = ", ".join(options.starts), options.loss or "the run's loss"
     print(f"\nencoded: starts {starts}; from the best one at most {options.steps} steps of Adam on {loss}")

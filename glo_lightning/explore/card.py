@@ -9,10 +9,11 @@ import torch
 import yaml
 
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.metrics import pca_reconstructions
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, psnr
+from glo_lightning.pca import fit_comparable_pca
 from glo_lightning.priors.fitting import fit_prior
 from glo_lightning.priors.prior import make_prior, sample_codes
 
@@ -86,9 +87,10 @@ def write_card(run: TrainedRun, folder: Path, name: str) -> None:
     codes = sample_codes(fitted, run.trained_codes, SHOWN, model.project)
     picture([list(row) for row in generate(model, codes).cpu().split(half)]).save(pictures / "samples.png")
     measured = {f"PSNR of {len(images)} training images": f"{float(psnr(reconstructions, targets)):.2f} dB"}
-    if len(images) > codes.shape[1]:
-        projected = pca_reconstructions(images[: model.n_pca], images, codes.shape[1])
-        measured["PCA with as many dimensions"] = f"{float(psnr(projected, targets)):.2f} dB"
+    pca = fit_comparable_pca(images[: model.n_pca], codes.shape[1], code_side(model.generator))
+    if pca is not None:
+        projected = pca.reconstruct(images)
+        measured[f"{pca.title} with as many dimensions"] = f"{float(psnr(projected, targets)):.2f} dB"
     measured |= _figures(run)
     card = CARD.format(
         name=name,

@@ -15,8 +15,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.encoding import Loss
 from glo_lightning.explore.trained_run import TrainedRun
+from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, psnr, to_unit
-from glo_lightning.pca import fit_pca
+from glo_lightning.pca import fit_comparable_pca, fit_pca
 
 MAX_FITTED, MAX_COMPARED = 4096, 256  # training images of a PCA that new images are compared with, and of its PSNR
 
@@ -34,23 +35,23 @@ def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
 
 def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
     """Project images (B, C, H, W), uint8, on the first D principal components of the training images: in [-1, 1]."""
-    pca = fit_pca(training, latent_dim)
-    return pca.images(pca.codes(from_uint8(images))).clamp(-1, 1)
+    return fit_pca(training, latent_dim).reconstruct(images)
 
 
-def pca_psnr(run: TrainedRun, images: Tensor) -> tuple[Tensor, Tensor] | None:
+def pca_psnr(run: TrainedRun, images: Tensor) -> tuple[str, Tensor, Tensor] | None:
     """Reconstruct new images (M, C, H, W), uint8, by a PCA of up to 4,096 training images, with D dimensions.
 
     Returns:
-        The PSNR in dB of each image, (M,), and of the first 256 training images; None where there are not twice as many
-        training images as dimensions, which such a PCA would fit too well to compare with.
+        The title of the PCA, see ``fit_comparable_pca``, the PSNR in dB of each image, (M,), and of the first 256
+        training images; None where there is no such PCA.
     """
-    training, latent_dim = run.pca_images()[:MAX_FITTED], run.codes.shape[1]
-    if len(training) < 2 * latent_dim:
+    training = run.pca_images()[:MAX_FITTED]
+    pca = fit_comparable_pca(training, run.codes.shape[1], code_side(run.model.generator))
+    if pca is None:
         return None
     both = torch.cat([images, training[:MAX_COMPARED]])
-    values = psnr(pca_reconstructions(training, both, latent_dim), from_uint8(both), per_image=True)
-    return values[: len(images)], values[len(images) :]
+    values = psnr(pca.reconstruct(both), from_uint8(both), per_image=True)
+    return pca.title, values[: len(images)], values[len(images) :]
 
 
 def neighbours_kept(before: Tensor, after: Tensor, number: int = 10) -> float:

@@ -16,22 +16,14 @@ class Gaussian:
     """One Gaussian of full covariance, as the GLO paper samples.
 
     Noise is multiplied by the symmetric root of the covariance. The root is a continuous function of the codes, so the
-    samples of one seed move slowly during a training.
+    samples of one seed move slowly during a training. Samples of no more codes than dimensions are blends of the codes.
     """
 
     def fit(self, codes: Tensor) -> Gaussian:
-        """Compute the mean and the unbiased covariance of codes (N, D).
-
-        Raises:
-            InputError: for N <= D, where the covariance is singular.
-        """
-        num_codes, latent_dim = codes.shape
-        if num_codes <= latent_dim:
-            remedy = f"{num_codes} codes are too few for a full covariance of {latent_dim} dimensions. Give diagonal."
-            raise InputError("prior", "gaussian", remedy)
+        """Compute the mean and the unbiased covariance of codes (N, D)."""
         codes = codes.detach().cpu().double()
         self.mean = codes.mean(0)
-        variances, axes = torch.linalg.eigh(codes.T.cov())
+        variances, axes = torch.linalg.eigh(codes.T.cov(correction=min(1, len(codes) - 1)))
         self.root = axes * variances.clamp(min=0).sqrt() @ axes.T
         return self
 

@@ -223,14 +223,13 @@ class SampleGrid(_Grid):
     """Shows, after each epoch, samples of a Gaussian fitted to the first 16,384 codes.
 
     Writes PNG files into the run folder (``images/samples_epoch_000.png``) and pictures to the loggers (``samples``).
-    The noise is the same in every epoch. There is no picture if there are not more codes than dimensions, or if the
-    codes are not finite.
+    The noise is the same in every epoch. There is no picture if the codes are not finite.
     """
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GLO) -> None:  # type: ignore[override]
         codes = _trained(trainer, pl_module.latents.weight[:16_384])
-        if self.is_due(trainer) and len(codes) > codes.shape[1] and codes.isfinite().all():
+        if self.is_due(trainer) and codes.isfinite().all():
             sampled = sample_codes(Gaussian().fit(codes), codes, self.num_images, pl_module.project)
             self.show_generated(trainer, pl_module, "samples", sampled)
 

@@ -20,7 +20,7 @@ from glo_lightning.generator import Generator, code_side
 from glo_lightning.images import from_uint8, psnr
 from glo_lightning.loaders import BATCH
 from glo_lightning.module import GLO
-from glo_lightning.pca import fit_pca
+from glo_lightning.pca import fit_comparable_pca
 from glo_lightning.priors.flow import MIN_CODES
 from glo_lightning.runs.folder import RunFolder
 
@@ -34,10 +34,9 @@ def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> d
     """Add to the metrics the PSNR in dB of training and held-out images, and of a PCA with as many dimensions.
 
     At most 512 images of 64x64 pixels are measured, or fewer larger ones: the first. The PCA is fitted to four times as
-    many or, if these are no more than there are dimensions, to their patches. Adds ``train/psnr`` and
-    ``train/psnr_images``, the number of measured images; ``val/psnr`` if the last epoch was not validated; and
-    ``train/psnr_pca``, ``val/psnr_pca`` and ``pca_side``, how many patches an image has from left to right, if there
-    are enough of these.
+    many; see ``fit_comparable_pca``. Adds ``train/psnr`` and ``train/psnr_images``, the number of measured images;
+    ``val/psnr`` if the last epoch was not validated; and ``train/psnr_pca``, ``val/psnr_pca`` and ``pca_side`` if there
+    is such a PCA.
     """
     num = max(1, min(MAX_MEASURED, MAX_MEASURED * 64**2 // data.image_size**2))
     first = rows_without(data.skipped, data.num_images)[: FITTED * num]
@@ -49,10 +48,9 @@ def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> d
     measured = {**metrics, "train/psnr": float(psnr(generated, training)), "train/psnr_images": len(training)}
     if held_out and "val/psnr" not in metrics:
         measured["val/psnr"] = float(model.quick_psnr(parts["val"].to(model.device)))
-    side = 1 if codes.shape[1] < len(images) else code_side(model.generator)
-    if codes.shape[1] < len(images) * side**4:  # side**2 patches, of codes.shape[1] / side**2 dimensions
-        pca = fit_pca(images, codes.shape[1], side=side)
-        measured["pca_side"] = side
+    pca = fit_comparable_pca(images, codes.shape[1], code_side(model.generator))
+    if pca is not None:
+        measured["pca_side"] = pca.side
         for name, part in parts.items():
             projected = pca.images(pca.codes(part)).clamp(-1, 1)
             measured[f"{name}/psnr_pca"] = float(psnr(projected, part))

@@ -18,11 +18,13 @@ from glo_lightning.module import GLO
 SPATIAL = ("--model.generator=SpatialGenerator", "--model.generator.side=2", "--model.latent_dim=8", "--prior=null")
 SPATIAL += ("--model.optimizer=AdamW", "--model.optimizer.lr=0.003")
 RUNS = {"tiny": (), "few": ("--model.latent_dim=30", "--model.init=random"), "spatial": SPATIAL}
+RUNS["small"] = (*SPATIAL, "--model.latent_dim=32")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, flat_lmdb):
-    """Run folders by name: ``tiny``, of 24 codes of 6 dimensions, ``few``, of 30, and ``spatial``, of 2 x 2 x 2."""
+    """Run folders by name: ``tiny``, of 24 codes of 6 dimensions, ``few``, of 30, ``spatial``, of 2 x 2 x 2, and
+    ``small``, a set of images that is: of 8 x 2 x 2."""
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in RUNS.items():
         train(folder / name, *flags, "--max_epochs=10", "--data.root", flat_lmdb)
@@ -240,11 +242,6 @@ def test_projector_shows_the_first_codes_with_their_images(tiny, tmp_path):
     assert "exists" in refusal("projector", tiny, "--num=20", "--output=projector")
 
 
-def test_a_run_with_too_few_codes_for_a_gaussian_trains_without_samples(trained):
-    assert (trained / "tiny" / "images" / "samples_epoch_000.png").exists()
-    assert not (trained / "few" / "images" / "samples_epoch_000.png").exists()
-
-
 @pytest.mark.parametrize(
     ("command", "line"),
     [
@@ -330,11 +327,28 @@ def test_wrong_input_is_one_line_and_nothing_is_written(command, line, tiny, tmp
     assert set(tmp_path.iterdir()) == before
 
 
-def test_too_few_codes_for_a_full_covariance_are_named(tiny):
+def test_a_run_of_fewer_codes_than_dimensions_goes_through_the_commands(tiny):
     few = tiny.parent / "few"
-    line = "--prior gaussian: 24 codes are too few for a full covariance of 30 dimensions. Give diagonal."
-    assert refusal("sample", few, "--prior=gaussian", "--output=made.png") == line
-    assert call("sample", few, "--prior=diagonal", "--output=made.png")[0] == 0
+    assert (few / "images" / "samples_epoch_000.png").exists()
+    assert call("sample", few, "--prior=gaussian", "--output=made.png")[0] == 0
+    assert call("export", few, "exported")[0] == 0
+    assert Path("exported/pictures/samples.png").exists()
+    line = "--starts pca: codes have 30 dimensions, and a PCA of 24 images has at most 24 dimensions. Train on more"
+    assert refusal("evaluate", few).startswith(line)
+    status, output, _ = call("evaluate", few, "--num=4", "--steps=2", "--starts", "mean")
+    assert (status, "PCA" in output) == (0, False)
+
+
+def test_codes_with_places_of_few_images_are_compared_with_a_pca_of_patches(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(trained / "small", "run"))
+    Path("image.png").write_bytes(encode(flat_image(60, 32)))
+    status, output, _ = call("evaluate", run, "--num=4", "--steps=2")
+    assert (status, "training images, PCA of patches | 4 |" in output) == (0, True)
+    status, output, _ = call("encode", run, "image.png", "--steps=2")
+    assert (status, "; by PCA of patches with as many dimensions" in output) == (0, True)
+    call("export", run, "exported")
+    assert "| PCA of patches with as many dimensions |" in Path("exported/README.md").read_text()
 
 
 def test_a_checkpoint_alone_says_what_it_lacks(tiny, tmp_path):
