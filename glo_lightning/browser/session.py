@@ -32,7 +32,7 @@ from glo_lightning.explore.paths import INTERPOLATIONS, check_weights
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.generator import code_side
 from glo_lightning.images import ImageFormat, from_uint8
-from glo_lightning.priors.flow import enough_codes
+from glo_lightning.priors.flow import MIN_CODES, enough_codes
 from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
 
 AXES = 12
@@ -88,6 +88,7 @@ class Session:
             "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
             "prior": default_prior(len(self.run.rows), latent_dim),
             "quick_priors": self._quick_priors(),
+            "flow_needs": MIN_CODES,
             "fractions": FRACTIONS,
         }
 

@@ -337,6 +337,10 @@ def test_samples_are_drawn_at_once_and_again_and_one_seed_draws_the_same(new_pag
     page = new_page()
     page.click("[data-tab=sample]")
     page.wait_for_selector("#drawn img")  # nothing was asked for yet
+    few = page.evaluate("about.rows.length")
+    hint = page.inner_text("#blends")
+    assert hint.startswith("Priors made of Gaussians draw blurred blends")
+    assert hint.endswith(f"{few} images are too few for a flow, which needs 500.")
 
     def drawn(draw) -> list[str]:
         with page.expect_response("**/samples"):

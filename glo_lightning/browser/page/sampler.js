@@ -40,6 +40,9 @@ export const sampler = {
     for (const part of $$('#sample .asked')) part.hidden = !flow;
     for (const output of $$('#draw output')) output.textContent = $('input', output.parentElement).value;
     $('#unfitted').hidden = this.quick;
+    const few = `${about.rows.length} images are too few for a flow, which needs ${about.flow_needs}.`;
+    $('#blends').hidden = !['gaussian', 'diagonal', 'mixture'].includes(this.fields.prior.value);
+    $('#blends').textContent = `Priors made of Gaussians draw blurred blends of images. ${about.priors.includes('flow') ? 'A flow draws clearer ones.' : few}`;
   },
   get asked() {
     const asked = {prior: this.fields.prior.value};
