@@ -26,6 +26,7 @@ from glo_lightning.runs.folder import RunFolder
 
 MAX_MEASURED = 512  # training images of 64x64 pixels, and fewer larger ones, so that it takes a few seconds
 FITTED = 4  # images that a PCA is fitted to, for each measured one
+GREY = 6.0  # dB, which grey has of any image
 LARGE_GAP = 2.0  # dB between training and held-out images
 
 
@@ -88,7 +89,9 @@ def poor_results(metrics: Mapping[str, float], model: GLO, folder: str | os.Path
     total, trained, poor = metrics["num_images"], metrics["train/psnr"], []
     # a PCA of few images remembers them: held-out ones tell
     is_below = metrics.get("val/psnr", math.inf) < metrics.get("val/psnr_pca", 0)
-    if trained < metrics.get("train/psnr_pca", 0) and (is_below or total >= 4 * model.latents.embedding_dim):
+    if trained < GREY:
+        poor.append("training images are worse than plain grey (lower --model.optimizer.lr, or take another optimizer)")
+    elif trained < metrics.get("train/psnr_pca", 0) and (is_below or total >= 4 * model.latents.embedding_dim):
         remedy = f"train longer by --resume {shlex.quote(str(folder))} --max_epochs {2 * metrics['epoch']}"
         remedy += ", or with --model.generator SkipGenerator" if type(model.generator) is Generator else ""
         poor.append(f"training images are below PCA ({remedy})")

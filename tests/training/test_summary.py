@@ -91,6 +91,7 @@ GOOD = {"train/psnr": 30.0, "train/psnr_pca": 25.0, "val/psnr": 29.0, "num_image
         ({}, ()),
         ({"train/psnr": 24.0}, ("below PCA", "--resume run --max_epochs 10", "SkipGenerator")),
         ({"train/psnr": 24.0, "num_images": 500, "latent_dim": 200}, ()),  # such a PCA remembers the images
+        ({"train/psnr": 5.9, "val/psnr": 5.5}, ("worse than plain grey", "--model.optimizer.lr")),
         ({"val/psnr": 26.9}, ("3.1 dB below", "photographs.yaml")),
         ({"num_images": 499}, ("499 images are too few", "500", "mixture")),
     ],
