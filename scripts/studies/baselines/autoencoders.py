@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from glo_lightning.latents import identity
+
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -47,20 +52,20 @@ class Encoder(nn.Sequential):
 
 
 class Autoencoder(LightningModule):
-    """An encoder and a generator, trained together by Adam at a cosine rate. Subclasses have a loss.
+    """An encoder and a generator, trained together at a cosine rate. Subclasses have a loss.
 
     Args:
         encoder: maps images (B, C, H, W) in [-1, 1] to what ``objective`` takes.
         generator: maps codes (B, D) to images.
-        lr: learning rate.
+        optimizer: of both, made with groups of weights.
     """
 
     weight_decay = 0.0  # of the generator
     project = staticmethod(identity)  # as a GLO has one
 
-    def __init__(self, encoder: nn.Module, generator: nn.Module, lr: float = 1e-3):
+    def __init__(self, encoder: nn.Module, generator: nn.Module, optimizer: Callable[..., Optimizer] = ADAM):
         super().__init__()
-        self.encoder, self.generator, self.lr = encoder, generator, lr
+        self.encoder, self.generator, self.optimizer = encoder, generator, optimizer
         self.to(memory_format=torch.channels_last)
 
     def objective(self, encoded: Tensor, images: Tensor) -> Tensor:
@@ -77,9 +82,9 @@ class Autoencoder(LightningModule):
         return self.objective(self.encoder(batch[0]).float(), batch[0])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        groups: list[dict[str, Any]] = [{"params": self.encoder.parameters()}]
+        groups: list[dict[str, Any]] = [{"params": self.encoder.parameters(), "weight_decay": 0.0}]
         groups.append({"params": self.generator.parameters(), "weight_decay": self.weight_decay})
-        optimizer = torch.optim.Adam(groups, lr=self.lr)
+        optimizer = self.optimizer(groups)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "priors"))
 
-from autoencoders import RAE, VAE, Autoencoder, Encoder, SecondVAE, Standard, draw
+from autoencoders import ADAM, RAE, VAE, Autoencoder, Encoder, SecondVAE, Standard, draw
 from compare_priors import train_features
 from harness import BATCH, MUON, Results, StudyParser, silence, train
 from other_priors import IMLE
@@ -67,9 +67,13 @@ ROWS = {
     "GLANN": Row("GLO", lambda steps: IMLE(rounds=steps), True),
     "VAE": Row("VAE", Standard),
     "two-stage VAE": Row("VAE", SecondVAE, True),
+    "VAE, Muon": Row("VAE, Muon", Standard),
+    "two-stage VAE, Muon": Row("VAE, Muon", SecondVAE, True),
     "RAE, L2, mixture": Row("RAE", lambda: Mixture(10)),
+    "RAE, L2, mixture, Muon": Row("RAE, Muon", lambda: Mixture(10)),
     "ours, vector codes, flow": Row("ours, vector", Flow, True),
-    "ours, spatial codes, flow": Row("ours, spatial", Flow, True),
+    "ours, vector codes, flow, Muon": Row("ours, vector, Muon", Flow, True),
+    "ours, spatial codes, flow, Muon": Row("ours, spatial, Muon", Flow, True),
 }
 FLOOR = "training images"
 
@@ -86,9 +90,10 @@ def make(name: str, data_name: str, seed: int, **changes: Any) -> tuple[GLO | Au
     latent_dim = 64 if size == 32 else 256  # 4 x 4 x 4 and 4 x 8 x 8
     sizes: dict[str, Any] = {"latent_dim": latent_dim, "image_size": size, "channels": channels}
     generator = functools.partial(Generator, width=32)
-    if name in ("VAE", "RAE"):
-        encoder = Encoder(2 * latent_dim if name == "VAE" else latent_dim, size, channels, width=32)
-        return (VAE if name == "VAE" else RAE)(encoder, generator(**sizes)), data
+    kind, muon = name.removesuffix(", Muon"), name.endswith(", Muon")
+    if kind in ("VAE", "RAE"):
+        encoder = Encoder(2 * latent_dim if kind == "VAE" else latent_dim, size, channels, width=32)
+        return (VAE if kind == "VAE" else RAE)(encoder, generator(**sizes), MUON if muon else ADAM), data
     pyramid = functools.partial(LaplacianLoss, l2_weight=1.0)
     ours = {"whiten": True, "schedule": "cosine", "loss": pyramid}
     decayed = functools.partial(torch.optim.SGD, lr=1.0, weight_decay=1e-3)
@@ -96,10 +101,10 @@ def make(name: str, data_name: str, seed: int, **changes: Any) -> tuple[GLO | Au
     rows = {"latent_optimizer": WhitenedRows, "latent_lr": 0.02}
     arguments: dict[str, dict[str, Any]] = {
         "GLO": {"generator": generator},
-        "ours, vector": {"generator": generator, "optimizer": decayed, **ours},
+        "ours, vector": {"generator": generator, "optimizer": MUON if muon else decayed, **ours},
         "ours, spatial": {"generator": spatial, "optimizer": MUON, **rows, **ours},
     }
-    return GLO(data.num_images, n_pca=N_PCA, **sizes, **arguments[name] | changes), data
+    return GLO(data.num_images, n_pca=N_PCA, **sizes, **arguments[kind] | changes), data
 
 
 class Comparison:
