@@ -66,6 +66,7 @@ def whole(run, tmp_path_factory, whole_runs):
 
 
 EPOCHLESS = ("--model.schedule=constant", "--max_epochs=-1")
+MUON = ("--model.optimizer=timm.optim.Muon", "--model.optimizer.lr=0.01", "--model.latent_optimizer=WhitenedRows")
 RESUMED = {
     "streaming": ("--data.cache=false",),
     "workers": ("--data.cache=false", "--data.num_workers=2"),
@@ -75,6 +76,8 @@ RESUMED = {
     "momentum": ("--model.optimizer.momentum=0.9",),
     "AdamW": ("--model.optimizer=AdamW", "--model.optimizer.lr=0.003"),
     "Adagrad": ("--model.optimizer=Adagrad", "--model.optimizer.lr=0.01"),
+    "Muon": MUON,
+    "places": ("--model.generator=SpatialGenerator", "--model.generator.side=2", "--model.latent_dim=8", *MUON),
     "accumulate": ("--accumulate_grad_batches=3",),
     "limit": ("--limit_train_batches=7",),
 }
