@@ -33,7 +33,7 @@ from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.generator import code_side
 from glo_lightning.images import ImageFormat, from_uint8
 from glo_lightning.priors.flow import MIN_CODES, enough_codes
-from glo_lightning.priors.prior import PRIORS, Prior, default_prior, make_prior, sample_codes, takes_conditions
+from glo_lightning.priors.prior import PRIORS, Prior, make_prior, sample_codes, takes_conditions
 
 AXES = 12
 FRACTIONS = 32  # of the slider between two images
@@ -86,7 +86,7 @@ class Session:
             "paths": self.paths,
             "path": default_path(self.run) if self.has_flow() else "arc",
             "priors": [name for name in PRIORS if name != "flow" or enough_codes(len(self.run.rows))],
-            "prior": default_prior(len(self.run.rows), latent_dim),
+            "prior": self.run.default_prior,
             "quick_priors": self._quick_priors(),
             "flow_needs": MIN_CODES,
             "fractions": FRACTIONS,

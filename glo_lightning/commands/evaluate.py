@@ -35,7 +35,7 @@ from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, to_uint8
 from glo_lightning.losses import find_loss, make_loss
 from glo_lightning.pca import ImagePCA, fit_comparable_pca
-from glo_lightning.priors.prior import default_prior, make_prior, sample_codes
+from glo_lightning.priors.prior import make_prior, sample_codes
 
 MAX_IMAGES = 4096
 MAX_SHOWN = 10  # images in the picture
@@ -133,7 +133,7 @@ def compare_samples(run: TrainedRun, features: nn.Module) -> dict[str, Any]:
 
     parts = {}
     table = run.trained_codes
-    for name in dict.fromkeys(("gaussian", default_prior(*table.shape))):
+    for name in dict.fromkeys(("gaussian", run.default_prior)):
         samples = sample_codes(run.fit_prior(make_prior(name)), table, num, model.project)
         parts[f"samples, {name}"] = of_codes(samples)
     parts["reconstructions"] = of_codes(table[:num])

@@ -1,11 +1,11 @@
 """Draws new images: glo sample RUN [--prior flow] [--condition NAME=VALUE ...] [--num 24] [--seed 0]
 
 Codes are drawn from a prior that is fitted to the codes of the training images. The default is a flow where there are
-1,000 codes and 20 for each dimension, else a mixture; --prior gaussian is the paper's. A fitted flow is saved in the
-run folder. Where the images have labels, a flow draws these first, each with its frequency and independently of the
-others; --condition chooses some of them, more strictly with more --guidance. Beside each sample stand the training
-images nearest to it, by code and by pixels, so that a memorised image is seen. --decode FILE.npy shows saved codes
-instead, of --codes or of the page of browse.py.
+1,000 codes and 20 for each dimension (of a place, where codes have places), else a mixture; --prior gaussian is the
+paper's. A fitted flow is saved in the run folder. Where the images have labels, a flow draws these first, each with its
+frequency and independently of the others; --condition chooses some of them, more strictly with more --guidance. Beside
+each sample stand the training images nearest to it, by code and by pixels, so that a memorised image is seen. --decode
+FILE.npy shows saved codes instead, of --codes or of the page of browse.py.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from glo_lightning.explore.paths import INTERPOLATIONS, Interpolation, between, 
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.latents import Projection, identity
 from glo_lightning.priors.flow import MIN_CODES, Flow, enough_codes
-from glo_lightning.priors.prior import default_prior, make_prior
+from glo_lightning.priors.prior import make_prior
 
 MIN_LABELLED = 20  # training images with a label that samples are asked to have
 Change = Callable[[Tensor], Tensor]  # of places (B, D)
@@ -55,7 +55,7 @@ def parse_conditions(run: TrainedRun, labels: Sequence[str]) -> Tensor | None:
 
 def default_path(run: TrainedRun) -> str:
     """Choose ``flow`` where there are enough codes for a good one, else ``arc``."""
-    return "flow" if default_prior(*run.trained_codes.shape) == "flow" else "arc"
+    return "flow" if run.default_prior == "flow" else "arc"
 
 
 def interpolation(run: TrainedRun, path: str) -> Interpolation:

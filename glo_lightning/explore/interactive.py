@@ -21,7 +21,6 @@ from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.sampling import MAX_SHOWN, draw_codes, samples_picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.images import decode_image, from_uint8, psnr
-from glo_lightning.priors.prior import default_prior
 
 Named = int | str | Path | Image.Image  # an image; see ``InteractiveRun``
 PER_ROW = 8  # images in a row of reconstructions
@@ -46,7 +45,7 @@ class InteractiveRun(TrainedRun):
         size, generator = self.model.hparams["image_size"], self.model.hparams["generator"]["class_path"]
         number, latent_dim = self.trained_codes.shape
         parts = [f"{number} images of {size}x{size} pixels", f"{latent_dim} dimensions", generator.rpartition(".")[2]]
-        return f"Run: {', '.join(parts)}, step {self.global_step}, prior {default_prior(number, latent_dim)}"
+        return f"Run: {', '.join(parts)}, step {self.global_step}, prior {self.default_prior}"
 
     def sample(
         self,
@@ -62,7 +61,7 @@ class InteractiveRun(TrainedRun):
         Args:
             num: number of images.
             prior: ``flow``, ``mixture``, ``gaussian``, ``diagonal`` or the path of a class; by default a flow where
-                there are 1,000 codes and 20 for each dimension, else a mixture.
+                there are 1,000 codes and 20 for each dimension (of a place), else a mixture.
             seed: the same seed draws the same images.
             temperature: below 1, images are more typical and vary less.
             condition: labels that all the images are to have, ``name=value``.

@@ -13,7 +13,7 @@ from glo_lightning.explore.neighbours import nearest_by_pixels, nearest_codes
 from glo_lightning.explore.pictures import picture
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.priors.flow import enough_codes
-from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, default_prior, make_prior, sample_codes
+from glo_lightning.priors.prior import PRIORS, check_conditions, check_draw, make_prior, sample_codes
 
 MAX_SHOWN = 64  # samples in a picture
 PER_ROW = 4
@@ -42,7 +42,7 @@ def draw_codes(
     needs_flow = [key for key, value in conditional.items() if value is not None and is_flow]
     for key in needs_flow:
         check_flow(run, key, conditional[key])
-    name = prior or ("flow" if needs_flow else default_prior(*run.trained_codes.shape))
+    name = prior or ("flow" if needs_flow else run.default_prior)
     chosen = make_prior(name, n_components)
     check_conditions(chosen, conditional["condition"], guidance)
     settings = (seed, temperature, conditions, guidance)

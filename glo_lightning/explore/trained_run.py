@@ -22,7 +22,7 @@ from glo_lightning.explore.exported import CONFIG, RECIPE, find_run, is_export, 
 from glo_lightning.generator import code_side
 from glo_lightning.module import GLO
 from glo_lightning.priors.fitting import fit_prior
-from glo_lightning.priors.prior import Prior
+from glo_lightning.priors.prior import Prior, default_prior
 from glo_lightning.runs.checkpoints import read_checkpoint, read_newest
 from glo_lightning.runs.folder import RunFolder
 
@@ -45,6 +45,7 @@ class TrainedRun:
         codes: (N, D), of the training images, by row.
         rows: (n,), the rows of images that could be read; the codes of others were never trained.
         trained_codes: (n, D), the codes of these rows.
+        default_prior: the name of the prior that suits so many codes, ``flow`` or ``mixture``.
         checkpoint: the file that it was loaded from.
         global_step: of the checkpoint.
         initial: the first codes before training, (n, D), n at most 16,384; None where the checkpoint has none.
@@ -88,6 +89,8 @@ class TrainedRun:
         self.rows = torch.from_numpy(rows_without(skipped.tolist(), len(self.codes)))
         all_rows = len(self.rows) == len(self.codes)
         self.trained_codes = self.codes if all_rows else self.codes[self.rows.to(device)]
+        num_codes, latent_dim = self.trained_codes.shape
+        self.default_prior = default_prior(num_codes, latent_dim, code_side(self.model.generator))
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:

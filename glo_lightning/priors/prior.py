@@ -56,9 +56,12 @@ def check_draw(num: int, seed: int, temperature: float, guidance: float | None) 
 PRIORS: dict[str, Callable[[], Prior]] = {"flow": Flow, "gaussian": Gaussian, "diagonal": Diagonal, "mixture": Mixture}
 
 
-def default_prior(num_codes: int, latent_dim: int) -> str:
-    """Choose ``flow`` where there are 1,000 codes and 20 for each dimension, else ``mixture``."""
-    return "flow" if num_codes >= max(1000, 20 * latent_dim) else "mixture"
+def default_prior(num_codes: int, latent_dim: int, side: int = 1) -> str:
+    """Choose ``flow`` where there are 1,000 codes and 20 for each dimension, else ``mixture``.
+
+    Of codes that have ``side * side`` places the dimensions of one count: what a flow learns of one it knows of all.
+    """
+    return "flow" if num_codes >= max(1000, 20 * latent_dim // side**2) else "mixture"
 
 
 def make_prior(name: str, n_components: int | None = None) -> Prior:

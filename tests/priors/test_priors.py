@@ -6,7 +6,7 @@ from sklearn.mixture import GaussianMixture
 from glo_lightning.errors import InputError
 from glo_lightning.latents import identity, to_ball, to_sphere
 from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
-from glo_lightning.priors.prior import PRIORS, make_prior, sample_codes
+from glo_lightning.priors.prior import PRIORS, default_prior, make_prior, sample_codes
 
 
 def correlated(num: int, dimensions: int = 4, seed: int = 0) -> torch.Tensor:
@@ -75,6 +75,22 @@ def test_few_codes_get_diagonal_covariances():
     codes = correlated(60, dimensions=20)
     assert Mixture(2).fit(codes).mixture.covariance_type == "diag"
     assert Mixture(2).fit(correlated(200, dimensions=20)).mixture.covariance_type == "full"
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "latent_dim", "side", "name"),
+    [
+        (999, 10, 1, "mixture"),
+        (1000, 50, 1, "flow"),
+        (1000, 51, 1, "mixture"),
+        (1279, 64, 1, "mixture"),
+        (1280, 64, 1, "flow"),
+        (1500, 512, 8, "flow"),  # of 8 dimensions at each place
+        (1500, 512, 2, "mixture"),  # of 128
+    ],
+)
+def test_a_flow_is_drawn_from_where_there_are_enough_codes(num_codes, latent_dim, side, name):
+    assert default_prior(num_codes, latent_dim, side) == name
 
 
 @pytest.mark.parametrize("name", [name for name in PRIORS if name != "flow"])  # which has tests of its own
