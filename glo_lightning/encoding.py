@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from glo_lightning.errors import check_choice
+from glo_lightning.errors import InputError, check_choice
 from glo_lightning.images import from_uint8
 from glo_lightning.latents import Projection, identity
-from glo_lightning.pca import fit_pca
+from glo_lightning.pca import fit_pca, max_dimensions
 from glo_lightning.progress import Progress
 
 STARTS = ("pca", "nearest", "mean", "random")
@@ -149,7 +149,7 @@ def starting_codes(
         seed: of ``random``.
 
     Raises:
-        InputError: for another name.
+        InputError: for another name, and for ``pca`` of fewer images than it needs.
     """
     number, latent_dim = len(images), table.shape[1]
     starts: list[Tensor] = []
@@ -164,7 +164,12 @@ def starting_codes(
         elif name == "nearest":
             starts.append(table[nearest_images(training, images).to(table.device)])
         else:
-            starts.append(fit_pca(training[:n_pca].to(images.device), latent_dim, whiten, side).codes(images))
+            fitted = training[:n_pca]
+            most = max_dimensions(len(fitted), fitted[0].numel(), side)
+            if latent_dim > most:
+                remedy = f"a PCA of {len(fitted)} images has at most {most} dimensions. Give mean or nearest"
+                raise InputError("starts", name, f"codes have {latent_dim} dimensions, and {remedy}")
+            starts.append(fit_pca(fitted.to(images.device), latent_dim, whiten, side).codes(images))
     return torch.stack(starts, dim=1)
 
 

@@ -49,8 +49,8 @@ class ImagePCA(NamedTuple):
         return "PCA" if self.side == 1 else "PCA of patches"
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Project images (b, C, H, W), uint8, on the axes: in [-1, 1]."""
-        return self.images(self.codes(from_uint8(images))).clamp(-1, 1)
+        """Project images (b, C, H, W) in [-1, 1] on the axes, clamped to that range."""
+        return self.images(self.codes(images)).clamp(-1, 1)
 
     def inverse(self) -> Tensor:
         """The map (D / side**2, F) from coordinates back to patches, less their mean."""
@@ -72,11 +72,16 @@ def join_patches(rows: Tensor, side: int, channels: int) -> Tensor:
     return cut.reshape(len(cut), channels, side * height, side * height)
 
 
+def max_dimensions(num_images: int, features: int, side: int = 1) -> int:
+    """The most dimensions of a code that a PCA of so many images, of ``features`` values each, has."""
+    return min(num_images * side**4, features)  # side**2 patches of an image, and as many places of a code
+
+
 def check_pca(latent_dim: int, num_images: int, n_pca: int, features: int, side: int = 1) -> None:
     """Raise InputError for more dimensions than a PCA of so many images has, of ``features`` values each."""
     check_at_least("n_pca", n_pca, 1)
     number = min(num_images, n_pca)
-    most = min(number * side**4, features)
+    most = max_dimensions(number, features, side)
     if latent_dim > most:
         what = f"{number} images" if side == 1 else f"the {side}x{side} patches of {number} images"
         remedy = f"a PCA of {what} has at most {most} dimensions. Give fewer, or --model.init random"
@@ -128,10 +133,10 @@ def fit_pca(images: Tensor, latent_dim: int, whiten: bool = False, side: int = 1
     Raises:
         InputError: for more dimensions than a PCA of these images has.
     """
-    most = min(len(images) * side**4, images[0].numel())
+    most = max_dimensions(len(images), images[0].numel(), side)
     if latent_dim > most:
-        remedy = f"a PCA of {len(images)} images has at most {most} dimensions. Train on more images, or give mean"
-        raise InputError("starts", "pca", f"codes have {latent_dim} dimensions, and {remedy}")
+        remedy = f"a PCA of {len(images)} images has at most {most} dimensions. Train on more images"
+        raise InputError("latent_dim", latent_dim, remedy)
     return fit_pca_rows(patches(from_uint8(images), side), latent_dim, images.shape[1], whiten, side)
 
 
@@ -142,7 +147,7 @@ def fit_comparable_pca(images: Tensor, latent_dim: int, side: int = 1) -> ImageP
     places of a code. None if these are too few as well: such a PCA would remember each of them.
     """
     for places in dict.fromkeys((1, side)):
-        if 2 * latent_dim <= len(images) * places**4:  # places**2 patches of an image have D / places**2 dimensions
+        if 2 * latent_dim <= len(images) * places**4:  # see max_dimensions
             return fit_pca(images, latent_dim, side=places)
     return None
 

@@ -16,13 +16,15 @@ from glo_lightning import GLO, LSUNDataModule, encoding
 from glo_lightning.explore.codes import generate
 from glo_lightning.explore.encoder import fit_encoder
 from glo_lightning.explore.flows import flow_path
-from glo_lightning.explore.metrics import neighbours_kept, pca_reconstructions, quality
+from glo_lightning.explore.metrics import neighbours_kept, quality
 from glo_lightning.explore.neighbours import nearest
 from glo_lightning.explore.path_metrics import interpolation_metrics
 from glo_lightning.explore.paths import lerp, principal_axes, slerp, walk
 from glo_lightning.generator import Generator
+from glo_lightning.images import from_uint8
 from glo_lightning.losses import LaplacianLoss, find_loss, make_loss
 from glo_lightning.optimizers import WhitenedRows
+from glo_lightning.pca import fit_pca
 from glo_lightning.priors.flow import Flow
 from glo_lightning.priors.gaussian import Diagonal, Gaussian, Mixture
 from glo_lightning.priors.prior import sample_codes
@@ -180,7 +182,7 @@ def test_ways_and_measures(trained):
     nearest(table[:2], [(table, torch.arange(len(table)))])
     neighbours_kept(table.cpu(), table.cpu())
     images = generate(model, table[:16])
-    wanted = pca_reconstructions(training[:64], training[:16], 6).to(DEVICE)
+    wanted = fit_pca(training[:64], 6).reconstruct(from_uint8(training[:16])).to(DEVICE)
     assert quality(images, wanted, model.loss)["psnr"] > 0
     interpolation_metrics(
         {"arc": slerp, "flow": flow_path(flow)}, model, table, model.project, training, Features(), 20

@@ -18,7 +18,7 @@ from glo_lightning import GLO, Generator, LaplacianLoss, LSUNDataModule, load_ru
 from glo_lightning.data.sources.arrays import ArraySource
 from glo_lightning.data.store import CachedDataset
 from glo_lightning.errors import InputError
-from glo_lightning.explore.metrics import pca_reconstructions, quality
+from glo_lightning.explore.metrics import quality
 from glo_lightning.images import ImageFormat, decode_image, from_uint8
 from glo_lightning.pca import fit_pca, max_pca_images
 
@@ -73,7 +73,7 @@ def test_pca_losses_and_metrics_take_one_channel():
     loss = LaplacianLoss()
     torch.testing.assert_close(loss(blurred, grey), loss(blurred.expand(-1, 3, -1, -1), same))
     assert quality(blurred, grey, loss) == pytest.approx(quality(blurred.expand(-1, 3, -1, -1), same, loss), rel=1e-4)
-    assert pca_reconstructions(images, images, 39).sub(grey).abs().max() < 1e-3
+    assert fit_pca(images, 39).reconstruct(grey).sub(grey).abs().max() < 1e-3
 
 
 def test_a_pca_of_large_images_is_fitted_on_as_many_as_memory_holds(caplog, monkeypatch):

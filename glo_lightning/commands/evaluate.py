@@ -81,7 +81,7 @@ def measure(run: TrainedRun, options: argparse.Namespace) -> tuple[dict[str, Any
         add("train_encoded" if name == "train" else name, reconstructions, images)
         compared = [images, reconstructions]
         if pca is not None:
-            compared.append(pca.reconstruct(images).to(model.device))
+            compared.append(pca.reconstruct(from_uint8(images)).to(model.device))
             add(f"pca_{name}", compared[-1], images)
         if name != "holdout_new_pairs":
             columns = compared

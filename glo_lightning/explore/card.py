@@ -89,8 +89,7 @@ def write_card(run: TrainedRun, folder: Path, name: str) -> None:
     measured = {f"PSNR of {len(images)} training images": f"{float(psnr(reconstructions, targets)):.2f} dB"}
     pca = fit_comparable_pca(images[: model.n_pca], codes.shape[1], code_side(model.generator))
     if pca is not None:
-        projected = pca.reconstruct(images)
-        measured[f"{pca.title} with as many dimensions"] = f"{float(psnr(projected, targets)):.2f} dB"
+        measured[f"{pca.title} with as many dimensions"] = f"{float(psnr(pca.reconstruct(targets), targets)):.2f} dB"
     measured |= _figures(run)
     card = CARD.format(
         name=name,

@@ -17,7 +17,7 @@ from glo_lightning.encoding import Loss
 from glo_lightning.explore.trained_run import TrainedRun
 from glo_lightning.generator import code_side
 from glo_lightning.images import from_uint8, psnr, to_unit
-from glo_lightning.pca import fit_comparable_pca, fit_pca
+from glo_lightning.pca import fit_comparable_pca
 
 MAX_FITTED, MAX_COMPARED = 4096, 256  # training images of a PCA that new images are compared with, and of its PSNR
 
@@ -33,11 +33,6 @@ def quality(generated: Tensor, images: Tensor, loss: Loss) -> dict[str, float]:
     return {name: float(value) for name, value in measured.items()} | {"loss": total / len(generated)}
 
 
-def pca_reconstructions(training: Tensor, images: Tensor, latent_dim: int) -> Tensor:
-    """Project images (B, C, H, W), uint8, on the first D principal components of the training images: in [-1, 1]."""
-    return fit_pca(training, latent_dim).reconstruct(images)
-
-
 def pca_psnr(run: TrainedRun, images: Tensor) -> tuple[str, Tensor, Tensor] | None:
     """Reconstruct new images (M, C, H, W), uint8, by a PCA of up to 4,096 training images, with D dimensions.
 
@@ -49,8 +44,8 @@ def pca_psnr(run: TrainedRun, images: Tensor) -> tuple[str, Tensor, Tensor] | No
     pca = fit_comparable_pca(training, run.codes.shape[1], code_side(run.model.generator))
     if pca is None:
         return None
-    both = torch.cat([images, training[:MAX_COMPARED]])
-    values = psnr(pca.reconstruct(both), from_uint8(both), per_image=True)
+    both = from_uint8(torch.cat([images, training[:MAX_COMPARED]]))
+    values = psnr(pca.reconstruct(both), both, per_image=True)
     return pca.title, values[: len(images)], values[len(images) :]
 
 

@@ -53,8 +53,7 @@ def measure(model: GLO, data: LSUNDataModule, metrics: Mapping[str, float]) -> d
     if pca is not None:
         measured["pca_side"] = pca.side
         for name, part in parts.items():
-            projected = pca.images(pca.codes(part)).clamp(-1, 1)
-            measured[f"{name}/psnr_pca"] = float(psnr(projected, part))
+            measured[f"{name}/psnr_pca"] = float(psnr(pca.reconstruct(part), part))
     return measured
 
 

@@ -27,8 +27,10 @@ from glo_lightning.files import write_json
 Recipe = Callable[[int], tuple[LightningModule, LSUNDataModule]]  # seed -> model and data
 
 BATCH = 32
-MUON = functools.partial(Muon, lr=0.01, fallback_lr_scale=0.3, betas=(0.9, 0.99), weight_decay=0.01, momentum=0.9)
-MUON = functools.partial(MUON, nesterov=True)  # as in configs/photographs.yaml
+# as in configs/photographs.yaml
+MUON = functools.partial(
+    Muon, lr=0.01, fallback_lr_scale=0.3, momentum=0.9, nesterov=True, betas=(0.9, 0.99), weight_decay=0.01
+)
 
 
 class StudyParser(OneLineParser):

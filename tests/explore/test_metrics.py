@@ -9,7 +9,9 @@ from torch import nn
 from glo_lightning.data.attributes import Attributes
 from glo_lightning.errors import InputError
 from glo_lightning.explore.features import extract, load_features
-from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, pca_reconstructions, probe, quality
+from glo_lightning.explore.metrics import feature_metrics, neighbours_kept, probe, quality
+from glo_lightning.images import from_uint8
+from glo_lightning.pca import fit_pca
 
 
 def random_images(number: int, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -57,7 +59,7 @@ def test_pca_reconstructs_what_lies_in_its_plane():
     images = torch.from_numpy(np.clip(plane, 0, 255).astype(np.uint8)).view(50, 3, 32, 32)
     errors = []
     for latent_dim in (1, 3):
-        generated = pca_reconstructions(images[:40], images[40:], latent_dim)
+        generated = fit_pca(images[:40], latent_dim).reconstruct(from_uint8(images[40:]))
         errors.append(float((generated - (images[40:].float() / 127.5 - 1)).abs().mean()))
     assert errors[1] < 0.003  # rounding to bytes
     assert errors[0] > 0.1

@@ -333,7 +333,7 @@ def test_a_run_of_fewer_codes_than_dimensions_goes_through_the_commands(tiny):
     assert call("sample", few, "--prior=gaussian", "--output=made.png")[0] == 0
     assert call("export", few, "exported")[0] == 0
     assert Path("exported/pictures/samples.png").exists()
-    line = "--starts pca: codes have 30 dimensions, and a PCA of 24 images has at most 24 dimensions. Train on more"
+    line = "--starts pca: codes have 30 dimensions, and a PCA of 24 images has at most 24 dimensions. Give mean"
     assert refusal("evaluate", few).startswith(line)
     status, output, _ = call("evaluate", few, "--num=4", "--steps=2", "--starts", "mean")
     assert (status, "PCA" in output) == (0, False)

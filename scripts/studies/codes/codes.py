@@ -18,11 +18,11 @@ from harness import Results, StudyParser, datamodule, markdown, mean_and_deviati
 
 from glo_lightning.data import LSUNDataModule
 from glo_lightning.explore.codes import generate
-from glo_lightning.explore.metrics import pca_reconstructions
 from glo_lightning.generator import Generator
 from glo_lightning.images import from_uint8, psnr
 from glo_lightning.module import GLO
 from glo_lightning.optimizers import WhitenedRows
+from glo_lightning.pca import fit_pca
 
 CODES: dict[str, dict[str, Any]] = {
     "pca, frozen": {"latent_lr": 0},
@@ -79,7 +79,7 @@ def main() -> None:
     for dim in options.dims:
         for part, images in (("training", training), ("held-out", held_out)):
             column = f"D = {dim}: {part}"
-            reached = float(psnr(pca_reconstructions(training, images, dim).clamp(-1, 1), from_uint8(images)))
+            reached = float(psnr(fit_pca(training, dim).reconstruct(from_uint8(images)), from_uint8(images)))
             table["PCA itself"][column] = f"{reached:.2f}"
             for name in options.only:
                 table[name][column] = mean_and_deviation([run[part] for run in results.runs[f"{name}, D = {dim}"]])
